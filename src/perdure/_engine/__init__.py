@@ -1,0 +1,1 @@
+"""Executing bodies: registry, journal, scopes, suspension, committer."""

@@ -1,0 +1,1 @@
+"""Services of a process that works: worker, heartbeat, rescuer."""

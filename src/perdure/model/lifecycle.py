@@ -1,0 +1,288 @@
+"""The state machine of a run: which status may follow which, and what changes with it.
+
+::
+
+                 create                     claim                  settle: completed
+      (delay) ┌──────────► waiting ─due─► queued ─────► running ──────────────────────► completed
+              │                ▲             ▲             │ ├── failed, crash cap ─────► failed
+      create ─┴────────────────┼─────────────┤             │ └── cancel heard ──────────► cancelled
+                               │             │             │
+                               └─ suspended ─┼─ released ──┤   queued, waiting, paused: cancel
+                                  retrying   │  rescued    │   ends them at once;
+                                             └── paused ◄──┘   failed, cancelled: retry ─► queued
+                                 other version   mismatch
+
+Each function takes a run's record, changes it in place and returns the outcome; where the guard
+does not hold it returns the refusal and changes nothing. Stores call them inside their own
+transaction and write back what changed; whatever concerns other rows (waiters to wake, attempt
+rows to add, checkpoints to reopen) is the store's part and is named in the docstrings.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+
+from perdure.model.records import (
+    TERMINAL,
+    Attempt,
+    Control,
+    Grant,
+    Micros,
+    Rank,
+    RunRecord,
+    Status,
+    StepKey,
+    WaitKind,
+)
+from perdure.model.transitions import (
+    CancelledByWorker,
+    CancelRun,
+    Completed,
+    Controlled,
+    CreateRun,
+    Failed,
+    Fenced,
+    Mismatched,
+    Refused,
+    Released,
+    RescueWorker,
+    RetryRun,
+    Retrying,
+    Settle,
+    Settled,
+    Suspended,
+)
+
+SUSPECT_AFTER = 2
+"""Crashes in a row after which a run is claimed only by a worker that holds nothing else."""
+
+_keys_encoder = msgspec.json.Encoder()
+_keys_decoder = msgspec.json.Decoder(tuple[StepKey, ...])
+
+
+def encode_keys(keys: tuple[StepKey, ...]) -> bytes | None:
+    """Encode the keys of culprits for a run's ``culprits`` column; None for none."""
+    return _keys_encoder.encode(keys) if keys else None
+
+
+def decode_keys(data: bytes | None) -> tuple[StepKey, ...]:
+    """Decode what :func:`encode_keys` made."""
+    return _keys_decoder.decode(data) if data else ()
+
+
+def create(transition: CreateRun, seq: int, now: Micros) -> RunRecord:
+    """Return the new run of a create whose guard was found to hold."""
+    delayed = transition.delay > 0
+    return RunRecord(
+        seq=seq,
+        run_id=transition.run_id,
+        definition=transition.definition,
+        version=transition.version,
+        queue=transition.queue,
+        priority=transition.priority,
+        unique_key=transition.unique_key,
+        token=transition.token,
+        input=transition.input,
+        meta=transition.meta,
+        options=transition.options,
+        tags=transition.tags,
+        parent_id=transition.parent_id,
+        root_id=transition.root_id,
+        created_at=now,
+        updated_at=now,
+        status=Status.WAITING if delayed else Status.QUEUED,
+        waiting_for=WaitKind.DELAY if delayed else None,
+        due_at=now + transition.delay if delayed else None,
+    )
+
+
+def holds(run: RunRecord, grant: Grant) -> bool:
+    """Tell whether the grant is the run's current one and the run is running under it."""
+    return (
+        run.epoch == grant.epoch
+        and run.grant == grant.token
+        and run.status is Status.RUNNING
+    )
+
+
+def rank_when_queued(run: RunRecord) -> Rank:
+    """Return how the run is claimed when it becomes queued (again)."""
+    if run.crashes >= SUSPECT_AFTER:
+        return Rank.SUSPECT
+    return Rank.RESUMED if run.epoch else Rank.FRESH
+
+
+def queue_again(run: RunRecord, now: Micros) -> None:
+    """Make the run claimable now."""
+    run.status = Status.QUEUED
+    run.rank = rank_when_queued(run)
+    run.waiting_for = None
+    run.due_at = None
+    run.updated_at = now
+
+
+def wake(run: RunRecord, now: Micros) -> None:
+    """A join of a waiting run is fulfilled: queue it, or soon, when its wake-ups coalesce."""
+    if run.coalesce:
+        soon = now + run.coalesce
+        run.due_at = soon if run.due_at is None else min(run.due_at, soon)
+    else:
+        queue_again(run, now)
+
+
+def claim(run: RunRecord, worker_id: str, token: int, now: Micros) -> None:
+    """Give a queued run to a worker."""
+    run.status = Status.RUNNING
+    run.epoch += 1
+    run.grant = token
+    run.worker_id = worker_id
+    run.claimed_at = now
+    run.updated_at = now
+    if run.started_at is None:
+        run.started_at = now
+
+
+def _end(run: RunRecord, status: Status, now: Micros) -> None:
+    run.status = status
+    run.waiting_for = None
+    run.due_at = None
+    run.control = Control.NONE
+    run.finished_at = now
+    run.updated_at = now
+
+
+def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
+    """End a claim.
+
+    The store's part: after a terminal status wake the waiters; for ``Retrying`` add
+    :func:`attempt_row` of the record as it was and reopen the culprits; for ``Suspended`` replace
+    the wait rows, set ``due_at`` and wake at once where a join is fulfilled already; for every
+    other verdict delete the wait rows.
+    """
+    if run.epoch != transition.grant.epoch or run.grant != transition.grant.token:
+        return Fenced(run.run_id)
+    if run.status is not Status.RUNNING:
+        return Settled(run.status)
+    run.crashes = 0
+    verdict = transition.verdict
+    if run.control is Control.CANCEL:
+        verdict = CancelledByWorker()
+    match verdict:
+        case Completed():
+            run.result = verdict.result
+            run.error = run.reason = run.culprits = None
+            _end(run, Status.COMPLETED, now)
+        case Failed():
+            run.error = verdict.error
+            run.reason = verdict.reason
+            run.culprits = encode_keys(verdict.culprits)
+            _end(run, Status.FAILED, now)
+        case Retrying():
+            run.attempt += 1
+            run.error = verdict.error
+            run.status = Status.WAITING
+            run.waiting_for = WaitKind.RETRY
+            run.due_at = now + verdict.delay
+            run.coalesce = 0
+            run.updated_at = now
+        case Suspended():
+            dues = [wait.due_at for wait in verdict.waits if wait.due_at is not None]
+            run.status = Status.WAITING
+            run.due_at = min(dues) if dues else None
+            run.waiting_for = _waiting_for(verdict, run.due_at)
+            run.coalesce = verdict.coalesce
+            run.updated_at = now
+        case Released():
+            queue_again(run, now)
+        case Mismatched():
+            run.status = Status.PAUSED
+            run.error = verdict.error
+            run.reason = "mismatch"
+            run.fitness = verdict.version
+            run.updated_at = now
+        case CancelledByWorker():
+            run.reason = None
+            _end(run, Status.CANCELLED, now)
+        case _:
+            assert_never(verdict)
+    return Settled(run.status)
+
+
+def _waiting_for(verdict: Suspended, due_at: Micros | None) -> WaitKind | None:
+    for wait in verdict.waits:
+        if wait.due_at == due_at:
+            return wait.kind
+    return None
+
+
+def attempt_row(run: RunRecord, outcome: str, error: bytes | None, now: Micros) -> Attempt:
+    """Return the row that keeps the attempt or claim now ending; ``run`` as it was before."""
+    return Attempt(
+        number=run.attempt,
+        epoch=run.epoch,
+        worker_id=run.worker_id,
+        claimed_at=run.claimed_at,
+        ended_at=now,
+        outcome=outcome,
+        error=error,
+        due_at=None,
+    )
+
+
+def cancel(run: RunRecord, transition: CancelRun, now: Micros) -> Controlled | Refused:
+    """An operator cancels. The store's part: audit row; wake the waiters of an ended run."""
+    if run.status in TERMINAL:
+        return Refused(run.run_id, run.status)
+    run.updated_at = now
+    if run.status is Status.RUNNING:
+        run.control = Control.CANCEL
+    else:
+        _end(run, Status.CANCELLED, now)
+    return Controlled(run.status)
+
+
+def retry(run: RunRecord, transition: RetryRun, now: Micros) -> Controlled | Refused:
+    """An operator retries. The store's part: key check before, audit row, attempt row, culprits."""
+    if run.status not in (Status.FAILED, Status.CANCELLED):
+        return Refused(run.run_id, run.status)
+    run.attempt += 1
+    run.crashes = 0
+    run.error = run.result = run.reason = run.culprits = None
+    run.finished_at = None
+    queue_again(run, now)
+    return Controlled(run.status)
+
+
+def rescue(run: RunRecord, transition: RescueWorker, *, progressed: bool, now: Micros) -> None:
+    """A dead worker's run is given back or ended.
+
+    ``progressed``: a checkpoint was written under the run's epoch. The store's part: an attempt
+    row with outcome ``crashed`` before, waking the waiters of an ended run after.
+    """
+    run.crashes = 0 if progressed else run.crashes + 1
+    if run.control is Control.CANCEL:
+        _end(run, Status.CANCELLED, now)
+    elif run.crashes >= transition.crash_cap:
+        run.error = transition.error
+        run.reason = "crash"
+        _end(run, Status.FAILED, now)
+    else:
+        queue_again(run, now)
+
+
+def may_refit(run: RunRecord, definitions: dict[str, str]) -> bool:
+    """Tell whether a worker with these definitions gives a paused mismatch another chance."""
+    return (
+        run.status is Status.PAUSED
+        and run.reason == "mismatch"
+        and run.definition in definitions
+        and definitions[run.definition] != run.fitness
+    )
+
+
+def refit(run: RunRecord, now: Micros) -> None:
+    """A worker whose code may fit has appeared: queue the run again."""
+    run.error = run.reason = run.fitness = None
+    queue_again(run, now)

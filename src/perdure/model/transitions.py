@@ -1,0 +1,416 @@
+"""Every write that a store knows, as small frozen records, and what each is answered with.
+
+A transition is atomic, guarded and idempotent under the natural key that its docstring names; its
+answer is a typed outcome, also when a race was lost. Lengths of time are relative, because only
+the store's clock decides when something is due.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from perdure.model.records import (
+    Checkpoint,
+    Control,
+    Ending,
+    Grant,
+    Micros,
+    RunRecord,
+    Status,
+    StepKey,
+    StepKind,
+    StepOutcome,
+    Wait,
+)
+
+# --- work ------------------------------------------------------------------------------------
+
+
+class CreateRun(msgspec.Struct, frozen=True, gc=False):
+    """Insert a run: ``queued`` and FRESH, or ``waiting`` for its delay.
+
+    Key: ``run_id`` (a second create with the same ``token`` is answered as the first was).
+    Guard: no run has this id; no run that is not terminal has this (definition, unique_key);
+    where ``by`` is given, that grant is current (a body creates only while it holds its run).
+    Answers: Created · Exists (id or unique_key taken by another create) · Fenced.
+    """
+
+    run_id: str
+    definition: str
+    input: bytes
+    token: int
+    version: str = ""
+    queue: str = "default"
+    priority: int = 0
+    unique_key: str | None = None
+    meta: bytes | None = None
+    options: bytes | None = None
+    tags: tuple[str, ...] = ()
+    delay: Micros = 0
+    parent_id: str | None = None
+    root_id: str | None = None
+    by: Grant | None = None
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """Give up to ``limit`` claimable runs to a worker.
+
+    First every waiting run whose ``due_at`` has come becomes ``queued`` (RESUMED if it was ever
+    claimed, else FRESH; SUSPECT after two crashes). Then runs that are queued, whose definition
+    and queue are among those named, are taken by rank, priority (smaller first), then age. Each
+    becomes ``running`` with epoch + 1, ``grant`` = ``token`` and this worker.
+    SUSPECT runs are taken only where ``suspects`` is true; then one suspect is taken alone, before
+    anything else.
+    Key: ``token``: the same claim again answers the runs that it gave and that still run under it.
+    Guard: the worker is registered; otherwise nothing is given and ``Claimed.known`` is false.
+    Answers: Claimed. A batch's claim takes effect after every other transition of the batch.
+    """
+
+    worker_id: str
+    token: int
+    definitions: tuple[str, ...]
+    queues: tuple[str, ...]
+    limit: int
+    suspects: bool = False
+
+
+class SaveCheckpoint(msgspec.Struct, frozen=True, gc=False):
+    """Record how one durable call of a run stands.
+
+    Key: (run, generation, key, grant): the same again is answered ``Saved``.
+    Guard: the grant is current and the run ``running``; no final outcome is recorded under this
+    identity, except by this very grant. A ``pending`` record is replaced.
+    ``delay`` is the time from now to the next attempt, for ``pending`` only; the store turns it
+    into ``due_at``. The fields are those of :class:`~perdure.model.records.Checkpoint`.
+    Answers: Saved · Fenced · Conflict (a final outcome of another grant is there).
+    """
+
+    grant: Grant
+    key: StepKey
+    position: int
+    kind: StepKind
+    outcome: StepOutcome
+    value: bytes | None
+    tries: int = 1
+    log: bytes | None = None
+    delay: Micros | None = None
+    started_at: Micros = 0
+    ended_at: Micros = 0
+    site: str = ""
+    text: str = ""
+
+
+class Completed(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Verdict: the body returned; the run is ``completed``."""
+
+    result: bytes
+
+
+class Failed(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Verdict: no attempt is left or wanted; the run is ``failed`` with this reason."""
+
+    error: bytes
+    reason: str = "error"
+    culprits: tuple[StepKey, ...] = ()
+
+
+class Retrying(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Verdict: another attempt of the whole run after ``delay``: ``waiting`` for retry.
+
+    The attempt is kept as a row of its own and ``attempt`` rises. The checkpoints named by
+    ``culprits`` (steps whose recorded failure ended this attempt) are reopened: outcome
+    ``pending``, tries 0, due at once, log kept; every other checkpoint stands.
+    """
+
+    error: bytes
+    delay: Micros
+    culprits: tuple[StepKey, ...] = ()
+
+
+class Suspended(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Verdict: the body waits and leaves its worker: ``waiting`` with these wake conditions.
+
+    The wait rows replace those of an earlier suspension and are kept until the next settle.
+    A join is fulfilled when all its ``child`` waits name runs that are terminal. If a join is
+    fulfilled already, the run is woken in this same transition. ``due_at`` becomes the earliest
+    of the waits'. ``coalesce``: see Waking in :mod:`perdure.store`.
+    """
+
+    waits: tuple[Wait, ...]
+    coalesce: Micros = 0
+
+
+class Released(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Verdict: the worker hands an unfinished run back: ``queued``, RESUMED, claimable at once."""
+
+
+class Mismatched(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Verdict: the replay does not fit the record: ``paused`` with reason ``mismatch``.
+
+    ``version`` is the definition's version that did not fit: a worker that registers the
+    definition with another version makes the run ``queued`` again.
+    """
+
+    error: bytes
+    version: str
+
+
+class CancelledByWorker(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Verdict: the body was stopped because a cancel was asked for: ``cancelled``."""
+
+
+Verdict: TypeAlias = (
+    Completed | Failed | Retrying | Suspended | Released | Mismatched | CancelledByWorker
+)
+
+
+class Settle(msgspec.Struct, frozen=True, gc=False):
+    """End a claim with a verdict.
+
+    Key: the grant: the same again is answered with the status that the first left behind.
+    Guard: the grant is current and the run ``running``.
+    An orderly end sets ``crashes`` to 0. Where ``control`` is CANCEL the run becomes
+    ``cancelled`` whatever the verdict, so that a cancel that was accepted is always kept.
+    A run that becomes terminal wakes those that wait for it.
+    Answers: Settled (with the status it really has now) · Fenced.
+    """
+
+    grant: Grant
+    verdict: Verdict
+
+
+class CancelRun(msgspec.Struct, frozen=True, gc=False):
+    """An operator cancels a run.
+
+    Queued, waiting, paused: ``cancelled`` at once. Running: the control word becomes CANCEL, the
+    holder hears of it with its next answer. Terminal: refused.
+    Key: ``request_id`` in the audit row. Answers: Controlled · Refused (terminal) · Missing.
+    """
+
+    run_id: str
+    request_id: str
+
+
+class RetryRun(msgspec.Struct, frozen=True, gc=False):
+    """An operator tries a ``failed`` or ``cancelled`` run again: ``queued``, RESUMED, next attempt.
+
+    Reopens the culprits kept by its failure; clears error, reason, result, crashes, control.
+    Key: ``request_id``. Answers: Controlled · Refused (status, or the unique_key is taken by a
+    live run) · Missing.
+    """
+
+    run_id: str
+    request_id: str
+
+
+# --- workers ---------------------------------------------------------------------------------
+
+
+class RegisterWorker(msgspec.Struct, frozen=True, gc=False):
+    """Announce a worker with beat 0, and give paused mismatches another chance.
+
+    Runs paused by a mismatch whose definition the worker has in another version than the one that
+    did not fit become ``queued``, RESUMED. Key: ``worker_id``. Answers: Beaten.
+    """
+
+    worker_id: str
+    host: str
+    pid: int
+    definitions: dict[str, str]
+    queues: tuple[str, ...]
+    slots: int
+
+
+class Heartbeat(msgspec.Struct, frozen=True, gc=False):
+    """Raise a worker's beat. Idempotent as it is. Guard: the worker is registered.
+
+    Answers: Beaten; ``known`` is false where the worker was rescued or never registered (its
+    grants are gone and it must stop its bodies), and the beat of nobody is raised.
+    """
+
+    worker_id: str
+
+
+class RetireWorker(msgspec.Struct, frozen=True, gc=False):
+    """Remove a worker that stops in order; whatever it still held becomes ``queued``, RESUMED.
+
+    Idempotent as it is. Answers: Rescued.
+    """
+
+    worker_id: str
+
+
+class RescueWorker(msgspec.Struct, frozen=True, gc=False):
+    """Give back what a dead worker held, and remove the worker.
+
+    Guard: the worker's beat is still ``beat`` (None: it is known to be dead, whatever the beat).
+    Each run that it held: an attempt row with outcome ``crashed``; ``crashes`` becomes 0 where a
+    checkpoint was written under its epoch, else rises by one. At ``crash_cap`` the run is
+    ``failed`` with reason ``crash`` and ``error`` as its evidence; where control is CANCEL it is
+    ``cancelled``; else it is ``queued``: SUSPECT from two crashes on, else RESUMED.
+    Idempotent as it is. Answers: Rescued (empty where the guard failed).
+    """
+
+    worker_id: str
+    beat: int | None
+    crash_cap: int
+    error: bytes
+
+
+class GiveBack(msgspec.Struct, frozen=True, gc=False):
+    """Make ``queued`` (RESUMED) every run that the store thinks a worker holds and it does not.
+
+    ``held`` names the (run_id, epoch) pairs it knows of. It goes through the worker's own
+    committer, so no claim of that worker is under way. Answers: Rescued.
+    """
+
+    worker_id: str
+    held: tuple[tuple[str, int], ...]
+
+
+Transition: TypeAlias = (
+    CreateRun
+    | Claim
+    | SaveCheckpoint
+    | Settle
+    | CancelRun
+    | RetryRun
+    | RegisterWorker
+    | Heartbeat
+    | RetireWorker
+    | RescueWorker
+    | GiveBack
+)
+
+# --- answers ---------------------------------------------------------------------------------
+
+
+class Created(msgspec.Struct, frozen=True, gc=False):
+    """The run exists through this create (now, or by the same create before)."""
+
+    run_id: str
+
+
+class Exists(msgspec.Struct, frozen=True, gc=False):
+    """The id or unique_key is taken. ``same``: by a run of the same definition and input."""
+
+    run_id: str
+    same: bool
+
+
+class ClaimedRun(msgspec.Struct, frozen=True, gc=False):
+    """A run with all that is needed to execute it: its record, checkpoints and awaited endings.
+
+    ``checkpoints`` are those of the current generation in the order in which they were first
+    recorded; ``endings`` are the terminal runs among those its wait rows name. A run that was
+    never claimed before has neither, and no read is spent on it.
+    """
+
+    run: RunRecord
+    checkpoints: tuple[Checkpoint, ...] = ()
+    endings: tuple[Ending, ...] = ()
+
+
+class Claimed(msgspec.Struct, frozen=True, gc=False):
+    """Answer of a claim.
+
+    Args:
+        runs: what was given, in the order in which to start it.
+        now: the store's time.
+        next_due_at: the earliest ``due_at`` of any waiting run; None where there is none.
+        suspects: suspects that this worker could take are queued.
+        known: the worker is registered.
+    """
+
+    runs: tuple[ClaimedRun, ...]
+    now: Micros
+    next_due_at: Micros | None
+    suspects: bool
+    known: bool = True
+
+
+class Saved(msgspec.Struct, frozen=True, gc=False):
+    """The checkpoint is recorded. ``control`` is the run's control word, ``due_at`` of a pending."""
+
+    control: Control = Control.NONE
+    due_at: Micros | None = None
+
+
+class Settled(msgspec.Struct, frozen=True, gc=False):
+    """The claim is ended and the run has this status."""
+
+    status: Status
+
+
+class Controlled(msgspec.Struct, frozen=True, gc=False):
+    """The operator's verb was accepted; the run has this status (``running`` if yet to be heard)."""
+
+    status: Status
+
+
+class Fenced(msgspec.Struct, frozen=True, gc=False):
+    """The grant is no longer current; nothing was changed."""
+
+    run_id: str
+
+
+class Conflict(msgspec.Struct, frozen=True, gc=False):
+    """A final outcome of another grant is recorded under this identity; nothing was changed."""
+
+    run_id: str
+    path: str
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """The run's status (named) does not allow it; nothing was changed."""
+
+    run_id: str
+    status: Status
+    detail: str = ""
+
+
+class Missing(msgspec.Struct, frozen=True, gc=False):
+    """No run of that id in this namespace."""
+
+    run_id: str
+
+
+class Beaten(msgspec.Struct, frozen=True, gc=False):
+    """Answer to a worker's sign of life.
+
+    Args:
+        known: the worker is registered.
+        beat: its beat now.
+        held: how many runs the store thinks it holds.
+        controls: the runs it holds whose control word is set.
+    """
+
+    known: bool
+    beat: int
+    held: int
+    controls: tuple[tuple[str, Control], ...] = ()
+
+
+class Rescued(msgspec.Struct, frozen=True, gc=False):
+    """Which runs were given back, and which of those ended because of it."""
+
+    queued: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
+
+
+Outcome: TypeAlias = (
+    Created
+    | Exists
+    | Claimed
+    | Saved
+    | Settled
+    | Controlled
+    | Fenced
+    | Conflict
+    | Refused
+    | Missing
+    | Beaten
+    | Rescued
+)

@@ -1,0 +1,161 @@
+"""The Store contract: a journal that applies transitions. These docstrings are the specification.
+
+What a store is
+    A store keeps runs, checkpoints, attempts, waits, workers and audit rows of one *namespace*;
+    two stores on the same database with different namespaces never see each other's rows. It
+    changes them through :meth:`Store.apply` alone. Which status may follow which is written once,
+    in :mod:`perdure.model.lifecycle`; each transition's guard, key and answers are written at its
+    class in :mod:`perdure.model.transitions`.
+
+Atomic, guarded, idempotent
+    A transition happens whole or not at all, together with every index it touches. One whose
+    guard does not hold changes nothing and is answered with a typed outcome (``Fenced``,
+    ``Refused``, ...), never with an exception. The same transition applied again, in the same batch
+    or years later, answers as it did and changes nothing, because its natural key is found.
+
+Batches
+    ``apply`` takes many transitions in one round trip and makes them durable with one
+    synchronisation; each succeeds or is refused on its own. Transitions on one run take effect in
+    the order given; a ``Claim`` takes effect last. If the store fails (not a refusal: disk full,
+    connection lost, a value it cannot take) it raises a :class:`~perdure.errors.StoreError` for
+    the whole batch: :class:`~perdure.errors.NotApplied` where certainly nothing of it was applied,
+    :class:`~perdure.errors.OutcomeUnknown` where that cannot be known. The committer then applies
+    the same batch again, or its halves until the culprit is alone.
+
+Time
+    Only the store's clock decides what is due; callers hand over lengths. A store may be given a
+    clock for tests. Leases are never judged by any clock: see Rescue.
+
+Waking
+    A run that becomes terminal fulfils the ``child`` waits that name it. When the last wait of a
+    join of a ``waiting`` run is fulfilled, the run becomes ``queued`` (RESUMED) if its
+    ``coalesce`` is 0; otherwise its ``due_at`` becomes at most now + ``coalesce``, so that a
+    parent of a thousand children is not replayed a thousand times. Runs that are not ``waiting``
+    are left alone: they look at their waits' endings when they are claimed or suspended next.
+
+Rescue
+    The store judges nobody dead by time. A rescuer that saw a beat unchanged for one lease, on
+    its own monotonic clock, asks with ``RescueWorker`` naming that beat; if the beat has risen
+    meanwhile nothing happens. Where the store knows more (a lock file beside a database on the
+    same machine), :meth:`Store.departed` says so and the rescue needs no lease.
+
+Wake-ups
+    After a commit that may interest another process (a run became claimable or terminal, a
+    control word was set) the store gives a hint to whoever listens. Losing one is harmless: a poll
+    stands behind it.
+
+Threads and loops
+    A store object belongs to the event loop it was opened in. :meth:`Store.side` gives a second
+    one, with a connection of its own, for the loop of another thread (the heartbeat's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from perdure.model.records import Ending, History, RunQuery, RunRecord, WorkerRecord
+from perdure.model.transitions import Outcome, Transition
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What a store can do and promises; nobody asks which store it is.
+
+    Args:
+        name: for messages: ``memory``, ``sqlite``.
+        durability: what an acknowledged write survives: ``process`` (nothing but exceptions),
+            ``kill`` (kill -9 of every process) or ``power`` (loss of power too).
+        shared: several processes may use it at once.
+        knows_departed: :meth:`Store.departed` can name dead workers before their lease is over.
+    """
+
+    name: str
+    durability: str
+    shared: bool
+    knows_departed: bool
+
+
+class Store(Protocol):
+    """The journal. See the module's text for what holds for every method."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store can do."""
+        ...
+
+    async def open(self) -> None:
+        """Connect, create or verify the schema. Opening twice is harmless.
+
+        Raises:
+            StoreCorrupt: the data is damaged; it is left as it is.
+            SchemaTooNew: a newer version of Perdure wrote it.
+            StoreReadOnly, StoreBusy, StoreFull: it cannot be used now.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections and files. Closing twice, or before opening, is harmless."""
+        ...
+
+    def side(self) -> Store:
+        """Return an unopened second store on the same data, for another thread's loop."""
+        ...
+
+    async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
+        """Apply transitions; see Batches above.
+
+        Args:
+            batch: at least one; at most one ``Claim``. Its runs' payloads are already validated.
+
+        Returns:
+            One outcome a transition, in the order given.
+
+        Raises:
+            NotApplied, OutcomeUnknown, StoreCorrupt, StoreClosed: for the whole batch.
+        """
+        ...
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """Return the run, or None where this namespace has none of that id."""
+        ...
+
+    async def endings(self, run_ids: Iterable[str]) -> dict[str, Ending]:
+        """Return how those of the named runs ended that are terminal, in one round trip."""
+        ...
+
+    async def history(self, run_id: str) -> History | None:
+        """Return everything kept of a run as of one instant; checkpoints as first recorded."""
+        ...
+
+    async def list_runs(self, query: RunQuery) -> list[RunRecord]:
+        """Return the runs that match, newest first."""
+        ...
+
+    async def workers(self) -> list[WorkerRecord]:
+        """Return the registered workers in order of registration."""
+        ...
+
+    async def now(self) -> int:
+        """Return the store's time in microseconds since the epoch."""
+        ...
+
+    def hold(self, worker_id: str) -> Callable[[], None]:
+        """Take the sign of life of a worker of this process; return what releases it.
+
+        Where the store has no such means (``knows_departed`` is false) both do nothing. The
+        operating system gives the sign up when the process dies, however it dies.
+        """
+        ...
+
+    def departed(self, worker_ids: Iterable[str]) -> set[str]:
+        """Return those of the named workers that are certainly dead; never one that may live."""
+        ...
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back in this loop at hints from other processes; return what ends it.
+
+        The callback must be quick; hints may come in bursts, be lost, or come for nothing.
+        """
+        ...
