@@ -135,7 +135,8 @@ def install(extras: list[str]) -> None:
     pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input"]
     if subprocess.call([*pip, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         must([PYTHON, "-m", "ensurepip"])  # an environment made by another tool, without pip
-    must([*pip, "install", "--quiet", "--editable", f"{ROOT}[{','.join(extras)}]"])
+    target = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
+    must([*pip, "install", "--quiet", "--editable", target])
 
 
 def say(text: str) -> None:
