@@ -7,6 +7,12 @@ What a store is
     in :mod:`perdure.model.lifecycle`; each transition's guard, key and answers are written at its
     class in :mod:`perdure.model.transitions`.
 
+Rows and their owners
+    Wait rows belong to a ``waiting`` run and stay while it is queued and running again, because
+    its replay looks at their endings; the next settle replaces or deletes them and so does every
+    end. The control word is set on ``running`` runs only. A ``running`` run has a registered
+    worker. A unique_key is taken while its run is not terminal.
+
 Atomic, guarded, idempotent
     A transition happens whole or not at all, together with every index it touches. One whose
     guard does not hold changes nothing and is answered with a typed outcome (``Fenced``,
@@ -27,8 +33,9 @@ Time
     clock for tests. Leases are never judged by any clock: see Rescue.
 
 Waking
-    A run that becomes terminal fulfils the ``child`` waits that name it. When the last wait of a
-    join of a ``waiting`` run is fulfilled, the run becomes ``queued`` (RESUMED) if its
+    A run that becomes terminal, by whatever transition, fulfils the ``child`` waits that name it
+    for as long as it is terminal. When the last ``child`` wait of a join of a ``waiting`` run is
+    fulfilled, the run becomes ``queued`` (RESUMED) if its
     ``coalesce`` is 0; otherwise its ``due_at`` becomes at most now + ``coalesce``, so that a
     parent of a thousand children is not replayed a thousand times. Runs that are not ``waiting``
     are left alone: they look at their waits' endings when they are claimed or suspended next.

@@ -132,6 +132,19 @@ def wake(run: RunRecord, now: Micros) -> None:
         queue_again(run, now)
 
 
+def take_back(run: RunRecord, now: Micros) -> None:
+    """Take a running run from a worker that stops or never got it (RetireWorker, GiveBack).
+
+    The grant is wiped, so that whoever still writes under it is fenced; ``crashes`` stands. A
+    cancel that was accepted is kept: the run ends. The store's part: waking the waiters then.
+    """
+    run.grant = 0
+    if run.control is Control.CANCEL:
+        _end(run, Status.CANCELLED, now)
+    else:
+        queue_again(run, now)
+
+
 def claim(run: RunRecord, worker_id: str, token: int, now: Micros) -> None:
     """Give a queued run to a worker."""
     run.status = Status.RUNNING
@@ -158,8 +171,9 @@ def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
 
     The store's part: after a terminal status wake the waiters; for ``Retrying`` add
     :func:`attempt_row` of the record as it was and reopen the culprits; for ``Suspended`` replace
-    the wait rows, set ``due_at`` and wake at once where a join is fulfilled already; for every
-    other verdict delete the wait rows.
+    the wait rows and wake at once where a join is fulfilled already; for every other verdict
+    delete the wait rows. Where a cancel was accepted the verdict is not looked at: go by the
+    answer's status.
     """
     if run.epoch != transition.grant.epoch or run.grant != transition.grant.token:
         return Fenced(run.run_id)
@@ -217,28 +231,43 @@ def _waiting_for(verdict: Suspended, due_at: Micros | None) -> WaitKind | None:
     return None
 
 
-def attempt_row(run: RunRecord, outcome: str, error: bytes | None, now: Micros) -> Attempt:
-    """Return the row that keeps the attempt or claim now ending; ``run`` as it was before."""
+def attempt_row(
+    run: RunRecord,
+    outcome: str,
+    error: bytes | None,
+    ended_at: Micros,
+    due_at: Micros | None = None,
+) -> Attempt:
+    """Return the row that keeps an ended attempt or claim; ``run`` as it was before.
+
+    By ``Retrying``: outcome ``failed``, the verdict's error, now, the next attempt's ``due_at``.
+    By ``RescueWorker``: ``crashed``, the transition's error, now. By ``RetryRun``: the status that
+    is left (``failed``, ``cancelled``), the run's own error, its ``finished_at``.
+    """
     return Attempt(
         number=run.attempt,
         epoch=run.epoch,
         worker_id=run.worker_id,
         claimed_at=run.claimed_at,
-        ended_at=now,
+        ended_at=ended_at,
         outcome=outcome,
         error=error,
-        due_at=None,
+        due_at=due_at,
     )
 
 
 def cancel(run: RunRecord, transition: CancelRun, now: Micros) -> Controlled | Refused:
-    """An operator cancels. The store's part: audit row; wake the waiters of an ended run."""
+    """An operator cancels.
+
+    The store's part: audit row; for an ended run delete the wait rows and wake the waiters.
+    """
     if run.status in TERMINAL:
         return Refused(run.run_id, run.status)
     run.updated_at = now
     if run.status is Status.RUNNING:
         run.control = Control.CANCEL
     else:
+        run.reason = run.fitness = None
         _end(run, Status.CANCELLED, now)
     return Controlled(run.status)
 
@@ -258,9 +287,11 @@ def retry(run: RunRecord, transition: RetryRun, now: Micros) -> Controlled | Ref
 def rescue(run: RunRecord, transition: RescueWorker, *, progressed: bool, now: Micros) -> None:
     """A dead worker's run is given back or ended.
 
-    ``progressed``: a checkpoint was written under the run's epoch. The store's part: an attempt
-    row with outcome ``crashed`` before, waking the waiters of an ended run after.
+    ``progressed``: a checkpoint was written under the run's epoch. The grant is wiped, so that the
+    worker, should it live, is fenced. The store's part: an attempt row with outcome ``crashed``
+    before; for an ended run delete the wait rows and wake the waiters. A queued run keeps its rows.
     """
+    run.grant = 0
     run.crashes = 0 if progressed else run.crashes + 1
     if run.control is Control.CANCEL:
         _end(run, Status.CANCELLED, now)

@@ -144,7 +144,9 @@ class RunRecord(msgspec.Struct, gc=False):
         attempt: the current attempt of the whole run, counted from 1.
         rank: how it is claimed while ``queued``.
         due_at: when a ``waiting`` run becomes claimable by itself.
-        epoch, grant: of the newest claim; kept after it ended, so that a settle is idempotent.
+        epoch, grant: of the newest claim; kept after it was settled, so that a settle is
+            idempotent. ``grant`` is 0 before the first claim and once a claim was taken back
+            (rescue, retire, give back), so that its holder is fenced; a claim's token is never 0.
         worker_id: who holds it while ``running``, who held it last otherwise.
         crashes: claims in a row that ended with a dead worker and no new checkpoint.
         reason: why it is failed or paused: ``error``, ``crash``, ``invalid_input``, ``timeout``,
@@ -200,7 +202,8 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
         kind: ``retry`` (a due time) or ``child`` (the end of another run).
         key: a step's path for ``retry``, the child's run id for ``child``.
         due_at: the store's time at which it is fulfilled by itself; None for never.
-        join: waits with the same join number wake the run only when all of them are fulfilled.
+        join: the ``child`` waits of one join number wake the run only when all of them are
+            fulfilled. A ``due_at``, of whatever wait, wakes it alone.
     """
 
     kind: WaitKind
@@ -220,7 +223,11 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """One ended attempt of a run that was not its last: what ended it and what came next."""
+    """One ended attempt of a run that was not its last: what ended it and what came next.
+
+    ``outcome`` is ``failed`` (another attempt was due at ``due_at``), ``crashed`` (its worker died;
+    the attempt's number does not rise) or, where an operator retried the run, the status it had.
+    """
 
     number: int
     epoch: int

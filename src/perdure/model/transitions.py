@@ -34,7 +34,9 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     Key: ``run_id`` (a second create with the same ``token`` is answered as the first was).
     Guard: no run has this id; no run that is not terminal has this (definition, unique_key);
     where ``by`` is given, that grant is current (a body creates only while it holds its run).
-    Answers: Created · Exists (id or unique_key taken by another create) · Fenced.
+    The same create is looked for first, then ``by``, then the id, then the unique_key.
+    Answers: Created · Exists (id or unique_key taken by another create; it names the run that has
+    it) · Fenced (naming the run of ``by``).
     """
 
     run_id: str
@@ -59,11 +61,12 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
     First every waiting run whose ``due_at`` has come becomes ``queued`` (RESUMED if it was ever
     claimed, else FRESH; SUSPECT after two crashes). Then runs that are queued, whose definition
-    and queue are among those named, are taken by rank, priority (smaller first), then age. Each
+    and queue are among those named, are taken by rank, priority (smaller first), then ``seq``. Each
     becomes ``running`` with epoch + 1, ``grant`` = ``token`` and this worker.
     SUSPECT runs are taken only where ``suspects`` is true; then one suspect is taken alone, before
     anything else.
-    Key: ``token``: the same claim again answers the runs that it gave and that still run under it.
+    Key: ``token``: the same claim again answers the runs that it gave and that still run under it,
+    and gives others only where there is none such.
     Guard: the worker is registered; otherwise nothing is given and ``Claimed.known`` is false.
     Answers: Claimed. A batch's claim takes effect after every other transition of the batch.
     """
@@ -79,9 +82,12 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 class SaveCheckpoint(msgspec.Struct, frozen=True, gc=False):
     """Record how one durable call of a run stands.
 
-    Key: (run, generation, key, grant): the same again is answered ``Saved``.
+    Key: (run, generation, key, grant), for ``pending`` also ``tries``: the same again is answered
+    ``Saved`` with the ``due_at`` that the first set, and changes nothing; also where the claim was
+    settled since, as long as the run was not claimed again.
     Guard: the grant is current and the run ``running``; no final outcome is recorded under this
-    identity, except by this very grant. A ``pending`` record is replaced.
+    identity, except by this very grant (answered ``Saved``, whatever this one says: the first
+    stands). A ``pending`` record is replaced and keeps its place in the order.
     ``delay`` is the time from now to the next attempt, for ``pending`` only; the store turns it
     into ``due_at``. The fields are those of :class:`~perdure.model.records.Checkpoint`.
     Answers: Saved · Fenced · Conflict (a final outcome of another grant is there).
@@ -121,7 +127,8 @@ class Retrying(msgspec.Struct, frozen=True, gc=False, tag=True):
 
     The attempt is kept as a row of its own and ``attempt`` rises. The checkpoints named by
     ``culprits`` (steps whose recorded failure ended this attempt) are reopened: outcome
-    ``pending``, tries 0, due at once, log kept; every other checkpoint stands.
+    ``pending``, tries 0, due at once (``due_at`` is now); value, log and epoch are kept. Every other
+    checkpoint stands, also a named one that is not ``error`` or ``timeout``.
     """
 
     error: bytes
@@ -133,9 +140,10 @@ class Suspended(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Verdict: the body waits and leaves its worker: ``waiting`` with these wake conditions.
 
     The wait rows replace those of an earlier suspension and are kept until the next settle.
-    A join is fulfilled when all its ``child`` waits name runs that are terminal. If a join is
-    fulfilled already, the run is woken in this same transition. ``due_at`` becomes the earliest
-    of the waits'. ``coalesce``: see Waking in :mod:`perdure.store`.
+    A join is fulfilled when it has ``child`` waits and all of them name runs that are terminal now
+    (a child retried by an operator is open again). If a join is fulfilled already, the run is woken
+    in this same transition. ``due_at`` becomes the earliest of the waits' and may have passed: the
+    next claim finds it. ``coalesce``: see Waking in :mod:`perdure.store`.
     """
 
     waits: tuple[Wait, ...]
@@ -169,7 +177,8 @@ Verdict: TypeAlias = (
 class Settle(msgspec.Struct, frozen=True, gc=False):
     """End a claim with a verdict.
 
-    Key: the grant: the same again is answered with the status that the first left behind.
+    Key: the grant: the same again, as long as the run was not claimed again, is answered with the
+    status that the run has now.
     Guard: the grant is current and the run ``running``.
     An orderly end sets ``crashes`` to 0. Where ``control`` is CANCEL the run becomes
     ``cancelled`` whatever the verdict, so that a cancel that was accepted is always kept.
@@ -186,7 +195,9 @@ class CancelRun(msgspec.Struct, frozen=True, gc=False):
 
     Queued, waiting, paused: ``cancelled`` at once. Running: the control word becomes CANCEL, the
     holder hears of it with its next answer. Terminal: refused.
-    Key: ``request_id`` in the audit row. Answers: Controlled · Refused (terminal) · Missing.
+    Key: (run, ``request_id``) in the audit row: the same again is answered with the status that the
+    run has now. What is refused is not audited.
+    Answers: Controlled · Refused (terminal) · Missing.
     """
 
     run_id: str
@@ -196,8 +207,9 @@ class CancelRun(msgspec.Struct, frozen=True, gc=False):
 class RetryRun(msgspec.Struct, frozen=True, gc=False):
     """An operator tries a ``failed`` or ``cancelled`` run again: ``queued``, RESUMED, next attempt.
 
-    Reopens the culprits kept by its failure; clears error, reason, result, crashes, control.
-    Key: ``request_id``. Answers: Controlled · Refused (status, or the unique_key is taken by a
+    Reopens the culprits kept by its failure, as ``Retrying`` does; keeps the attempt as a row;
+    clears error, reason, result, crashes, control. The unique_key is taken again.
+    Key: as for CancelRun. Answers: Controlled · Refused (status, or the unique_key is taken by a
     live run) · Missing.
     """
 
@@ -212,7 +224,8 @@ class RegisterWorker(msgspec.Struct, frozen=True, gc=False):
     """Announce a worker with beat 0, and give paused mismatches another chance.
 
     Runs paused by a mismatch whose definition the worker has in another version than the one that
-    did not fit become ``queued``, RESUMED. Key: ``worker_id``. Answers: Beaten.
+    did not fit become ``queued``, RESUMED. Key: ``worker_id``: the same again changes nothing, the
+    beat included. Answers: Beaten.
     """
 
     worker_id: str
@@ -234,9 +247,11 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
 
 
 class RetireWorker(msgspec.Struct, frozen=True, gc=False):
-    """Remove a worker that stops in order; whatever it still held becomes ``queued``, RESUMED.
+    """Remove a worker that stops in order; whatever it still held becomes ``queued``.
 
-    Idempotent as it is. Answers: Rescued.
+    RESUMED, or still SUSPECT; where control is CANCEL it is ``cancelled``. ``crashes`` stands; the
+    wait rows of what is queued stand; the grants are wiped. Idempotent as it is. Answers: Rescued,
+    in the order of ``seq``, as everywhere.
     """
 
     worker_id: str
@@ -249,7 +264,8 @@ class RescueWorker(msgspec.Struct, frozen=True, gc=False):
     Each run that it held: an attempt row with outcome ``crashed``; ``crashes`` becomes 0 where a
     checkpoint was written under its epoch, else rises by one. At ``crash_cap`` the run is
     ``failed`` with reason ``crash`` and ``error`` as its evidence; where control is CANCEL it is
-    ``cancelled``; else it is ``queued``: SUSPECT from two crashes on, else RESUMED.
+    ``cancelled`` (also at the cap); else it is ``queued``: SUSPECT from two crashes on, else
+    RESUMED, with its wait rows. The grants are wiped.
     Idempotent as it is. Answers: Rescued (empty where the guard failed).
     """
 
@@ -260,9 +276,9 @@ class RescueWorker(msgspec.Struct, frozen=True, gc=False):
 
 
 class GiveBack(msgspec.Struct, frozen=True, gc=False):
-    """Make ``queued`` (RESUMED) every run that the store thinks a worker holds and it does not.
+    """Make ``queued`` every run that the store thinks a worker holds and it does not.
 
-    ``held`` names the (run_id, epoch) pairs it knows of. It goes through the worker's own
+    What becomes of each: see RetireWorker. ``held`` names the (run_id, epoch) pairs it knows of. It goes through the worker's own
     committer, so no claim of that worker is under way. Answers: Rescued.
     """
 
