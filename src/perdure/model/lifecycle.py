@@ -100,11 +100,7 @@ def create(transition: CreateRun, seq: int, now: Micros) -> RunRecord:
 
 def holds(run: RunRecord, grant: Grant) -> bool:
     """Tell whether the grant is the run's current one and the run is running under it."""
-    return (
-        run.epoch == grant.epoch
-        and run.grant == grant.token
-        and run.status is Status.RUNNING
-    )
+    return run.epoch == grant.epoch and run.grant == grant.token and run.status is Status.RUNNING
 
 
 def rank_when_queued(run: RunRecord) -> Rank:

@@ -278,8 +278,9 @@ class RescueWorker(msgspec.Struct, frozen=True, gc=False):
 class GiveBack(msgspec.Struct, frozen=True, gc=False):
     """Make ``queued`` every run that the store thinks a worker holds and it does not.
 
-    What becomes of each: see RetireWorker. ``held`` names the (run_id, epoch) pairs it knows of. It goes through the worker's own
-    committer, so no claim of that worker is under way. Answers: Rescued.
+    What becomes of each: see RetireWorker. ``held`` names the (run_id, epoch) pairs it knows of.
+    It goes through the worker's own committer, so no claim of that worker is under way.
+    Answers: Rescued.
     """
 
     worker_id: str

@@ -1,0 +1,183 @@
+"""The store in memory: one lock, a clock and hints around a journal of dictionaries.
+
+For tests, simulations and reading; nothing survives the process. What the transitions do is in
+:mod:`perdure.stores._journal`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass
+
+from perdure.clock import Clock, SystemClock
+from perdure.errors import StoreClosed
+from perdure.model.records import Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
+from perdure.model.transitions import Outcome, Transition
+from perdure.store import Capabilities
+from perdure.stores._journal import Journal
+
+
+class MemoryData:
+    """What the stores of one simulated machine share: a journal for each namespace.
+
+    Args:
+        clock: the clock of the stores that name none of their own.
+        departed: the workers known to be dead; whoever kills one adds it. None: nobody knows.
+    """
+
+    def __init__(self, clock: Clock | None = None, *, departed: set[str] | None = None) -> None:
+        self.clock: Clock = SystemClock() if clock is None else clock
+        self.departed = departed
+        self.lock = threading.Lock()
+        self.journals: dict[str, Journal] = {}
+        self.listeners: list[_Listener] = []
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Listener:
+    """A callback for hints, and the loop in which it wants them."""
+
+    store: MemoryStore
+    loop: asyncio.AbstractEventLoop
+    callback: Callable[[], None]
+
+    def call(self) -> None:
+        if self.loop.is_closed():
+            return
+        try:
+            self.loop.call_soon_threadsafe(self.callback)
+        except RuntimeError:  # another thread closed the loop just now: a hint may be lost
+            if not self.loop.is_closed():
+                raise
+
+
+class MemoryStore:
+    """A store that is gone with its process.
+
+    Args:
+        namespace: stores of other namespaces see nothing of this one.
+        clock: what decides when something is due; the data's own where left out.
+        data: what this store shares with others; of its own where left out.
+    """
+
+    def __init__(
+        self,
+        namespace: str = "default",
+        *,
+        clock: Clock | None = None,
+        data: MemoryData | None = None,
+    ) -> None:
+        self.namespace = namespace
+        self.data = MemoryData(clock) if data is None else data
+        self._clock = self.data.clock if clock is None else clock
+        self._is_open = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store can do."""
+        return Capabilities(
+            name="memory",
+            durability="process",
+            shared=False,
+            knows_departed=self.data.departed is not None,
+        )
+
+    async def open(self) -> None:
+        """Be ready; nothing is read or written."""
+        with self.data.lock:
+            self.data.journals.setdefault(self.namespace, Journal())
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Refuse further use and end this store's listening; the data stay for who shares them."""
+        self._is_open = False
+        with self.data.lock:
+            self.data.listeners = [
+                listener for listener in self.data.listeners if listener.store is not self
+            ]
+
+    def side(self) -> MemoryStore:
+        """Return an unopened second store on the same data, for another thread's loop."""
+        return MemoryStore(self.namespace, clock=self._clock, data=self.data)
+
+    async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
+        """Apply transitions; see :meth:`perdure.store.Store.apply`."""
+        journal = self._journal()
+        with self.data.lock:
+            outcomes = journal.apply(batch, self._clock.now())
+            hint, journal.hint = journal.hint, False
+            listeners = list(self.data.listeners) if hint else []
+        for listener in listeners:
+            if listener.store is not self and listener.store.namespace == self.namespace:
+                listener.call()
+        return outcomes
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """Return the run, or None."""
+        journal = self._journal()
+        with self.data.lock:
+            row = journal.rows.get(run_id)
+            return None if row is None else copy(row.run)
+
+    async def endings(self, run_ids: Iterable[str]) -> dict[str, Ending]:
+        """Return how those of the named runs ended that are terminal."""
+        journal = self._journal()
+        with self.data.lock:
+            return journal.endings(run_ids)
+
+    async def history(self, run_id: str) -> History | None:
+        """Return everything kept of a run."""
+        journal = self._journal()
+        with self.data.lock:
+            return journal.history(run_id)
+
+    async def list_runs(self, query: RunQuery) -> list[RunRecord]:
+        """Return the runs that match, newest first."""
+        journal = self._journal()
+        with self.data.lock:
+            return journal.list_runs(query)
+
+    async def workers(self) -> list[WorkerRecord]:
+        """Return the registered workers in order of registration."""
+        journal = self._journal()
+        with self.data.lock:
+            return [worker.record for worker in journal.workers.values()]
+
+    async def now(self) -> Micros:
+        """Return the store's time."""
+        return self._clock.now()
+
+    def hold(self, worker_id: str) -> Callable[[], None]:  # noqa: ARG002  # the contract's name
+        """Do nothing: nothing outlives this process that could be held for another to see."""
+        return _release_nothing
+
+    def departed(self, worker_ids: Iterable[str]) -> set[str]:
+        """Return those of the named workers of which the data say that they are dead."""
+        return set(worker_ids) & (self.data.departed or set())
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back in this loop at hints of the other stores on the same data and namespace."""
+        self._journal()
+        listener = _Listener(self, asyncio.get_running_loop(), callback)
+        with self.data.lock:
+            self.data.listeners.append(listener)
+
+        def stop() -> None:
+            with self.data.lock:
+                self.data.listeners = [
+                    other for other in self.data.listeners if other is not listener
+                ]
+
+        return stop
+
+    def _journal(self) -> Journal:
+        if not self._is_open:
+            raise StoreClosed(f"the memory store of namespace {self.namespace!r} is not open")
+        return self.data.journals[self.namespace]
+
+
+def _release_nothing() -> None:
+    """Release what :meth:`MemoryStore.hold` did not take."""
