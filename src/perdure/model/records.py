@@ -57,7 +57,7 @@ class Control(StrEnum):
 
 
 class StepOutcome(StrEnum):
-    """How a step stands. ``pending`` means attempts failed and another is due; the rest are final."""
+    """How a step stands. ``pending``: attempts failed and another is due; the rest are final."""
 
     OK = "ok"
     ERROR = "error"

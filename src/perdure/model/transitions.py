@@ -127,8 +127,8 @@ class Retrying(msgspec.Struct, frozen=True, gc=False, tag=True):
 
     The attempt is kept as a row of its own and ``attempt`` rises. The checkpoints named by
     ``culprits`` (steps whose recorded failure ended this attempt) are reopened: outcome
-    ``pending``, tries 0, due at once (``due_at`` is now); value, log and epoch are kept. Every other
-    checkpoint stands, also a named one that is not ``error`` or ``timeout``.
+    ``pending``, tries 0, due at once (``due_at`` is now); value, log and epoch are kept. Every
+    other checkpoint stands, also a named one that is not ``error`` or ``timeout``.
     """
 
     error: bytes
@@ -349,7 +349,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Saved(msgspec.Struct, frozen=True, gc=False):
-    """The checkpoint is recorded. ``control`` is the run's control word, ``due_at`` of a pending."""
+    """It is recorded. ``control`` is the run's control word, ``due_at`` that of a pending."""
 
     control: Control = Control.NONE
     due_at: Micros | None = None
@@ -362,7 +362,7 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
 
 
 class Controlled(msgspec.Struct, frozen=True, gc=False):
-    """The operator's verb was accepted; the run has this status (``running`` if yet to be heard)."""
+    """The verb was accepted; the run has this status (``running`` if yet to be heard)."""
 
     status: Status
 
