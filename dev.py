@@ -19,6 +19,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -145,8 +146,17 @@ def say(text: str) -> None:
 
 
 def must(command: list[str]) -> None:
-    """Run one command of the set-up; end with its exit code when it fails."""
-    code = subprocess.call(command)
+    """Run one command of the set-up; end with its exit code when it fails.
+
+    It runs in a session of its own, so that Ctrl-C ends it and its children without a traceback.
+    """
+    with subprocess.Popen(command, start_new_session=True) as child:
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            if not WINDOWS:
+                os.killpg(child.pid, signal.SIGTERM)
+            raise
     if code:
         sys.exit(code)
 
