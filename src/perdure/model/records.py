@@ -57,11 +57,15 @@ class Control(StrEnum):
 
 
 class StepOutcome(StrEnum):
-    """How a step stands. ``pending``: attempts failed and another is due; the rest are final."""
+    """How a step stands. ``pending``: attempts failed and another is due; the rest are final.
+
+    ``cancelled`` is a step that the body itself gave up, such as the loser of a race.
+    """
 
     OK = "ok"
     ERROR = "error"
     TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
     PENDING = "pending"
 
 
