@@ -1,0 +1,410 @@
+"""Argument lists: stored by parameter name, checked when accepted and again when executed."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import msgspec
+
+from ..errors import DefinitionError, InvalidValue
+from ._fingerprints import FAST, canonical, cut, digest, text_of
+from ._refusal import DEEPEST, Refused, invalid, kind_of, shown
+from ._schema import Schema, Unresolved, build_shape, schema
+from ._shapes import Shape
+from ._untyped import encode, explain
+
+__all__ = ["Arguments"]
+
+_EMPTY: Any = inspect.Parameter.empty
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_ARGS = "*"  # no parameter can be called so
+_KWARGS = "**"
+
+Kind = typing.Literal["positional-only", "either", "keyword-only"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """One parameter that is stored."""
+
+    name: str
+    kind: Any
+    default: Any
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A signature, resolved: what is known once annotations can be evaluated."""
+
+    parameters: dict[str, _Parameter]
+    positional: tuple[str, ...]
+    keywords: frozenset[str]
+    injected: tuple[str, ...]
+    rest: Shape | None
+    others: Shape | None
+    uses_pydantic: bool
+    result: Any
+
+
+class Arguments:
+    """The codec of one function's arguments.
+
+    Annotations are resolved at first use, because models may be declared further down in the
+    module.
+
+    Args:
+        function: any callable with a signature.
+        skip: says of an annotation that its parameter is injected, and neither stored nor
+            counted.
+
+    Raises:
+        DefinitionError: it has no signature.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], skip: Callable[[Any], bool] | None = None
+    ) -> None:
+        self.function = function
+        self.name: str = getattr(function, "__qualname__", type(function).__qualname__)
+        try:
+            self._signature = inspect.signature(function)
+        except (TypeError, ValueError) as error:
+            raise DefinitionError(f"{self.name} has no signature to read: {error}") from error
+        self._skip = skip
+        self._namespace = _enclosing_names(function)
+        self._resolved: _Plan | None = None
+
+    @property
+    def injected(self) -> tuple[str, ...]:
+        """The names of the parameters that the caller of the function fills in itself."""
+        return self._plan().injected
+
+    @property
+    def result(self) -> Schema[Any]:
+        """The schema of the function's return annotation; of any value without one."""
+        return schema(self._plan().result)
+
+    # ---- to bytes and back ----------------------------------------------------------------
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """Return a call's arguments as bytes; those at their default are left out.
+
+        Raises:
+            InvalidValue: they do not fit the signature or an annotation.
+        """
+        plan = self._plan()
+        bound, rest, others = self._bind(plan, args, kwargs)
+        dumped: dict[str, Any] = {}
+        name = ""
+        try:
+            for name, value in bound.items():
+                parameter = plan.parameters[name]
+                if not _is_default(value, parameter.default):
+                    dumped[name] = parameter.shape.dump(value, 0)
+            if rest and plan.rest is not None:
+                name = _ARGS
+                dumped[_ARGS] = plan.rest.dump(rest, 0)
+            if others and plan.others is not None:
+                name = _KWARGS
+                dumped[_KWARGS] = plan.others.dump(others, 0)
+            return encode(dumped)
+        except Refused as refused:
+            raise self._invalid(refused, name) from refused.__cause__
+        except (UnicodeEncodeError, ValueError) as error:
+            raise invalid(explain(dumped), f"{self.name}() got") from error
+        except RecursionError as error:
+            raise self._invalid(_deep(), name) from error
+
+    def decode(self, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return stored arguments, checked again, ready to call the function with.
+
+        Everything that can be passed by name is in the second part; injected parameters are in
+        neither (see ``inject``). A parameter that is not stored takes the function's default.
+
+        Raises:
+            InvalidValue: they do not fit the signature or an annotation, any more.
+        """
+        plan = self._plan()
+        try:
+            stored: Any = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidValue(f"{self.name}() got arguments that are no JSON: {error}") from error
+        if type(stored) is not dict:
+            raise InvalidValue(f"{self.name}() got {kind_of(stored)} where arguments were expected")
+        return self._ready(plan, *self._load(plan, stored))  # pyright: ignore[reportUnknownArgumentType]
+
+    def inject(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return decoded arguments with ``value`` in the place of every injected parameter."""
+        plan = self._plan()
+        remaining = list(args)
+        placed: list[Any] = []
+        named = dict(kwargs)
+        for name, parameter in self._signature.parameters.items():
+            by_place = parameter.kind is parameter.POSITIONAL_ONLY or (
+                parameter.kind in _POSITIONAL and bool(remaining)
+            )
+            if name in plan.injected:
+                if by_place:
+                    placed.append(value)
+                else:
+                    named[name] = value
+            elif by_place and remaining and name not in named:
+                placed.append(remaining.pop(0))
+        return (*placed, *remaining), named
+
+    # ---- fingerprints ---------------------------------------------------------------------
+
+    def fingerprint(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, str]:
+        """Return the fingerprint of a call and its arguments as text.
+
+        The call is bound first, so that it does not matter whether an argument is passed by
+        place, by name, or spelled out although it is the default.
+
+        Raises:
+            InvalidValue: the arguments do not fit the signature.
+        """
+        plan = self._plan()
+        bound, rest, others = self._bind(plan, args, kwargs)
+        forms: dict[str, Any] = {}
+        fast = not rest and not others
+        for name, value in bound.items():
+            default = plan.parameters[name].default
+            if type(value) in FAST:
+                if type(value) is not type(default) or value != default:
+                    forms[name] = value
+            elif not _is_default(value, default):
+                fast = False
+                forms[name] = canonical(value)
+        if rest:
+            forms[_ARGS] = canonical(rest)
+        if others:
+            forms[_KWARGS] = canonical(others)
+        if fast:
+            try:
+                data = encode(dict(sorted(forms.items())))
+            except (UnicodeEncodeError, ValueError):
+                pass
+            else:
+                return digest(data), cut(data[1:-1])
+        ordered = canonical_bytes(dict(sorted(forms.items())))
+        return digest(ordered), text_of([], forms)
+
+    # ---- stages ---------------------------------------------------------------------------
+
+    def _bind(
+        self, plan: _Plan, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], tuple[Any, ...], dict[str, Any]]:
+        """Give each argument to its parameter, as Python does; 0.6 us instead of Signature.bind's 3."""
+        places = len(plan.positional)
+        if len(args) > places and plan.rest is None:
+            raise InvalidValue(
+                f"{self.name}() takes {places} positional argument{'s' * (places != 1)}, "
+                f"got {len(args)}; {self._usage(plan)}"
+            )
+        bound = dict(zip(plan.positional, args, strict=False))
+        others: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            if name in plan.keywords:
+                if name in bound:
+                    raise InvalidValue(f"{self.name}() got {name!r} twice", path=f"$.{name}")
+                bound[name] = value
+            elif plan.others is not None:
+                others[name] = value
+            else:
+                self._refuse_name(plan, name)
+        if len(bound) != len(plan.parameters):
+            self._check_missing(plan, bound)
+        return bound, args[places:], others
+
+    def _check_missing(self, plan: _Plan, bound: Mapping[str, Any]) -> None:
+        missing = [
+            name
+            for name, parameter in plan.parameters.items()
+            if name not in bound and parameter.default is _EMPTY
+        ]
+        if missing:
+            names = ", ".join(repr(name) for name in missing)
+            raise InvalidValue(
+                f"{self.name}() is missing {names}; {self._usage(plan)}", path=f"$.{missing[0]}"
+            )
+
+    def _refuse_name(self, plan: _Plan, name: str) -> typing.NoReturn:
+        close = get_close_matches(name, plan.keywords, 1)
+        hint = f"did you mean {close[0]!r}?" if close else self._usage(plan)
+        raise InvalidValue(
+            f"{self.name}() has no parameter {name!r}; {hint}",
+            path=Refused("", "").at_key(name).path(),
+        )
+
+    def _usage(self, plan: _Plan) -> str:
+        names = ", ".join(plan.parameters)
+        return f"its parameters are ({names})" if names else "it takes none"
+
+    def _load(
+        self, plan: _Plan, stored: dict[str, Any]
+    ) -> tuple[dict[str, Any], tuple[Any, ...], dict[str, Any]]:
+        bound: dict[str, Any] = {}
+        rest: tuple[Any, ...] = ()
+        others: dict[str, Any] = {}
+        name = ""
+        try:
+            for name, data in stored.items():
+                if name in plan.parameters:
+                    bound[name] = plan.parameters[name].shape.load(data)
+                elif name == _ARGS and plan.rest is not None:
+                    rest = plan.rest.load(data)
+                elif name == _KWARGS and plan.others is not None:
+                    others = plan.others.load(data)
+                else:
+                    self._refuse_name(plan, name)
+        except Refused as refused:
+            raise self._invalid(refused, name) from refused.__cause__
+        except RecursionError as error:
+            raise self._invalid(_deep(), name) from error
+        self._check_missing(plan, bound)
+        return bound, rest, others
+
+    def _ready(
+        self, plan: _Plan, bound: dict[str, Any], rest: tuple[Any, ...], others: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Divide bound arguments into those that must go by place and those by name."""
+        by_place = [
+            name
+            for name in plan.positional
+            if rest or plan.parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY
+        ]
+        while by_place and by_place[-1] not in bound and not rest:
+            by_place.pop()
+        placed = [bound.pop(name, plan.parameters[name].default) for name in by_place]
+        return (*placed, *rest), {**bound, **others}
+
+    def _invalid(self, refused: Refused, name: str) -> InvalidValue:
+        if name == _ARGS:
+            refused.at_key(self._variadic(inspect.Parameter.VAR_POSITIONAL))
+        elif name != _KWARGS:
+            refused.at_key(name)
+        return invalid(refused, f"{self.name}() got")
+
+    def _variadic(self, kind: Any) -> str:
+        return next(p.name for p in self._signature.parameters.values() if p.kind is kind)
+
+    # ---- resolving annotations --------------------------------------------------------------
+
+    def _plan(self) -> _Plan:
+        if self._resolved is None:
+            self._resolved = self._resolve()
+            self._namespace = None
+        return self._resolved
+
+    def _resolve(self) -> _Plan:
+        hints = self._hints()
+        parameters: dict[str, _Parameter] = {}
+        injected: list[str] = []
+        variadic: dict[Any, Shape] = {}
+        uses_pydantic = False
+        for name, parameter in self._signature.parameters.items():
+            annotation = hints.get(name, _EMPTY)
+            if annotation is not _EMPTY and self._skip is not None and self._skip(annotation):
+                injected.append(name)
+                continue
+            shape, pydantic = self._shape(name, parameter, annotation)
+            uses_pydantic |= pydantic
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                variadic[parameter.kind] = shape
+            else:
+                parameters[name] = _Parameter(name, parameter.kind, parameter.default, shape)
+        return _Plan(
+            parameters=parameters,
+            positional=tuple(n for n, p in parameters.items() if p.kind in _POSITIONAL),
+            keywords=frozenset(
+                n for n, p in parameters.items() if p.kind is not inspect.Parameter.POSITIONAL_ONLY
+            ),
+            injected=tuple(injected),
+            rest=variadic.get(inspect.Parameter.VAR_POSITIONAL),
+            others=variadic.get(inspect.Parameter.VAR_KEYWORD),
+            uses_pydantic=uses_pydantic,
+            result=hints.get("return", _EMPTY),
+        )
+
+    def _shape(
+        self, name: str, parameter: inspect.Parameter, annotation: Any
+    ) -> tuple[Shape, bool]:
+        given: Any = Any if annotation is _EMPTY else annotation
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            given = tuple[given, ...]
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            unpacked = typing.get_origin(given) is typing.Unpack
+            given = typing.get_args(given)[0] if unpacked else dict[str, given]
+        try:
+            return build_shape(given)
+        except Unresolved:
+            raise
+        except DefinitionError as error:
+            raise DefinitionError(f"parameter {name!r} of {self.name}(): {error}") from error
+
+    def _hints(self) -> dict[str, Any]:
+        try:
+            return typing.get_type_hints(
+                _annotated(self.function), localns=self._namespace, include_extras=True
+            )
+        except NameError as error:
+            raise Unresolved(
+                f"an annotation of {self.name}() is not defined: {error}; "
+                "declare or import the class at the top of the module (not under TYPE_CHECKING)"
+            ) from error
+
+
+def canonical_bytes(forms: dict[str, Any]) -> bytes:
+    """Return the bytes of canonical forms."""
+    return encode(forms)
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    if value is default:
+        return True
+    return type(value) is type(default) and canonical(value) == canonical(default)
+
+
+def _deep() -> Refused:
+    return Refused("a value", f"which is circular or nested more than {DEEPEST} levels deep")
+
+
+def _annotated(function: Any) -> Any:
+    """The object that carries the annotations of a callable."""
+    while hasattr(function, "func") and hasattr(function, "keywords"):  # functools.partial
+        function = function.func
+    function = inspect.unwrap(function)
+    if inspect.isroutine(function):
+        return function
+    return function.__init__ if isinstance(function, type) else type(function).__call__
+
+
+def _enclosing_names(function: Any) -> dict[str, Any] | None:
+    """The names around a function that is defined in another one and has textual annotations.
+
+    ``from __future__ import annotations`` makes all annotations text, and a class declared in
+    the enclosing function (a test's model) is in no module.
+    """
+    target = _annotated(function)
+    enclosing, _, inner = getattr(target, "__qualname__", "").rpartition(".<locals>.")
+    hints = getattr(target, "__annotations__", {})
+    if not inner or not any(isinstance(hint, str) for hint in hints.values()):
+        return None
+    frame = sys._getframe(1)  # noqa: SLF001 -- inspect.currentframe is the same
+    while frame is not None:
+        if frame.f_code.co_qualname == enclosing:
+            return dict(frame.f_locals)
+        frame = frame.f_back
+    return None
+
+
+_ = (shown, kind_of)
