@@ -1,0 +1,347 @@
+"""One claimed run in this process: its journal, branches, waits, and how it is told to leave.
+
+An activation begins with a claim and ends with a settle. In between its body runs in one root
+task, whose branches make durable calls (:mod:`perdure._engine.calls`). The activation counts what
+executes and what waits; when nothing can move without the store, it is idle and the body is
+suspended: the leaving mark is set, the wake conditions are committed, and the body is unwound.
+While the mark stands every durable call raises :class:`~perdure.errors.Leave` and records nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from perdure._engine.journal import Journal
+from perdure._engine.scope import Branch, Scope, context_of
+from perdure._engine.waits import DurableWait
+from perdure.errors import Leave, Mismatch
+from perdure.model.records import Control, Ending, Grant, Micros, Wait
+from perdure.model.transitions import (
+    ClaimedRun,
+    Conflict,
+    Fenced,
+    SaveCheckpoint,
+    Saved,
+    Suspended,
+)
+
+if TYPE_CHECKING:
+    from perdure._engine.definition import Definition
+    from perdure._engine.executor import Executor
+
+log = logging.getLogger("perdure.run")
+
+IDLE_GRACE = 0.02
+"""Seconds a body must be idle before it is suspended: shorter waits are cheaper in memory."""
+
+UNWIND_LIMIT = 5.0
+"""Seconds a body may take to leave before it is reported as swallowing its suspension."""
+
+REPLAY_WORTH_COALESCING = 0.002
+"""Seconds of replay from which on a parent's wake-ups by its children are coalesced."""
+
+COALESCE_LIMIT: Micros = 500_000
+"""The longest that a parent's wake-up is held back to be joined by others."""
+
+
+class Leaving(StrEnum):
+    """Why a body must leave its worker."""
+
+    SUSPENDED = "suspended"
+    RELEASED = "released"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    TIMEOUT = "timeout"
+    MISMATCH = "mismatch"
+
+
+class Activation:
+    """A run between its claim and its settle."""
+
+    def __init__(self, executor: Executor, definition: Definition, claimed: ClaimedRun) -> None:
+        run = claimed.run
+        self.executor = executor
+        self.engine = executor.engine
+        self.definition = definition
+        self.run = run
+        self.grant = Grant(run.run_id, run.epoch, run.grant)
+        self.journal = Journal(claimed.checkpoints)
+        self.endings: dict[str, Ending] = {ending.run_id: ending for ending in claimed.endings}
+        self.leaving: Leaving | None = None
+        self.mismatch: Mismatch | None = None
+        self.root: asyncio.Future[Any] | None = None
+        self.deadline: asyncio.TimerHandle | None = None
+        self._loop = executor.loop
+        self._branch = Branch(None)
+        self._tasks: dict[asyncio.Future[Any], Branch] = {}
+        self._failed: list[asyncio.Future[Any]] = []
+        self._threads: set[Branch] = set()
+        self._waits: set[DurableWait] = set()
+        self._executing = 0
+        self._activity = 0
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._joins = 0
+        self._began = self._loop.time()
+        self._replayed_in: float | None = None if self.journal.recorded else 0.0
+
+    # --- beginning and ending ------------------------------------------------------------------
+
+    def begin(self, body: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Start the body's root task."""
+        run = self.run
+        scope = Scope(self, self._branch, "", run.started_at or run.created_at, b"")
+        task = asyncio.Task(body, loop=self._loop, name=run.run_id, context=context_of(scope))
+        self._branch.task = task
+        self.root = task
+        return task
+
+    def leave(self, why: Leaving) -> None:
+        """Tell the body to leave: set the mark and cancel the root. Later calls change nothing."""
+        if self.leaving is None:
+            self.leaving = why
+        self._stop_idling()
+        if self.root is not None and not self.root.done():
+            self.root.cancel()
+
+    async def unwind(self) -> bool:
+        """Wait until nothing of the body is left; return whether it left in time.
+
+        The root has been cancelled, so gather and TaskGroup passed it on; whatever is left is
+        cancelled now, and again while it lasts.
+        """
+        limit = self._loop.time() + UNWIND_LIMIT
+        while left := self.left():
+            for task in left:
+                task.cancel()
+            remaining = limit - self._loop.time()
+            if remaining <= 0:
+                return False
+            await asyncio.wait(left, timeout=min(remaining, 1.0))
+        return True
+
+    def left(self) -> list[asyncio.Future[Any]]:
+        """Return the body's tasks that are not done: the root first, then its branches."""
+        tasks = [task for task in self._tasks if not task.done()]
+        if self.root is not None and not self.root.done():
+            tasks.insert(0, self.root)
+        return tasks
+
+    def close(self) -> None:
+        """Forget everything that could fire later."""
+        self._stop_idling()
+        if self.deadline is not None:
+            self.deadline.cancel()
+        for wait in list(self._waits):
+            self._forget(wait)
+
+    def uncollected(self) -> BaseException | None:
+        """Return the error of a task that failed and that nobody awaited, if there is one."""
+        for task in self._failed:
+            # asyncio clears this flag when somebody retrieves the exception.
+            if getattr(task, "_log_traceback", False):
+                return task.exception()
+        return None
+
+    # --- branches --------------------------------------------------------------------------------
+
+    def adopt(self, branch: Branch, task: asyncio.Future[Any]) -> None:
+        """Take in a task that the body started."""
+        if isinstance(task, asyncio.Task):
+            branch.task = task
+        if branch.parent is not None:
+            branch.parent.children += 1
+        self._tasks[task] = branch
+        self._activity += 1
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Future[Any]) -> None:
+        branch = self._tasks.pop(task)
+        if branch.parent is not None:
+            branch.parent.children -= 1
+        if not task.cancelled() and getattr(task, "_log_traceback", False):
+            self._failed.append(task)
+        self._activity += 1
+        self.consider_idle()
+
+    def thread_began(self, branch: Branch) -> None:
+        """A carried thread begins; called in that thread."""
+        self._loop.call_soon_threadsafe(self._thread_began, branch)
+
+    def thread_ended(self, branch: Branch) -> None:
+        """A carried thread has ended; called in that thread."""
+        self._loop.call_soon_threadsafe(self._thread_ended, branch)
+
+    def _thread_began(self, branch: Branch) -> None:
+        self._threads.add(branch)
+        if branch.parent is not None:
+            branch.parent.children += 1
+        self._activity += 1
+
+    def _thread_ended(self, branch: Branch) -> None:
+        self._threads.discard(branch)
+        if branch.parent is not None:
+            branch.parent.children -= 1
+        self._activity += 1
+        self.consider_idle()
+
+    # --- work ------------------------------------------------------------------------------------
+
+    def check(self, call: object) -> None:
+        """Raise unless the body may do durable work now.
+
+        Raises:
+            Leave: the body has been told to leave.
+        """
+        if self.leaving is not None:
+            raise Leave(f"{call} was called while the run leaves its worker ({self.leaving})")
+
+    def begin_work(self) -> None:
+        """Something executes for the body that is no wait."""
+        self._executing += 1
+        if self._replayed_in is None:
+            self._replayed_in = self._loop.time() - self._began
+
+    def end_work(self) -> None:
+        """It has ended."""
+        self._executing -= 1
+        self._activity += 1
+        if self._waits:
+            self.consider_idle()
+
+    async def save(self, checkpoint: SaveCheckpoint) -> Saved:
+        """Commit a checkpoint and hear what the operator wants.
+
+        Raises:
+            Leave: the run is no longer ours, or is to be cancelled.
+        """
+        answer = await self.engine.committer.submit(
+            checkpoint, Saved | Fenced | Conflict, patient=True  # type: ignore[arg-type]
+        )
+        if isinstance(answer, Saved):
+            if answer.control is Control.CANCEL:
+                self.leave(Leaving.CANCELLED)
+                raise Leave("the run is being cancelled")
+            return answer
+        self.leave(Leaving.LOST)
+        raise Leave("the run is no longer held by this worker")
+
+    def mismatched(self, error: Mismatch) -> Mismatch:
+        """Note that the replay does not fit; the run will be paused whatever the body makes of it."""
+        if self.mismatch is None:
+            self.mismatch = error
+        return error
+
+    # --- waits -----------------------------------------------------------------------------------
+
+    def next_join(self) -> int:
+        """Return a number for waits that wake the run only together."""
+        self._joins += 1
+        return self._joins
+
+    async def wait(self, branch: Branch, condition: Wait) -> Ending | None:
+        """Block until a durable condition is fulfilled.
+
+        Returns:
+            The ending of the awaited run; None for a time.
+
+        Raises:
+            Leave: the body is suspended instead, or told to leave otherwise.
+        """
+        self.check("a wait")
+        ended = self.endings.get(condition.key) if condition.due_at is None else None
+        if ended is not None:
+            return ended
+        wait = DurableWait(condition, self._loop.create_future(), branch)
+        self._waits.add(wait)
+        branch.waits += 1
+        if condition.due_at is not None:
+            remaining = max(0, condition.due_at - self.engine.store_now()) / 1e6
+            wait.timer = self._loop.call_later(remaining, self._elapsed, wait)
+        else:
+            self.engine.watcher.watch(condition.key, self._awaited_ended)
+        if self._replayed_in is None:
+            self._replayed_in = self._loop.time() - self._began
+        self.consider_idle()
+        try:
+            return await wait.future
+        except asyncio.CancelledError:
+            self._forget(wait)
+            if self.leaving is not None:
+                raise Leave(f"suspended in a wait for {condition.kind}") from None
+            raise
+
+    def _elapsed(self, wait: DurableWait) -> None:
+        self._fulfil(wait, None)
+
+    def _awaited_ended(self, ending: Ending) -> None:
+        self.endings[ending.run_id] = ending
+        for wait in [wait for wait in self._waits if wait.condition.key == ending.run_id]:
+            self._fulfil(wait, ending)
+
+    def _fulfil(self, wait: DurableWait, ending: Ending | None) -> None:
+        # A body that is leaving stays where it is: the store will tell it again.
+        if self.leaving is None and wait in self._waits:
+            self._forget(wait)
+            if not wait.future.done():
+                wait.future.set_result(ending)
+
+    def _forget(self, wait: DurableWait) -> None:
+        if wait in self._waits:
+            self._waits.discard(wait)
+            wait.branch.waits -= 1
+            self._activity += 1
+            if wait.timer is not None:
+                wait.timer.cancel()
+            else:
+                self.engine.watcher.unwatch(wait.condition.key, self._awaited_ended)
+
+    # --- idleness --------------------------------------------------------------------------------
+
+    def consider_idle(self) -> None:
+        """Look a little later whether the body is idle, if it may be."""
+        if (
+            self._idle_timer is None
+            and self._waits
+            and not self._executing
+            and self.leaving is None
+        ):
+            self._idle_timer = self._loop.call_later(IDLE_GRACE, self._look, self._activity)
+
+    def _look(self, activity: int) -> None:
+        self._idle_timer = None
+        if activity != self._activity:
+            self.consider_idle()
+        elif self.idle():
+            self.executor.suspend(self, self.suspension())
+
+    def idle(self) -> bool:
+        """Tell whether nothing of the body can move until a durable wait ends."""
+        return (
+            self.leaving is None
+            and not self._executing
+            and bool(self._waits)
+            and not any(not branch.waits for branch in self._threads)
+            and self._branch.blocked()
+            and all(branch.blocked() for branch in self._tasks.values())
+        )
+
+    def suspension(self) -> Suspended:
+        """Return the verdict that suspends the body in its present waits."""
+        waits = sorted(
+            (wait.condition for wait in self._waits),
+            key=lambda condition: (condition.join, condition.key),
+        )
+        replay = self._replayed_in or 0.0
+        coalesce = 0
+        if replay >= REPLAY_WORTH_COALESCING:
+            coalesce = min(int(replay * 5e6), COALESCE_LIMIT)
+        return Suspended(tuple(waits), coalesce)
+
+    def _stop_idling(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None

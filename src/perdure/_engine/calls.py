@@ -1,0 +1,476 @@
+"""The durable calls of a body: a step, a child started, a child's result.
+
+Each is made in two moments. :class:`~perdure._engine.scope.Call` fixes the identity when the call
+is made; the coroutines here carry it out when it is awaited: a recorded outcome is replayed,
+anything else is executed, committed, and only then returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextvars import copy_context
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from perdure._engine import scope as scopes
+from perdure._engine.scope import Branch, Call, Scope
+from perdure._engine.waits import end_of, until
+from perdure.codec import Schema, decode_error, error_summary, replayed_error, schema
+from perdure.errors import InvalidValue, Leave, Mismatch, NotInRun, StepTimeout
+from perdure.model.records import (
+    Checkpoint,
+    Ending,
+    Micros,
+    StepKey,
+    StepKind,
+    StepOutcome,
+)
+from perdure.model.transitions import Created, CreateRun, Exists, Fenced, SaveCheckpoint
+
+if TYPE_CHECKING:
+    from perdure._engine.activation import Activation
+    from perdure._engine.definition import StepSpec
+
+_sites: dict[tuple[Any, int], str] = {}
+_text_schema: Schema[str] = schema(str)
+
+
+class FailedTry(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One failed attempt of a step, as the history shows it."""
+
+    number: int
+    started_at: Micros
+    ended_at: Micros
+    error_type: str
+    message: str
+
+
+_log_encoder = msgspec.json.Encoder()
+_log_decoder = msgspec.json.Decoder(list[FailedTry])
+
+
+def decode_log(data: bytes | None) -> list[FailedTry]:
+    """Return the failed attempts that a checkpoint's log holds, oldest first."""
+    return _log_decoder.decode(data) if data else []
+
+
+def call_site(depth: int) -> str:
+    """Return ``file.py:line`` of the caller so many frames up."""
+    frame = sys._getframe(depth)  # noqa: SLF001 -- the documented way to a caller's line
+    place = (frame.f_code, frame.f_lineno)
+    site = _sites.get(place)
+    if site is None:
+        name = frame.f_code.co_filename.replace("\\", "/").rsplit("/", 1)[-1]
+        site = _sites[place] = f"{name}:{frame.f_lineno}"
+    return site
+
+
+def here(call: Call) -> Scope:
+    """Return the scope of the code that awaits a call.
+
+    Raises:
+        NotInRun: the call was carried out of its run.
+    """
+    scope = scopes.current()
+    if scope is None or scope.activation is not call.scope.activation:
+        raise NotInRun(f"{call} was made in one run and awaited outside of it; await it there")
+    return scope
+
+
+# --- steps -----------------------------------------------------------------------------------
+
+
+async def perform(call: Call, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Carry out a step: replay its recorded outcome, or execute, commit and return it.
+
+    Raises:
+        Exception: what the step raised, the same class and message now and on every replay.
+        StepTimeout: its last attempt took too long.
+        Mismatch: the record at its place is of another call; the run is paused.
+        Leave: the body must leave its worker.
+    """
+    record = call.record
+    if record is not None and record.outcome is not StepOutcome.PENDING:
+        return await replay(call, record, spec.result)
+    scope = here(call)
+    activation = scope.activation
+    activation.check(call)
+    if record is None:
+        _check_fit(call, activation)
+    else:
+        await _until_due(call, record, scope.branch)
+    return await _Execution(call, spec, scope).run(args, kwargs)
+
+
+async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
+    """Return or raise what is recorded."""
+    scope = call.scope
+    if record.ended_at > scope.newest:
+        scope.newest = record.ended_at
+    if record.outcome is StepOutcome.OK:
+        return result.decode(record.value or b"null")
+    activation = scope.activation
+    if record.outcome is StepOutcome.CANCELLED:
+        # The body gave it up then and will give it up now; until it does, nothing happens.
+        activation.check(call)
+        await asyncio.get_running_loop().create_future()
+    error = decode_error(record.value or b"null")
+    _mark(error, call.key)
+    raise error
+
+
+def _mark(error: BaseException, key: StepKey) -> None:
+    try:
+        error.__perdure_step__ = key  # type: ignore[attr-defined]
+    except AttributeError:
+        return
+
+
+def culprits(error: BaseException | None, seen: set[int] | None = None) -> list[StepKey]:
+    """Return the steps whose recorded failure is in an error, its causes or its group."""
+    seen = set() if seen is None else seen
+    if error is None or id(error) in seen:
+        return []
+    seen.add(id(error))
+    found: list[StepKey] = []
+    key: object = getattr(error, "__perdure_step__", None)
+    if isinstance(key, StepKey):
+        found.append(key)
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            found.extend(culprits(member, seen))  # pyright: ignore[reportUnknownArgumentType]
+    found.extend(culprits(error.__cause__, seen))
+    found.extend(culprits(error.__context__, seen))
+    return list(dict.fromkeys(found))
+
+
+def _check_fit(call: Call, activation: Activation) -> None:
+    journal = activation.journal
+    if not journal.replaying:
+        return
+    displaced = journal.displaced(call.scope.digest, call.path, call.position)
+    if displaced is None:
+        return
+    recorded = f"{displaced.key.path}({displaced.text})"
+    raise activation.mismatched(
+        Mismatch(
+            f"step {call.path!r} of workflow {activation.definition.name!r} does not fit what is "
+            f"recorded in run {activation.run.run_id}: call {call.position + 1} of that name was "
+            f"{recorded} at {displaced.site}, the code now asks for {call} at {call.site}; the "
+            "run is paused until a worker with code that fits appears",
+            step=call.path,
+            recorded=recorded,
+            asked=str(call),
+        )
+    )
+
+
+async def _until_due(call: Call, record: Checkpoint, branch: Branch) -> None:
+    activation = call.scope.activation
+    if record.due_at is not None and record.due_at > activation.engine.store_now():
+        join = activation.next_join()
+        await activation.wait(branch, until(call.path, record.due_at, join))
+
+
+class _Execution:
+    """The attempts of one step in this process."""
+
+    __slots__ = ("activation", "call", "engine", "log", "scope", "spec", "started_at", "tries")
+
+    def __init__(self, call: Call, spec: StepSpec, scope: Scope) -> None:
+        self.call = call
+        self.spec = spec
+        self.scope = scope
+        self.activation = scope.activation
+        self.engine = scope.activation.engine
+        record = call.record
+        self.tries = 0 if record is None else record.tries
+        self.log = None if record is None else record.log
+        self.started_at = 0
+
+    async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        while True:
+            due_at, outcome = await self._attempt(args, kwargs)
+            if due_at is None:
+                return outcome
+            condition = until(self.call.path, due_at, self.activation.next_join())
+            await self.activation.wait(self.scope.branch, condition)
+            self.activation.check(self.call)
+
+    async def _attempt(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Micros | None, Any]:
+        """Make one attempt; return when the next is due, or None and the result."""
+        activation = self.activation
+        activation.begin_work()
+        self.tries += 1
+        self.started_at = self.engine.store_now()
+        try:
+            try:
+                value = await self._invoke(args, kwargs)
+            except asyncio.CancelledError:
+                self._given_up()
+                raise
+            except Exception as error:  # noqa: BLE001 -- recorded, and raised again
+                return await self._failed(error, self._delay_after(error)), None
+            try:
+                data, seen = self.spec.result.round_trip(value)
+                self.engine.within_limit(data, f"the result of step {self.call.path!r}")
+            except InvalidValue as error:
+                # The same code would return the same thing again.
+                return await self._failed(error, None), None
+            await self._save(StepOutcome.OK, data)
+            return None, seen
+        finally:
+            activation.end_work()
+
+    async def _invoke(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        spec = self.spec
+        inner = self.scope.inside(self.call, self.scope.branch)
+        token = scopes.enter(inner)
+        try:
+            if spec.is_async:
+                awaitable = spec.function(*args, **kwargs)
+                if spec.timeout is None:
+                    return await awaitable
+                return await _within(spec.timeout, awaitable, self.call)
+            in_thread = in_pool(self.activation, spec.function, args, kwargs)
+            if spec.timeout is None:
+                return await in_thread
+            return await _within(spec.timeout, in_thread, self.call)
+        finally:
+            scopes.leave(token)
+
+    def _given_up(self) -> None:
+        """The body cancelled the step: record it without waiting, unless the body is leaving."""
+        if self.activation.leaving is None:
+            committed = self.engine.committer.submit(
+                self._checkpoint(StepOutcome.CANCELLED, None), object, patient=True
+            )
+            committed.add_done_callback(_retrieve)
+
+    def _delay_after(self, error: Exception) -> Micros | None:
+        return self.spec.policy.decide(error, self.tries, self.engine.rng)
+
+    async def _failed(self, error: Exception, delay: Micros | None) -> Micros | None:
+        """Record a failed attempt; return when the next is due, or raise what is final."""
+        data, seen = replayed_error(error)
+        self._note(data)
+        if delay is None:
+            late = isinstance(error, StepTimeout)
+            await self._save(StepOutcome.TIMEOUT if late else StepOutcome.ERROR, data)
+            _mark(seen, self.call.key)
+            raise seen
+        saved = await self.activation.save(
+            self._checkpoint(StepOutcome.PENDING, data, delay=delay)
+        )
+        return saved.due_at if saved.due_at is not None else self.engine.store_now() + delay
+
+    def _note(self, data: bytes) -> None:
+        summary = error_summary(data)
+        failed = FailedTry(
+            self.tries,
+            self.started_at,
+            self.engine.store_now(),
+            summary.type,
+            summary.message[:500],
+        )
+        self.log = _log_encoder.encode([*decode_log(self.log), failed])
+
+    async def _save(self, outcome: StepOutcome, data: bytes | None) -> None:
+        checkpoint = self._checkpoint(outcome, data)
+        await self.activation.save(checkpoint)
+        scope = self.call.scope
+        if checkpoint.ended_at > scope.newest:
+            scope.newest = checkpoint.ended_at
+
+    def _checkpoint(
+        self, outcome: StepOutcome, data: bytes | None, *, delay: Micros | None = None
+    ) -> SaveCheckpoint:
+        call = self.call
+        return SaveCheckpoint(
+            self.activation.grant,
+            call.key,
+            call.position,
+            call.kind,
+            outcome,
+            data,
+            self.tries,
+            self.log,
+            delay,
+            self.started_at,
+            self.engine.store_now(),
+            call.site,
+            call.text,
+        )
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+async def _within(seconds: float, awaitable: Any, call: Call) -> Any:
+    """Await with a limit.
+
+    Raises:
+        StepTimeout: it took longer. Cancellation by anyone else stays a cancellation.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None, "a step is awaited in a task"
+    late = False
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    before = task.cancelling()
+    timer = loop.call_later(seconds, expire)
+    try:
+        return await awaitable
+    except asyncio.CancelledError:
+        if late and task.uncancel() <= before:
+            raise StepTimeout(
+                f"step {call.path!r} took longer than its timeout of {seconds:g} s"
+            ) from None
+        raise
+    finally:
+        timer.cancel()
+
+
+async def in_pool(
+    activation: Activation,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Call a function in a thread of the pool, in the running code's context."""
+    context = copy_context()
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(
+        activation.engine.pool, lambda: context.run(function, *args, **kwargs)
+    )
+
+
+# --- children --------------------------------------------------------------------------------
+
+
+def child_token(run_id: str) -> int:
+    """Return the create token of a child whose id is derived: the same on every replay."""
+    digest = blake2b(run_id.encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 1) or 1
+
+
+async def start_child(call: Call, create: CreateRun) -> Created | Exists:
+    """Start a run inside a body, once however often the body replays.
+
+    Args:
+        call: the durable call; its record's value is the run's id.
+        create: the run to create, without parent and grant, which are added here.
+
+    Returns:
+        Created with the run's id, or Exists where a key named by the call is taken.
+    """
+    record = call.record
+    scope = here(call)
+    activation = scope.activation
+    if record is not None:
+        return Created(await replay(call, record, _text_schema))
+    activation.check(call)
+    _check_fit(call, activation)
+    run = activation.run
+    create = msgspec.structs.replace(
+        create,
+        parent_id=run.run_id,
+        root_id=run.root_id or run.run_id,
+        by=activation.grant,
+    )
+    activation.begin_work()
+    try:
+        return await _commit_child(call, activation, create)
+    finally:
+        activation.end_work()
+
+
+async def _commit_child(
+    call: Call, activation: Activation, create: CreateRun
+) -> Created | Exists:
+    engine = activation.engine
+    now = engine.store_now()
+
+    def record(run_id: str) -> SaveCheckpoint:
+        return SaveCheckpoint(
+            activation.grant,
+            call.key,
+            call.position,
+            StepKind.ENQUEUE,
+            StepOutcome.OK,
+            _text_schema.encode(run_id),
+            started_at=now,
+            ended_at=engine.store_now(),
+            site=call.site,
+            text=call.text,
+        )
+
+    creating = engine.committer.submit(
+        create, Created | Exists | Fenced, patient=True  # type: ignore[arg-type]
+    )
+    if create.unique_key is None and create.token == child_token(create.run_id):
+        # The id is our own, so nobody else can have taken it: both ride in one batch.
+        await activation.save(record(create.run_id))
+        answer = await creating
+    else:
+        answer = await creating
+        if isinstance(answer, Created) or (isinstance(answer, Exists) and answer.same):
+            await activation.save(record(answer.run_id))
+    if isinstance(answer, Fenced):
+        raise Leave("the run is no longer held by this worker")
+    return answer
+
+
+async def child_ending(call: Call, run_id: str, join: int) -> Ending:
+    """Wait durably for another run to end, and record how it did.
+
+    Returns:
+        Its ending, the same on every replay.
+    """
+    record = call.record
+    if record is not None:
+        if record.ended_at > call.scope.newest:
+            call.scope.newest = record.ended_at
+        return _ending_decoder.decode(record.value or b"null")
+    scope = here(call)
+    activation = scope.activation
+    activation.check(call)
+    started_at = activation.engine.store_now()
+    ending = await activation.wait(scope.branch, end_of(run_id, join))
+    assert ending is not None, "a wait for a run ends with its ending"
+    activation.begin_work()
+    try:
+        await activation.save(
+            SaveCheckpoint(
+                activation.grant,
+                call.key,
+                call.position,
+                StepKind.CHILD,
+                StepOutcome.OK,
+                _ending_encoder.encode(ending),
+                started_at=started_at,
+                ended_at=activation.engine.store_now(),
+                site=call.site,
+                text=run_id,
+            )
+        )
+    finally:
+        activation.end_work()
+    return ending
+
+
+_ending_encoder = msgspec.json.Encoder()
+_ending_decoder = msgspec.json.Decoder(Ending)

@@ -1,0 +1,232 @@
+"""The committer: the one way from the engine to the store, with group commit.
+
+While one batch is being written, everything that arrives forms the next one, so a busy process
+pays for one synchronisation per batch and an idle one for exactly what it asked. Claims ride in
+the same batches: before each write the committer asks its claimants whether they have room.
+
+Nothing here knows what a transition means. Failures of the store are of three kinds and are met
+here and nowhere else: a batch that was certainly not applied is tried again (for a worker's own
+writes as long as it takes, for a caller's until its patience ends), an unknown one is applied
+again as it is, and a batch that the store cannot take is halved until the culprit is alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+
+from perdure.errors import (
+    NotApplied,
+    OutcomeUnknown,
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+)
+from perdure.model.transitions import Claim, Claimed
+
+if TYPE_CHECKING:
+    from perdure.clock import Clock
+    from perdure.model.transitions import Outcome, Transition
+    from perdure.store import Store
+
+log = logging.getLogger("perdure.committer")
+
+MAX_BATCH = 500
+"""Transitions in one batch: beyond this the share of the synchronisation is below 1 us each."""
+
+RETRY_DELAYS = (0.01, 0.05, 0.2, 0.5, 1.0)
+"""Seconds between tries of a batch that was not applied; the last one repeats."""
+
+UNKNOWN_TRIES = 5
+"""How often an unknown batch is applied again before a caller is told that it is unknown."""
+
+Answer = TypeVar("Answer")
+
+
+class Claimant(Protocol):
+    """A worker that takes what the store has to give."""
+
+    def next_claim(self) -> Claim | None:
+        """Return a claim for the batch now forming, or None where there is no room or reason."""
+        ...
+
+    def claim_answered(self, answer: Claimed) -> None:
+        """Take the answer of the last claim. Runs that were given must be started or released."""
+        ...
+
+    def claim_failed(self, error: StoreError) -> None:
+        """The last claim was not answered; claim again later."""
+        ...
+
+
+class _Entry:
+    __slots__ = ("future", "patient", "transition")
+
+    def __init__(
+        self, transition: Transition, future: asyncio.Future[Outcome], patient: bool
+    ) -> None:
+        self.transition = transition
+        self.future = future
+        self.patient = patient
+
+
+class Committer:
+    """Group commit for one store on one event loop."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._pending: list[_Entry] = []
+        self._claimants: list[Claimant] = []
+        self._claim_wanted = False
+        self._wake: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._failures = 0
+        self.batches = 0
+        self.transitions = 0
+
+    def start(self) -> None:
+        """Begin to write. Call it on the loop that owns the store."""
+        self._loop = asyncio.get_running_loop()
+        self._closing = False
+        self._task = asyncio.Task(self._write_batches(), loop=self._loop, name="perdure-committer")
+
+    async def close(self) -> None:
+        """Write what is pending, then stop. Closing twice is harmless."""
+        self._closing = True
+        self.kick()
+        if self._task is not None:
+            await self._task
+            self._task = None
+
+    def submit(
+        self, transition: Transition, answer: type[Answer], *, patient: bool = False
+    ) -> asyncio.Future[Answer]:
+        """Put a transition into the next batch.
+
+        Args:
+            transition: what to write; its payloads are already validated.
+            answer: the type (or union) of its outcomes, for the type checker alone.
+            patient: keep trying while the store cannot take it (a worker's own writes). A caller's
+                write is answered with the store's error instead.
+
+        Returns:
+            A future of the outcome; it fails with a StoreError.
+        """
+        if self._task is None:
+            raise StoreClosed("the app is not connected, or closed; use `async with app:`")
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self._pending.append(_Entry(transition, future, patient))
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            wake.set_result(None)
+        return cast("asyncio.Future[Answer]", future)
+
+    def kick(self) -> None:
+        """Form a batch now, though nothing is pending: a claimant has room."""
+        self._claim_wanted = True
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            wake.set_result(None)
+
+    def add_claimant(self, claimant: Claimant) -> None:
+        """Ask this worker for a claim whenever a batch is formed."""
+        self._claimants.append(claimant)
+
+    def remove_claimant(self, claimant: Claimant) -> None:
+        """Stop asking it."""
+        self._claimants.remove(claimant)
+
+    async def _write_batches(self) -> None:
+        while True:
+            if not self._pending and not self._claim_wanted:
+                if self._closing:
+                    return
+                self._wake = self._loop.create_future()
+                await self._wake
+            self._claim_wanted = False
+            entries, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+            claimant, claim = self._next_claim()
+            if not entries and claim is None:
+                continue
+            await self._write(entries, claimant, claim)
+
+    def _next_claim(self) -> tuple[Claimant | None, Claim | None]:
+        for index, claimant in enumerate(self._claimants):
+            claim = claimant.next_claim()
+            if claim is not None:
+                self._claimants.append(self._claimants.pop(index))
+                return claimant, claim
+        return None, None
+
+    async def _write(
+        self, entries: list[_Entry], claimant: Claimant | None, claim: Claim | None
+    ) -> None:
+        batch: list[Transition] = [entry.transition for entry in entries]
+        if claim is not None:
+            batch.append(claim)
+        try:
+            outcomes = await self._store.apply(batch)
+        except StoreError as error:
+            if claimant is not None:
+                claimant.claim_failed(error)
+            await self._write_failed(entries, error)
+            return
+        self._failures = 0
+        self.batches += 1
+        self.transitions += len(batch)
+        for entry, outcome in zip(entries, outcomes, strict=False):
+            future = entry.future
+            if not future.done():
+                future.set_result(outcome)
+        if claimant is not None:
+            claimant.claim_answered(cast("Claimed", outcomes[-1]))
+
+    async def _write_failed(self, entries: list[_Entry], error: StoreError) -> None:
+        self._failures += 1
+        if isinstance(error, OutcomeUnknown):
+            await self._again(entries, error, impatient=self._failures >= UNKNOWN_TRIES)
+        elif isinstance(error, StoreBusy | StoreFull | StoreReadOnly):
+            await self._again(entries, error, impatient=True)
+        elif isinstance(error, NotApplied):
+            await self._isolate(entries, error)
+        else:
+            _fail(entries, error)
+
+    async def _again(self, entries: list[_Entry], error: StoreError, *, impatient: bool) -> None:
+        """Keep the patient ones for the next batch, in order, after a pause."""
+        keep = [entry for entry in entries if entry.patient or not impatient]
+        if self._closing and self._failures > len(RETRY_DELAYS):
+            keep = []
+        kept = set(map(id, keep))
+        _fail([entry for entry in entries if id(entry) not in kept], error)
+        if keep:
+            self._pending[:0] = keep
+        if self._failures in (1, 10) or self._failures % 100 == 0:
+            log.warning("the store did not take a batch (%d in a row): %s", self._failures, error)
+        if keep or self._claimants:
+            await self._clock.sleep(RETRY_DELAYS[min(self._failures, len(RETRY_DELAYS)) - 1])
+
+    async def _isolate(self, entries: list[_Entry], error: StoreError) -> None:
+        """Write the halves apart until the one that the store cannot take is alone."""
+        if len(entries) <= 1:
+            _fail(entries, error)
+            return
+        middle = len(entries) // 2
+        for half in (entries[:middle], entries[middle:]):
+            await self._write(half, None, None)
+
+
+def _fail(entries: list[_Entry], error: StoreError) -> None:
+    for entry in entries:
+        if not entry.future.done():
+            entry.future.set_exception(error)
+
+

@@ -1,0 +1,107 @@
+"""The engine of one app: its store, committer, definitions, clock, ids, and who watches what.
+
+It is the object that the layers above share: handles submit through it, workers execute with it.
+It makes nothing durable itself.
+"""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from perdure._engine.committer import Committer
+from perdure._engine.registry import Registry
+from perdure._engine.watcher import Watcher
+from perdure.clock import Clock, SystemClock, SystemThreads, Threads
+from perdure.errors import PayloadTooLarge
+from perdure.ids import Ids
+from perdure.model.records import Micros
+from perdure.store import Store
+
+PAYLOAD_LIMIT = 1 << 20
+"""Bytes of one encoded input, meta, result or error: 1 MiB."""
+
+STEP_THREADS = 32
+"""Threads of a process for functions written with ``def``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a simulation replaces: time, randomness, ids, threads.
+
+    Args:
+        clock: the wall clock and the monotonic clock of this process.
+        threads: whatever needs a thread with a loop is started through it.
+        rng: jitter; never ids.
+        ids: run ids and tokens.
+    """
+
+    clock: Clock = field(default_factory=SystemClock)
+    threads: Threads = field(default_factory=SystemThreads)
+    rng: random.Random = field(default_factory=random.Random)
+    ids: Ids = field(default_factory=Ids)
+
+
+class Engine:
+    """Everything that executing and starting runs share in one app."""
+
+    def __init__(self, store: Store, registry: Registry, ports: Ports) -> None:
+        self.store = store
+        self.registry = registry
+        self.clock = ports.clock
+        self.threads = ports.threads
+        self.rng = ports.rng
+        self.ids = ports.ids
+        self.committer = Committer(store, ports.clock)
+        self.watcher = Watcher(store)
+        self.payload_limit = PAYLOAD_LIMIT
+        self._pool: ThreadPoolExecutor | None = None
+        self._store_ahead: Micros = 0
+
+    async def open(self) -> None:
+        """Open the store and begin to write."""
+        await self.store.open()
+        self.heard_store_time(await self.store.now())
+        self.committer.start()
+
+    async def close(self) -> None:
+        """Write what is pending and close the store."""
+        await self.watcher.close()
+        await self.committer.close()
+        await self.store.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """The threads that functions written with ``def`` run in."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(STEP_THREADS, thread_name_prefix="perdure-step")
+        return self._pool
+
+    def heard_store_time(self, now: Micros) -> None:
+        """Take note of the store's time, as of an answer that arrived just now."""
+        self._store_ahead = now - int(self.clock.monotonic() * 1e6)
+
+    def store_now(self) -> Micros:
+        """Return the store's time as far as known here: never ahead of it.
+
+        The last heard time plus what passed since on the monotonic clock: a jump of this
+        machine's wall clock changes nothing.
+        """
+        return self._store_ahead + int(self.clock.monotonic() * 1e6)
+
+    def within_limit(self, data: bytes, what: str) -> bytes:
+        """Return the payload if it is not too large.
+
+        Raises:
+            PayloadTooLarge: with its size, the limit and what to do.
+        """
+        if len(data) > self.payload_limit:
+            raise PayloadTooLarge(
+                f"{what} is {len(data):,} bytes encoded, the limit is {self.payload_limit:,}; "
+                "store it elsewhere (a file, an object store) and pass a reference"
+            )
+        return data

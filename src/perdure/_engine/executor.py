@@ -1,0 +1,323 @@
+"""From a claimed run to its verdict.
+
+A claimed run is started as one task; when the task ends, what it left behind becomes a verdict,
+the verdict a settle, and the settle's answer is announced. Every way out of a body passes through
+:meth:`Executor._ended`, and every claim ends with exactly one settle unless it was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from perdure._engine.activation import Activation, Leaving
+from perdure._engine.calls import culprits, in_pool
+from perdure._engine.context import call_options, make_context
+from perdure.codec import encode_error
+from perdure.errors import (
+    InvalidValue,
+    PerdureError,
+    StepTimeout,
+    StoreError,
+    SwallowedSuspension,
+)
+from perdure.model.records import TERMINAL, Ending
+from perdure.model.transitions import (
+    CancelledByWorker,
+    ClaimedRun,
+    Completed,
+    Failed,
+    Fenced,
+    Mismatched,
+    Released,
+    Retrying,
+    Settle,
+    Settled,
+    Suspended,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from perdure._engine.definition import Definition
+    from perdure._engine.engine import Engine
+
+log = logging.getLogger("perdure.run")
+
+Left: TypeAlias = Callable[[Activation], None]
+
+
+class Executor:
+    """Executes the runs that one worker holds.
+
+    Args:
+        engine: of the app.
+        left: called once for each activation when its body has ended or been suspended: its slot
+            is free. The settle is on its way then, in the batch that may carry the next claim.
+    """
+
+    def __init__(self, engine: Engine, left: Left) -> None:
+        self.engine = engine
+        self.loop = asyncio.get_running_loop()
+        self.active: dict[str, Activation] = {}
+        self._left = left
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    # --- starting ------------------------------------------------------------------------------
+
+    def start(self, claimed: ClaimedRun) -> None:
+        """Begin to execute a run that was just claimed."""
+        run = claimed.run
+        definition = self.engine.registry[run.definition]
+        activation = Activation(self, definition, claimed)
+        self.active[run.run_id] = activation
+        try:
+            args, kwargs = definition.arguments.decode(run.input)
+        except InvalidValue as error:
+            self._settle(activation, self._failed(error, "invalid_input"))
+            return
+        root = activation.begin(self._body(activation, definition, args, kwargs))
+        root.add_done_callback(lambda _: self._ended(activation))
+        if definition.timeout is not None:
+            activation.deadline = self.loop.call_later(
+                definition.timeout, activation.leave, Leaving.TIMEOUT
+            )
+
+    def _body(
+        self,
+        activation: Activation,
+        definition: Definition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Coroutine[Any, Any, Any]:
+        if definition.injects is None:
+            if definition.is_async:
+                body: Coroutine[Any, Any, Any] = definition.function(*args, **kwargs)
+                return body
+            return in_pool(activation, definition.function, args, kwargs)
+        return self._body_with_context(activation, definition, args, kwargs)
+
+    async def _body_with_context(
+        self,
+        activation: Activation,
+        definition: Definition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        assert definition.injects is not None
+        services = await definition.services() if definition.services is not None else None
+        kwargs[definition.injects] = make_context(activation.run, services)
+        if definition.is_async:
+            return await definition.function(*args, **kwargs)
+        return await in_pool(activation, definition.function, args, kwargs)
+
+    # --- ending --------------------------------------------------------------------------------
+
+    def _ended(self, activation: Activation) -> None:
+        """The root task is done: settle at once, or first wait until its branches are gone."""
+        if activation.leaving is None and not activation.left():
+            self._settle(activation, self._verdict(activation))
+        elif activation.leaving is not Leaving.SUSPENDED:
+            self._spawn(self._leave(activation))
+
+    async def _leave(self, activation: Activation) -> None:
+        """Wait until nothing of the body is left, then settle."""
+        in_time = await activation.unwind()
+        why = activation.leaving
+        if not in_time or (why is not None and _swallowed(activation)):
+            self._report_swallowed(activation)
+        if why is Leaving.LOST:
+            activation.close()
+            self._free(activation)
+            log.warning(
+                "run %s of %r was lost by this worker and goes on elsewhere",
+                activation.run.run_id,
+                activation.definition.name,
+            )
+            return
+        self._settle(activation, self._verdict(activation))
+
+    def _report_swallowed(self, activation: Activation) -> None:
+        error = SwallowedSuspension(
+            f"the body of {activation.definition.name!r} (run {activation.run.run_id}) went on "
+            f"after it was told to leave ({activation.leaving}); what it did then is not "
+            "recorded. Let CancelledError pass: catch Exception, not BaseException, around "
+            "durable calls"
+        )
+        log.error("%s", error)
+
+    def _verdict(self, activation: Activation) -> Verdict:
+        if activation.mismatch is not None:
+            return Mismatched(encode_error(activation.mismatch), activation.definition.version)
+        match activation.leaving:
+            case Leaving.CANCELLED:
+                return CancelledByWorker()
+            case Leaving.RELEASED | Leaving.SUSPENDED | Leaving.LOST | Leaving.MISMATCH:
+                return Released()
+            case Leaving.TIMEOUT:
+                return self._after_failure(
+                    activation,
+                    StepTimeout(
+                        f"{activation.definition.name!r} took longer than its timeout of "
+                        f"{activation.definition.timeout:g} s"
+                    ),
+                    "timeout",
+                )
+            case None:
+                return self._outcome(activation)
+
+    def _outcome(self, activation: Activation) -> Verdict:
+        root = activation.root
+        assert root is not None
+        if root.cancelled():
+            error: BaseException = PerdureError(
+                "the body was cancelled from inside: it let a CancelledError out that nobody "
+                "outside had asked for"
+            )
+        else:
+            raised = root.exception() or activation.uncollected()
+            if raised is None:
+                return self._completed(activation, root.result())
+            error = raised
+        return self._after_failure(activation, error, "error")
+
+    def _completed(self, activation: Activation, value: Any) -> Verdict:
+        definition = activation.definition
+        try:
+            data = definition.result.encode(value)
+            self.engine.within_limit(data, f"the result of {definition.name!r}")
+        except InvalidValue as error:
+            return self._failed(error, "error")
+        orphans = activation.journal.unclaimed()
+        if orphans:
+            log.warning(
+                "run %s of %r ended with recorded steps that its code did not ask for: %s",
+                activation.run.run_id,
+                definition.name,
+                ", ".join(record.key.path for record in orphans),
+            )
+        return Completed(data)
+
+    def _after_failure(
+        self, activation: Activation, error: BaseException, reason: str
+    ) -> Verdict:
+        run = activation.run
+        policy = call_options(run).policy(activation.definition.policy)
+        delay = policy.decide(error, run.attempt, self.engine.rng)
+        reopened = tuple(culprits(error))
+        if delay is None:
+            return Failed(encode_error(error), reason, reopened)
+        return Retrying(encode_error(error), delay, reopened)
+
+    def _failed(self, error: Exception, reason: str) -> Failed:
+        return Failed(encode_error(error), reason)
+
+    # --- settling ------------------------------------------------------------------------------
+
+    def _settle(self, activation: Activation, verdict: Verdict) -> None:
+        activation.close()
+        self._free(activation)
+        settled = self._submit(activation, verdict)
+        settled.add_done_callback(lambda future: self._settled(activation, verdict, future))
+
+    def _submit(
+        self, activation: Activation, verdict: Verdict
+    ) -> asyncio.Future[Settled | Fenced]:
+        return self.engine.committer.submit(
+            Settle(activation.grant, verdict), Settled | Fenced, patient=True  # type: ignore[arg-type]
+        )
+
+    def _free(self, activation: Activation) -> None:
+        self.active.pop(activation.run.run_id, None)
+        self._left(activation)
+
+    def _settled(
+        self, activation: Activation, verdict: Verdict, future: asyncio.Future[Settled | Fenced]
+    ) -> None:
+        run = activation.run
+        if future.cancelled():
+            return
+        failure = future.exception()
+        if failure is not None:
+            self._not_settled(activation, verdict, failure)
+            return
+        answer = future.result()
+        if isinstance(answer, Fenced):
+            log.warning("the end of run %s was refused: it is held elsewhere", run.run_id)
+        elif answer.status in TERMINAL:
+            self.announce(activation, _ending(run.run_id, answer, verdict))
+
+    def _not_settled(
+        self, activation: Activation, verdict: Verdict, failure: BaseException
+    ) -> None:
+        """The store cannot take this verdict; unless it cannot take any, say so in its place."""
+        log.error("run %s could not be settled: %s", activation.run.run_id, failure)
+        if isinstance(failure, StoreError) and not isinstance(verdict, Failed):
+            second = Failed(encode_error(failure), "error")
+            future = self._submit(activation, second)
+            future.add_done_callback(lambda done: self._settled(activation, second, done))
+
+    def announce(self, activation: Activation, ending: Ending) -> None:
+        """Tell whoever waits in this process, also a parent that has not begun to wait yet."""
+        parent = activation.run.parent_id
+        if parent is not None:
+            waiting = self.active.get(parent)
+            if waiting is not None:
+                waiting.endings[ending.run_id] = ending
+        self.engine.watcher.announce(ending)
+
+    # --- suspending and stopping ---------------------------------------------------------------
+
+    def suspend(self, activation: Activation, verdict: Suspended) -> None:
+        """Take an idle body out of memory: mark, commit its wake conditions, unwind."""
+        activation.leaving = Leaving.SUSPENDED
+        self._spawn(self._suspend(activation, verdict))
+
+    async def _suspend(self, activation: Activation, verdict: Suspended) -> None:
+        try:
+            answer = await self._submit(activation, verdict)
+            if isinstance(answer, Settled) and answer.status in TERMINAL:
+                self.announce(activation, _ending(activation.run.run_id, answer, verdict))
+        except StoreError as error:
+            log.error("run %s could not be suspended: %s", activation.run.run_id, error)
+        activation.close()
+        activation.leave(Leaving.SUSPENDED)
+        in_time = await activation.unwind()
+        if not in_time or _swallowed(activation):
+            self._report_swallowed(activation)
+        self._free(activation)
+
+    async def empty(self) -> None:
+        """Wait until no body is executing and none is leaving."""
+        while self.active or self._leaving:
+            waiting: list[asyncio.Future[Any]] = list(self._leaving)
+            for activation in self.active.values():
+                waiting.extend(activation.left())
+            if waiting:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.Task(coroutine, loop=self.loop)
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+
+def _swallowed(activation: Activation) -> bool:
+    """Tell whether a body that was told to leave ended otherwise than by leaving."""
+    root = activation.root
+    if root is None or not root.done() or root.cancelled():
+        return False
+    root.exception()
+    return activation.leaving is Leaving.SUSPENDED or root.exception() is None
+
+
+def _ending(run_id: str, answer: Settled, verdict: Verdict) -> Ending:
+    match verdict:
+        case Completed() if answer.status == "completed":
+            return Ending(run_id, answer.status, verdict.result, None, None)
+        case Failed() if answer.status == "failed":
+            return Ending(run_id, answer.status, None, verdict.error, verdict.reason)
+        case _:
+            return Ending(run_id, answer.status, None, None, None)

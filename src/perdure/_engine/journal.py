@@ -1,0 +1,50 @@
+"""The record of one run as its body replays: which durable call finds which checkpoint.
+
+A checkpoint is found by its identity alone: scope, path, argument fingerprint and how many equal
+calls came before. A call whose identity is not recorded is new work, with one exception: where
+the record at its position among the calls of its name is still unclaimed when it starts to
+execute, the code asks for something else than what was done there, and that is a mismatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from perdure.model.records import Checkpoint
+
+_Identity: TypeAlias = tuple[bytes, str, bytes, int]
+
+
+class Journal:
+    """The checkpoints of a run, each claimed at most once by a call of the body."""
+
+    __slots__ = ("_by_position", "_unclaimed", "recorded")
+
+    def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
+        self._unclaimed: dict[_Identity, Checkpoint] = {}
+        self._by_position: dict[tuple[bytes, str, int], _Identity] = {}
+        for record in checkpoints:
+            key = record.key
+            identity = (key.scope, key.path, key.fingerprint, key.k)
+            self._unclaimed[identity] = record
+            self._by_position[key.scope, key.path, record.position] = identity
+        self.recorded = len(self._unclaimed)
+
+    def claim(self, scope: bytes, path: str, fingerprint: bytes, k: int) -> Checkpoint | None:
+        """Return the record of exactly this identity and mark it claimed; None for new work."""
+        return self._unclaimed.pop((scope, path, fingerprint, k), None)
+
+    def displaced(self, scope: bytes, path: str, position: int) -> Checkpoint | None:
+        """Return the unclaimed record at this position among the calls of this name, if any."""
+        identity = self._by_position.get((scope, path, position))
+        return None if identity is None else self._unclaimed.get(identity)
+
+    def unclaimed(self) -> list[Checkpoint]:
+        """Return the records that no call has claimed: orphaned steps, once the body has ended."""
+        return list(self._unclaimed.values())
+
+    @property
+    def replaying(self) -> bool:
+        """Whether there are records that no call has claimed yet."""
+        return bool(self._unclaimed)
