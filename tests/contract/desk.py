@@ -26,8 +26,8 @@ from perdure.model.transitions import (
     Failed,
     Outcome,
     RegisterWorker,
-    RescueWorker,
     Rescued,
+    RescueWorker,
     RetryRun,
     SaveCheckpoint,
     Settle,
@@ -100,9 +100,7 @@ def save(
     **fields: object,
 ) -> SaveCheckpoint:
     """Build a SaveCheckpoint; `fields` are those with defaults."""
-    return SaveCheckpoint(
-        grant, step or key(path, k=k), 0, StepKind.STEP, outcome, value, **fields
-    )  # type: ignore[arg-type]
+    return SaveCheckpoint(grant, step or key(path, k=k), 0, StepKind.STEP, outcome, value, **fields)  # type: ignore[arg-type]
 
 
 def pending(
@@ -196,7 +194,7 @@ class Desk:
     async def crash(
         self, run_id: str, *, times: int = 1, definitions: tuple[str, ...] = ("d",)
     ) -> None:
-        """Claim the only claimable run with a worker of its own and let that die, again and again."""
+        """Claim the only claimable run with a new worker and let that die, again and again."""
         for _ in range(times):
             worker_id = f"victim-{fresh_token()}"
             await self.worker(worker_id)

@@ -263,7 +263,7 @@ async def test_a_clock_that_steps_back_loses_nothing(desk: Desk, clock):
     assert ids(await desk.claim()) == ["r"]
 
 
-# --- suspects --------------------------------------------------------------------------------------
+# --- suspects ------------------------------------------------------------------------------------
 
 
 async def test_suspects_are_taken_only_when_asked_for(desk: Desk):
@@ -320,7 +320,7 @@ async def test_a_delayed_suspect_is_still_a_suspect(desk: Desk, clock):
     assert (given.run.rank, given.run.crashes) == (Rank.RESUMED, 0)
 
 
-# --- what a claimed run brings ---------------------------------------------------------------------
+# --- what a claimed run brings -------------------------------------------------------------------
 
 
 async def test_a_fresh_run_brings_neither_checkpoints_nor_endings(desk: Desk):
@@ -332,7 +332,7 @@ async def test_a_fresh_run_brings_neither_checkpoints_nor_endings(desk: Desk):
 
 
 async def test_a_claimed_run_brings_its_own_checkpoints(desk: Desk):
-    """Exactly the run's, in the order first recorded; ids that are prefixes are others' business."""
+    """Exactly the run's, in the order first recorded, whatever ids are prefixes of its own."""
     await desk.worker()
     names = ["r", "r1", "r10", "R", "r%", "r_"]
     await desk.create(*names)

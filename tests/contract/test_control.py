@@ -14,8 +14,8 @@ from perdure.model.transitions import (
     Mismatched,
     Missing,
     Refused,
-    RescueWorker,
     Rescued,
+    RescueWorker,
     RetireWorker,
     RetryRun,
     Settle,
@@ -33,11 +33,10 @@ from tests.contract.desk import (
     ids,
     key,
     pending,
-    register,
     save,
 )
 
-# --- cancel ----------------------------------------------------------------------------------------
+# --- cancel --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["queued", "delayed", "suspended", "paused"])
@@ -174,7 +173,7 @@ async def test_a_cancel_is_kept_when_the_worker_is_gone(desk: Desk, how: str):
     assert await desk.snapshot() == before
 
 
-# --- retry -----------------------------------------------------------------------------------------
+# --- retry ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["failed", "cancelled", "crashed", "never started"])

@@ -273,7 +273,9 @@ async def test_an_ended_run_is_seen_by_whoever_awaits_it(desk: Desk):
     await desk.cancel("cancelled")
     await desk.create("open")
     endings = await desk.store.endings(["open", "cancelled", "failed", "completed", "nobody"])
-    assert {name: (end.status, end.result, end.error, end.reason) for name, end in endings.items()} == {
+    assert {
+        name: (end.status, end.result, end.error, end.reason) for name, end in endings.items()
+    } == {
         "completed": (Status.COMPLETED, b'"out"', None, None),
         "failed": (Status.FAILED, None, b'"boom"', "timeout"),
         "cancelled": (Status.CANCELLED, None, None, None),

@@ -1,5 +1,7 @@
 """Suspended: what a run waits for while it holds nothing, and what wakes it."""
 
+from itertools import pairwise
+
 import pytest
 
 from perdure.model.records import Rank, Status, Wait, WaitKind
@@ -288,7 +290,7 @@ async def test_a_retried_child_does_not_count_at_suspension(desk: Desk):
     assert await desk.suspend(await desk.start("parent"), child("child")) is Status.WAITING
 
 
-# --- coalesced wake-ups ----------------------------------------------------------------------------
+# --- coalesced wake-ups --------------------------------------------------------------------------
 
 
 async def test_wake_ups_coalesce(desk: Desk, clock):
@@ -354,7 +356,7 @@ async def test_coalescing_ends_with_its_suspension(desk: Desk, clock):
     assert await desk.status("parent") is Status.QUEUED
 
 
-# --- scale -----------------------------------------------------------------------------------------
+# --- scale ---------------------------------------------------------------------------------------
 
 
 async def test_a_join_of_a_thousand_children_wakes_once_at_the_last(desk: Desk):
@@ -376,7 +378,7 @@ async def test_a_chain_of_parents_is_woken_link_by_link(desk: Desk):
     """Each end wakes one parent, whose own end wakes the next."""
     await desk.worker()
     names = [f"r{n}" for n in range(20)]
-    for above, below in zip(names, names[1:], strict=False):
+    for above, below in pairwise(names):
         await desk.suspend(await desk.start(above), child(below))
     await desk.end(names[-1])
     for name in reversed(names[:-1]):

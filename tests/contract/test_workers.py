@@ -11,8 +11,8 @@ from perdure.model.transitions import (
     GiveBack,
     Heartbeat,
     Mismatched,
-    RescueWorker,
     Rescued,
+    RescueWorker,
     RetireWorker,
     Settle,
 )
@@ -379,7 +379,7 @@ async def test_only_the_workers_own_runs_are_given_back(desk: Desk):
     assert await desk.snapshot() == before
 
 
-# --- another chance for mismatches -----------------------------------------------------------------
+# --- another chance for mismatches ---------------------------------------------------------------
 
 
 async def _mismatch(desk: Desk, run_id: str, definition: str, version: str) -> Grant:
