@@ -167,9 +167,7 @@ class RetryPolicy:
         if self.retry_on is None:
             return isinstance(error, Exception)
         # A class is callable, but as a predicate ValueError(error) would be true for every error.
-        if isinstance(self.retry_on, type):
-            return isinstance(error, self.retry_on)
-        if isinstance(self.retry_on, tuple):
+        if isinstance(self.retry_on, type) or not callable(self.retry_on):
             return isinstance(error, self.retry_on)
         answer: object = self.retry_on(error)
         if inspect.iscoroutine(answer):

@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 
-from ..errors import DefinitionError
+from perdure.errors import DefinitionError
+
 from ._classes import DictRecord, Field, ObjectRecord, TupleRecord
 from ._pydantic import PydanticShape, is_pydantic, marks_pydantic
+from ._refusal import class_of
 from ._shapes import (
     Checked,
     DictShape,
@@ -84,7 +86,9 @@ class Builder:
         if simple is not None:
             return simple
         if isinstance(annotation, (str, typing.ForwardRef)):
-            raise NameError(f"{annotation!r} is a name, not a type")
+            raise NameError(f"{annotation!r} is a name, not a type")  # noqa: TRY004 -- NameError: resolved later
+        if getattr(annotation, "__unpacked__", False):
+            raise _unstorable(annotation)
         if isinstance(annotation, typing.TypeVar):
             return self._variable(annotation, env)
         origin = typing.get_origin(annotation)
@@ -105,6 +109,10 @@ class Builder:
             return PlainShape(type(None))
         if annotation is Any or annotation is object:
             return UntypedShape()
+        if annotation is typing.NoReturn or annotation is typing.Never:
+            return UntypedShape()
+        if annotation is typing.LiteralString:
+            return PlainShape(str)
         if annotation is str or annotation is bool:
             return PlainShape(annotation)
         if annotation is int:
@@ -146,6 +154,10 @@ class Builder:
             return self._alias(annotation, origin.__value__, inner)
         if is_pydantic(annotation) or is_pydantic(origin):
             return self._pydantic(annotation)
+        if origin is tuple and not args and annotation is not typing.Tuple:  # noqa: UP006 -- the bare alias
+            return TupleShape(())
+        if not isinstance(origin, type):
+            raise _unstorable(annotation)
         return self._class(origin, tuple(_filled(arg, env) for arg in args), env)
 
     def _annotated(self, annotation: Any, inner: Any, metadata: Any, env: Env) -> Shape:
@@ -153,7 +165,10 @@ class Builder:
             return self._pydantic(annotation)
         shape = self.build(inner, env)
         checks = [
-            check for item in metadata if isinstance(item, msgspec.Meta) for check in checks_of(item)
+            check
+            for item in metadata
+            if isinstance(item, msgspec.Meta)
+            for check in checks_of(item)
         ]
         return Checked(shape, checks) if checks else shape
 
@@ -169,7 +184,9 @@ class Builder:
                     # Pydantic's own types have no class to go by; it then decides for all.
                     return self._pydantic(annotation)
                 _add_member(members, shape)
-        shapes = _without_needless_literals(list(members.values()))
+        return self._one_of(_without_needless_literals(list(members.values())))
+
+    def _one_of(self, shapes: list[Shape]) -> Shape:
         return shapes[0] if len(shapes) == 1 else UnionShape(shapes, self._equal)
 
     def _members(self, arg: Any, env: Env) -> list[Shape]:
@@ -180,9 +197,8 @@ class Builder:
 
     def _class(self, cls: Any, args: tuple[Any, ...], env: Env) -> Shape:
         if cls in _ABSTRACT:
-            item = args[0] if args else Any
-            kinds: list[Any] = [tuple[item, ...] if b is tuple else b[item] for b in _ABSTRACT[cls]]
-            return self._union(tuple(kinds), env)
+            item = self.build(args[0] if args else Any, env)
+            return self._one_of([ItemsShape(builtin, item) for builtin in _ABSTRACT[cls]])
         if cls is tuple:
             return self._tuple(args, env)
         if cls in (list, set, frozenset):
@@ -209,8 +225,6 @@ class Builder:
             return ItemsShape(tuple, UntypedShape())
         if len(args) == 2 and args[1] is Ellipsis:
             return ItemsShape(tuple, self.build(args[0], env))
-        if args == ((),):
-            return TupleShape(())
         return TupleShape(tuple(self.build(arg, env) for arg in args))
 
     def _pydantic(self, annotation: Any) -> Shape:
@@ -315,6 +329,7 @@ class Builder:
                 name,
                 self._field(cls, name, hints.get(name, Any), env),
                 name not in cls._field_defaults,
+                cls._field_defaults.get(name),
             )
             for name in cls._fields
         )
@@ -334,16 +349,16 @@ class _UntypedDict(UntypedShape):
     takes = frozenset({dict})
     atoms = frozenset()
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is not dict:
-            self.refuse(value)
+    def dump(self, value: Any, depth: int, /) -> Any:
+        if class_of(value) is not dict:
+            raise self.refusal(value)
         return super().dump(value, depth)
 
-    def load(self, data: Any) -> Any:
-        loaded = super().load(data) if type(data) is dict else data
-        if type(loaded) is not dict:
-            self.unfit(data)
-        return loaded  # pyright: ignore[reportUnknownVariableType]
+    def load(self, data: Any, /) -> Any:
+        loaded = super().load(data) if class_of(data) is dict else data
+        if class_of(loaded) is not dict:
+            raise self.unfit(data)
+        return loaded
 
 
 def _record_builder(cls: Any) -> Callable[[Builder, Any, tuple[Any, ...]], None] | None:
@@ -353,10 +368,10 @@ def _record_builder(cls: Any) -> Callable[[Builder, Any, tuple[Any, ...]], None]
         return Builder.dataclass
     if typing.is_typeddict(cls):
         return Builder.typed_dict
-    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
-        return Builder.named_tuple
     if hasattr(cls, "__attrs_attrs__"):
         return Builder.attrs
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):  # pyright: ignore[reportUnknownArgumentType]
+        return Builder.named_tuple
     return None
 
 
@@ -366,9 +381,13 @@ def _must(field: dataclasses.Field[Any]) -> bool:
 
 
 def _required_key(cls: Any, name: str, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Required, typing.NotRequired):
-        return origin is typing.Required
+    # With textual annotations __required_keys__ knows nothing of these wrappers.
+    while (origin := typing.get_origin(hint)) is not None:
+        if origin in (typing.Required, typing.NotRequired):
+            return origin is typing.Required
+        if getattr(origin, "_name", None) not in _WRAPPER_NAMES:
+            break
+        hint = typing.get_args(hint)[0]
     return name in cls.__required_keys__
 
 
@@ -377,27 +396,35 @@ def _dataclass_maker(
 ) -> Callable[[dict[str, Any]], Any]:
     params: Any = cls.__dataclass_params__
     generated = params.init and "__init__" in vars(cls)
+    declared: dict[str, Any] = cls.__dataclass_fields__
     variables = {
         name
-        for name, field in vars(cls)["__dataclass_fields__"].items()
+        for name, field in declared.items()
         if getattr(field, "_field_type", None) is getattr(dataclasses, "_FIELD_INITVAR", 0)
         and field.default is dataclasses.MISSING
     }
     if not generated or variables:
-        return _bare_maker(cls)
+        return _bare_maker(cls, fields)
     skipped = frozenset(field.name for field in fields if not field.init)
     if skipped or hasattr(cls, "__post_init__"):
         return _forced(cls, skipped, object.__setattr__)
     return lambda values: cls(**values)
 
 
-def _bare_maker(cls: Any) -> Callable[[dict[str, Any]], Any]:
+def _bare_maker(
+    cls: Any, fields: tuple[dataclasses.Field[Any], ...]
+) -> Callable[[dict[str, Any]], Any]:
     """Make instances of a class whose __init__ takes something else than its fields."""
 
     def make(values: dict[str, Any]) -> Any:
         made = object.__new__(cls)
-        for name, value in values.items():
-            object.__setattr__(made, name, value)
+        for field in fields:
+            if field.name in values:
+                object.__setattr__(made, field.name, values[field.name])
+            elif field.default is not dataclasses.MISSING:
+                object.__setattr__(made, field.name, field.default)
+            elif field.default_factory is not dataclasses.MISSING:
+                object.__setattr__(made, field.name, field.default_factory())
         return made
 
     return make
@@ -494,4 +521,3 @@ def _unstorable(annotation: Any) -> DefinitionError:
         f"values of {_label(annotation)} cannot be stored; use plain types, a dataclass, "
         "TypedDict, NamedTuple, Enum, msgspec.Struct or pydantic model"
     )
-

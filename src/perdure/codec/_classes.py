@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ._refusal import DEEPEST, Refused, kind_of, refuse_depth, shown
+from ._refusal import DEEPEST, Refused, class_of, kind_of, shown, too_deep
 from ._shapes import Shape
 from ._untyped import AS_IS
 
@@ -22,12 +22,21 @@ _MISSING: Any = object()
 
 
 class Field(NamedTuple):
-    """One field of a record: its name, its key in JSON, its shape, whether data must have it."""
+    """One field of a record.
+
+    Attributes:
+        name: the attribute's or key's name in Python.
+        key: its key in JSON.
+        shape: the shape of its values.
+        required: whether stored data must have it.
+        default: what a named tuple takes in its place.
+    """
 
     name: str
     key: str
     shape: Shape
     required: bool
+    default: Any = None
 
 
 class ObjectRecord(Shape):
@@ -55,18 +64,18 @@ class ObjectRecord(Shape):
         self.fields: tuple[Field, ...] = ()
         self.make: Callable[[dict[str, Any]], Any] = lambda values: cls(**values)
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is not self.cls:
-            self._refuse_other(value)
+    def dump(self, value: Any, depth: int, /) -> Any:
+        if class_of(value) is not self.cls:
+            raise self._refusal_of_other(value)
         if depth >= DEEPEST:
-            refuse_depth(value)
+            raise too_deep(value)
         depth += 1
         out: dict[str, Any] = {} if self.tag is None else {self.tag[0]: self.tag[1]}
         name = ""
         try:
-            for name, key, shape, _ in self.fields:
+            for name, key, shape, _, _ in self.fields:
                 item = getattr(value, name, _MISSING)
-                if type(item) in AS_IS and type(item) in shape.atoms:
+                if class_of(item) in AS_IS and class_of(item) in shape.atoms:
                     out[key] = item
                 elif item is _MISSING:
                     raise Refused("nothing", "because the field was never set")
@@ -76,25 +85,25 @@ class ObjectRecord(Shape):
             raise refused.at_key(name) from refused.__cause__
         return out
 
-    def load(self, data: Any) -> Any:
-        if type(data) is not dict:
-            self.unfit(data)
+    def load(self, data: Any, /) -> Any:
+        if class_of(data) is not dict:
+            raise self.unfit(data)
         values = _load_fields(self, data)
         try:
             return self.make(values)
-        except Exception as error:  # noqa: BLE001 -- the class's own checks, whatever they raise
+        except Exception as error:  # the class's own checks, whatever they raise
             raise Refused(
-                f"data that {self.label} refuses", f"{type(error).__name__}: {error}"
+                f"data that {self.label} refuses", f"{class_of(error).__name__}: {error}"
             ) from error
 
-    def _refuse_other(self, value: Any) -> None:
+    def _refusal_of_other(self, value: Any) -> Refused:
         if isinstance(value, self.cls):
-            raise Refused(
+            return Refused(
                 kind_of(value),
                 f"a subclass of the declared {self.label}, whose own fields would be lost",
                 "annotate the place with the subclass or a union",
             )
-        self.refuse(value)
+        return self.refusal(value)
 
 
 class DictRecord(Shape):
@@ -109,15 +118,15 @@ class DictRecord(Shape):
         self.tag: tuple[str, Any] | None = None
         self.fields: tuple[Field, ...] = ()
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is not dict:
-            self.refuse(value)
+    def dump(self, value: Any, depth: int, /) -> Any:
+        if class_of(value) is not dict:
+            raise self.refusal(value)
         if depth >= DEEPEST:
-            refuse_depth(value)
+            raise too_deep(value)
         out: dict[str, Any] = {}
         name = ""
         try:
-            for name, key, shape, required in self.fields:
+            for name, key, shape, required, _ in self.fields:
                 if name in value:
                     out[key] = shape.dump(value[name], depth + 1)
                 elif required:
@@ -130,9 +139,9 @@ class DictRecord(Shape):
             raise Refused(f"the key {shown(extra)}", f"which {self.label} does not declare")
         return out
 
-    def load(self, data: Any) -> Any:
-        if type(data) is not dict:
-            self.unfit(data)
+    def load(self, data: Any, /) -> Any:
+        if class_of(data) is not dict:
+            raise self.unfit(data)
         return _load_fields(self, data)
 
 
@@ -147,11 +156,11 @@ class TupleRecord(Shape):
         self.takes = frozenset({cls})
         self.fields: tuple[Field, ...] = ()
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is not self.cls:
-            self.refuse(value)
+    def dump(self, value: Any, depth: int, /) -> Any:
+        if class_of(value) is not self.cls:
+            raise self.refusal(value)
         if depth >= DEEPEST:
-            refuse_depth(value)
+            raise too_deep(value)
         out: list[Any] = []
         try:
             for item, field in zip(value, self.fields, strict=True):
@@ -160,9 +169,9 @@ class TupleRecord(Shape):
             raise refused.at_key(self.fields[len(out)].name) from refused.__cause__
         return out
 
-    def load(self, data: Any) -> Any:
-        if type(data) is not list:
-            self.unfit(data)
+    def load(self, data: Any, /) -> Any:
+        if class_of(data) is not list:
+            raise self.unfit(data)
         needed = sum(field.required for field in self.fields)
         if not needed <= len(data) <= len(self.fields):
             raise Refused(f"{len(data)} items", f"where {self.label} is declared")
@@ -172,16 +181,21 @@ class TupleRecord(Shape):
                 items.append(field.shape.load(item))
         except Refused as refused:
             raise refused.at_key(self.fields[len(items)].name) from refused.__cause__
-        return self.cls(*items)
+        items.extend(field.default for field in self.fields[len(items) :])
+        # tuple.__new__, not the class's own: what was stored has passed that once.
+        return _new_tuple(self.cls, items)
+
+
+_new_tuple: Any = getattr(tuple, "__new__")  # noqa: B009 -- its type is of no use here
 
 
 def _load_fields(record: ObjectRecord | DictRecord, data: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     key = ""
     try:
-        for name, key, shape, required in record.fields:
+        for name, key, shape, required, _ in record.fields:
             item = data.get(key, _MISSING)
-            if type(item) in shape.atoms:
+            if class_of(item) in shape.atoms:
                 values[name] = item
             elif item is not _MISSING:
                 values[name] = shape.load(item)
@@ -199,7 +213,9 @@ def _load_fields(record: ObjectRecord | DictRecord, data: dict[str, Any]) -> dic
 
 
 def _refuse_extra(record: ObjectRecord | DictRecord, data: Mapping[str, Any]) -> None:
-    known = {field.key for field in record.fields} | ({record.tag[0]} if record.tag else set())
+    known = {field.key for field in record.fields}
+    if record.tag is not None:
+        known.add(record.tag[0])
     for key in data:
         if key not in known:
             raise Refused(f"the key {shown(key)}", f"which {record.label} does not declare")

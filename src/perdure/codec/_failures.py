@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
 import msgspec
 
-from ..errors import InvalidValue, StepFailed
+from perdure.errors import InvalidValue, StepFailed
+
 from . import _untyped
-from ._refusal import Refused
+from ._refusal import Refused, class_of
 
 __all__ = ["ErrorSummary", "decode_error", "encode_error", "error_summary", "replayed_error"]
 
@@ -173,7 +174,9 @@ def _state(error: BaseException) -> dict[str, Any]:
 def _members(error: BaseException) -> dict[str, Any]:
     for cls, names in _MEMBERS:
         if isinstance(error, cls):
-            return {name: getattr(error, name, None) for name in names}
+            values = {name: getattr(error, name, None) for name in names}
+            # None is what an unset member reads as; set to None, filename2 would be printed.
+            return {name: value for name, value in values.items() if value is not None}
     return {}
 
 
@@ -196,11 +199,11 @@ def _text(value: Any) -> str:
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
-_NOT_IN_APP = tuple(
-    {
-        os.path.dirname(os.path.dirname(__file__)),
-        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    }
+# This package and the standard library; what is installed shows by its directory's name.
+_NOT_IN_APP = (
+    str(Path(__file__).parent.parent) + os.sep,
+    str(Path(os.__file__).parent) + os.sep,
+    "<frozen",
 )
 
 
@@ -220,11 +223,7 @@ def _walk(traceback: TracebackType | None) -> Iterator[tuple[str, str]]:
 
 
 def _is_in_app(file: str) -> bool:
-    return not (
-        file.startswith((*_NOT_IN_APP, "<frozen"))
-        or "site-packages" in file
-        or "dist-packages" in file
-    )
+    return not (file.startswith(_NOT_IN_APP) or "site-packages" in file or "dist-packages" in file)
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -235,11 +234,12 @@ def _read(data: bytes) -> dict[str, Any]:
         record: Any = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidValue(f"stored is no record of an error: {error}") from error
-    match record:
-        case {"module": str(), "qualname": str(), "message": str()}:
-            return record  # pyright: ignore[reportUnknownVariableType]
-        case _:
-            raise InvalidValue("stored is no record of an error: its type or message is missing")
+    if class_of(record) is not dict:
+        raise InvalidValue("stored is no record of an error: it is no object")
+    found: dict[str, Any] = record
+    if not all(isinstance(found.get(name), str) for name in ("module", "qualname", "message")):
+        raise InvalidValue("stored is no record of an error: its type or message is missing")
+    return found
 
 
 def _type_name(record: dict[str, Any]) -> str:
@@ -284,22 +284,25 @@ def _rebuilt_group(
 ) -> BaseException | None:
     group: dict[str, Any] = record["group"]
     members = [_rebuild(member, depth + 1) for member in group["errors"]]
-    if not issubclass(cls, BaseExceptionGroup) or group["count"] != len(members):
+    if not _is_group(cls) or group["count"] != len(members):
         return None
-    make: Any = cls
-    error: BaseException = make.__new__(make, group["message"], members)
+    error = cls.__new__(cls, group["message"], members)
     for name, value in _untyped.load(record.get("state") or {}).items():
         error.__dict__[name] = value
     return error
 
 
+def _is_group(cls: type[BaseException]) -> bool:
+    return issubclass(cls, BaseExceptionGroup)
+
+
 def _find(module_name: str, qualname: str) -> type[Exception] | None:
     """The class of that name among the loaded modules, without running any code of theirs."""
-    found: Any = sys.modules.get(module_name)
+    found: object = sys.modules.get(module_name)
     for name in qualname.split("."):
-        if found is None:
-            return None
-        found = vars(found).get(name) if hasattr(found, "__dict__") else None
+        # vars, not getattr: a module's __getattr__ may import, and a metaclass's may do anything.
+        names: Mapping[str, object] = vars(found) if hasattr(found, "__dict__") else {}
+        found = names.get(name)
     if not isinstance(found, type) or not issubclass(found, Exception):
         return None
     if found.__module__ != module_name or found.__qualname__ != qualname:

@@ -12,12 +12,15 @@ from typing import Any
 
 import msgspec
 
-from ..errors import DefinitionError
-from ._refusal import Refused, kind_of, shown
-from ._shapes import ANY_KIND, Shape
+from perdure.errors import DefinitionError
+
+from ._refusal import Refused, class_of, kind_of, shown
+from ._shapes import Shape
 from ._untyped import encode
 
 __all__ = ["PydanticShape", "is_model", "is_pydantic", "marks_pydantic"]
+
+_OLDEST = (2, 11)  # the first that reads and writes by field name whatever the aliases are
 
 
 def is_pydantic(annotation: Any) -> bool:
@@ -36,7 +39,7 @@ def is_model(annotation: Any) -> bool:
 def marks_pydantic(metadata: tuple[Any, ...]) -> bool:
     """Return whether the metadata of an ``Annotated`` is for pydantic."""
     return "pydantic" in sys.modules and any(
-        type(item).__module__.partition(".")[0] in ("pydantic", "annotated_types")
+        class_of(item).__module__.partition(".")[0] in ("pydantic", "annotated_types")
         or hasattr(item, "__get_pydantic_core_schema__")
         for item in metadata
     )
@@ -47,6 +50,10 @@ class PydanticShape(Shape):
 
     def __init__(self, annotation: Any, label: str) -> None:
         pydantic: Any = sys.modules["pydantic"]
+        if tuple(map(int, pydantic.VERSION.split(".")[:2])) < _OLDEST:
+            raise DefinitionError(
+                f"{label} needs pydantic 2.11 or later, got {pydantic.VERSION}; upgrade it"
+            )
         self.label = label
         self._model = annotation if is_model(annotation) else None
         if self._model is not None:
@@ -56,9 +63,9 @@ class PydanticShape(Shape):
         try:
             self._adapter: Any = pydantic.TypeAdapter(annotation)
             self._rebuild()
-        except (NameError, pydantic.errors.PydanticUndefinedAnnotation) as error:
-            raise NameError(str(error)) from error
-        except pydantic.errors.PydanticUserError as error:
+        except pydantic.PydanticUserError as error:
+            if error.code == "class-not-fully-defined":
+                raise NameError(str(error)) from error
             raise DefinitionError(f"pydantic cannot use {label}: {error}") from error
         self._wrong: tuple[type[Exception], ...] = (
             pydantic.ValidationError,
@@ -67,13 +74,6 @@ class PydanticShape(Shape):
             TypeError,
             RecursionError,
         )
-        # Before 2.11 names could not be asked for; then aliases must work both ways.
-        self._names: dict[str, Any] = {"by_alias": True}
-        self._read: dict[str, Any] = {}
-        if tuple(int(n) for n in pydantic.VERSION.split(".")[:2]) >= (2, 11):
-            self._names = {"by_alias": False}
-            self._read = {"by_alias": False, "by_name": True}
-        self.ANY = ANY_KIND
 
     def _rebuild(self) -> None:
         if getattr(self._adapter, "pydantic_complete", True) is False:
@@ -82,23 +82,23 @@ class PydanticShape(Shape):
             self._model.model_rebuild()
 
     # Raw is embedded by the encoder as it is, so that the text pydantic wrote is what is stored.
-    def dump(self, value: Any, depth: int) -> Any:
+    def dump(self, value: Any, _depth: int, /) -> Any:
         return msgspec.Raw(self.round_trip(value)[0])
 
-    def load(self, data: Any) -> Any:
+    def load(self, data: Any, /) -> Any:
         return self.load_bytes(encode(data))
 
     def round_trip(self, value: Any) -> tuple[bytes, Any]:
         """Return the bytes of a value and what they load to, which equals what pydantic parsed."""
-        parsed = value if type(value) is self._model else self._parsed(value)
+        parsed = value if class_of(value) is self._model else self._parsed(value)
         try:
             data: bytes = self._adapter.dump_json(
-                parsed, round_trip=True, warnings=False, **self._names
+                parsed, by_alias=False, round_trip=True, warnings=False
             )
         except self._wrong as error:
             raise Refused(kind_of(value), f"which pydantic cannot write: {error}") from error
         again = self.load_bytes(data)
-        if type(again) is not type(parsed) or again != parsed:
+        if class_of(again) is not class_of(parsed) or again != parsed:
             raise Refused(
                 kind_of(value),
                 f"which would come back changed when stored as {self.label}",
@@ -109,7 +109,7 @@ class PydanticShape(Shape):
     def load_bytes(self, data: bytes) -> Any:
         """Return the value of JSON text, validated."""
         try:
-            return self._adapter.validate_json(data, **self._read)
+            return self._adapter.validate_json(data, by_alias=False, by_name=True)
         except self._wrong as error:
             raise self._refusal(error) from error
 

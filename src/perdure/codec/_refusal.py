@@ -6,16 +6,20 @@ Private to the codec; what leaves it is ``InvalidValue``.
 from __future__ import annotations
 
 import json
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any
 
-from ..errors import InvalidValue
+from perdure.errors import InvalidValue
 
-__all__ = ["DEEPEST", "Refused", "invalid", "kind_of", "refuse_depth", "shown"]
+__all__ = ["DEEPEST", "Refused", "class_of", "invalid", "kind_of", "shown", "too_deep"]
 
 # A figure of our own instead of Python's recursion limit, so that whether a value is accepted
 # does not depend on how deep the caller's stack is.
 DEEPEST = 200
 _LONGEST_PATH = 200
+
+class_of: Callable[[object], type[Any]] = type
+"""``type(value)``: after ``type(value) is dict`` a checker makes a partly unknown type of Any."""
 
 
 class Refused(Exception):
@@ -66,19 +70,18 @@ def invalid(refused: Refused, verb: str) -> InvalidValue:
     return InvalidValue(f"{message}; {refused.fix}" if refused.fix else message, path=path)
 
 
-def refuse_depth(value: object) -> NoReturn:
-    """Refuse a value that goes on too deep."""
-    raise Refused(
+def too_deep(value: object) -> Refused:
+    """Return the refusal of a value that goes on too deep."""
+    return Refused(
         kind_of(value),
         f"which is circular or nested more than {DEEPEST} levels deep",
-        "return a flat structure, or ids in place of nested objects",
+        "flatten it, or hold ids in place of nested objects",
     )
 
 
 def kind_of(value: object) -> str:
-    """Return ``<ClassName>`` of the value, with the module for classes that are not builtin."""
-    cls = type(value)
-    return f"<{cls.__qualname__}>"
+    """Return ``<ClassName>`` of the value."""
+    return f"<{class_of(value).__qualname__}>"
 
 
 def shown(value: object) -> str:

@@ -9,12 +9,13 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from ..errors import DefinitionError, InvalidValue
+from perdure.errors import DefinitionError, InvalidValue
+
 from . import _untyped
 from ._build import Builder
 from ._fingerprints import same
 from ._pydantic import PydanticShape
-from ._refusal import DEEPEST, Refused, invalid, kind_of
+from ._refusal import Refused, class_of, invalid, too_deep
 from ._shapes import Shape, UntypedShape
 
 __all__ = ["Schema", "Unresolved", "build_shape", "schema"]
@@ -70,7 +71,7 @@ class Schema(Generic[T]):
         Raises:
             InvalidValue: it does not fit the annotation or cannot be represented.
         """
-        if type(value) in self._atoms:
+        if class_of(value) in self._atoms:
             try:
                 data = _encode(value)
             except (UnicodeEncodeError, ValueError):
@@ -83,7 +84,7 @@ class Schema(Generic[T]):
         except Refused as refused:
             raise invalid(refused, verb) from refused.__cause__
         except RecursionError as error:
-            raise invalid(_too_deep(value), verb) from error
+            raise invalid(too_deep(value), verb) from error
 
     def decode(self, data: bytes) -> T:
         """Return the value of bytes that ``encode`` made, checked against the annotation again.
@@ -97,7 +98,7 @@ class Schema(Generic[T]):
                 value: T = shape.load_bytes(data)
                 return value
             loaded = _decode(data)
-            if type(shape) is UntypedShape and b'"$"' not in data:
+            if class_of(shape) is UntypedShape and b'"$"' not in data:
                 value = loaded
             else:
                 value = shape.load(loaded)
@@ -106,7 +107,7 @@ class Schema(Generic[T]):
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidValue(f"stored is no JSON: {error}") from error
         except RecursionError as error:
-            raise invalid(_too_deep(data), "stored is") from error
+            raise invalid(too_deep(data), "stored is") from error
         return value
 
     def _round_trip(self, value: Any) -> tuple[bytes, Any]:
@@ -122,7 +123,7 @@ class Schema(Generic[T]):
             return data, self.decode(data)
         # The dumped form is what the decoder would make of the bytes: one parse less (tested by
         # property), and nothing of it is shared with the value.
-        if type(shape) is UntypedShape and b'"$"' not in data:
+        if class_of(shape) is UntypedShape and b'"$"' not in data:
             return data, dumped
         return data, shape.load(dumped)
 
@@ -131,12 +132,6 @@ class Schema(Generic[T]):
             self._shape, self._raw = build_shape(self.annotation)
             self._atoms = self._shape.atoms
         return self._shape
-
-
-def _too_deep(value: object) -> Refused:
-    return Refused(
-        kind_of(value), f"which is circular or nested more than {DEEPEST} levels deep"
-    )
 
 
 @lru_cache(maxsize=4096)

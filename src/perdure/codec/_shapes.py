@@ -7,14 +7,15 @@ promise to convert (an int where a float is declared).
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, time
 from enum import Enum, Flag
-from typing import Any, NoReturn
+from typing import Any
 
 from . import _untyped
-from ._refusal import DEEPEST, Refused, kind_of, refuse_depth, shown
+from ._refusal import DEEPEST, Refused, class_of, kind_of, shown, too_deep
 from ._untyped import AS_IS, SCALARS, TAG, as_base, dump_scalar, load_scalar, sort_key, tagged
 
 __all__ = [
@@ -58,37 +59,37 @@ class Shape:
     takes: frozenset[type] | None = None
     atoms: frozenset[type] = frozenset()
 
-    def dump(self, value: Any, depth: int) -> Any:
+    def dump(self, value: Any, depth: int, /) -> Any:
         """Return a fresh JSON form of the value, or raise ``Refused``."""
         raise NotImplementedError
 
-    def load(self, data: Any) -> Any:
+    def load(self, data: Any, /) -> Any:
         """Return the value of a JSON form (whose containers it may reuse), or raise ``Refused``."""
         raise NotImplementedError
 
-    def refuse(self, value: Any) -> NoReturn:
-        """Refuse a value of the wrong type."""
-        raise Refused(
+    def refusal(self, value: Any) -> Refused:
+        """Return the refusal of a value of the wrong type."""
+        return Refused(
             kind_of(value),
             f"where {self.label} is declared",
             "change the value or the annotation",
         )
 
-    def unfit(self, data: Any) -> NoReturn:
-        """Refuse a JSON form of the wrong type."""
-        raise Refused(shown(data), f"where {self.label} is declared")
+    def unfit(self, data: Any) -> Refused:
+        """Return the refusal of a JSON form of the wrong type."""
+        return Refused(shown(data), f"where {self.label} is declared")
 
 
 class UntypedShape(Shape):
     """Any, object, no annotation: by value."""
 
     label = "Any"
-    atoms = AS_IS | {int, float}
+    atoms: frozenset[type] = frozenset({str, bool, type(None), int, float})
 
-    def dump(self, value: Any, depth: int) -> Any:
+    def dump(self, value: Any, depth: int, /) -> Any:
         return _untyped.dump(value, depth)
 
-    def load(self, data: Any) -> Any:
+    def load(self, data: Any, /) -> Any:
         return _untyped.load(data)
 
 
@@ -100,17 +101,17 @@ class PlainShape(Shape):
         self.label = "None" if cls is type(None) else cls.__name__
         self.kinds = self.takes = self.atoms = frozenset({cls})
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is self.cls:
+    def dump(self, value: Any, _depth: int, /) -> Any:
+        if class_of(value) is self.cls:
             return value
         if isinstance(value, self.cls) and (bare := as_base(value, self.cls)) is not None:
             return bare
-        self.refuse(value)
+        raise self.refusal(value)
 
-    def load(self, data: Any) -> Any:
-        if type(data) is self.cls:
+    def load(self, data: Any, /) -> Any:
+        if class_of(data) is self.cls:
             return data
-        self.unfit(data)
+        raise self.unfit(data)
 
 
 class IntShape(PlainShape):
@@ -119,8 +120,8 @@ class IntShape(PlainShape):
     def __init__(self) -> None:
         super().__init__(int)
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is bool:
+    def dump(self, value: Any, depth: int, /) -> Any:
+        if class_of(value) is bool:
             raise Refused(
                 repr(value), "where int is declared and a bool is not one", "return int(value)"
             )
@@ -134,13 +135,13 @@ class FloatShape(PlainShape):
         super().__init__(float)
         self.takes = frozenset({float, int})
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is int:
+    def dump(self, value: Any, depth: int, /) -> Any:
+        if class_of(value) is int:
             return self._converted(value)
         return _untyped.dump(super().dump(value, depth))
 
-    def load(self, data: Any) -> Any:
-        return self._converted(data) if type(data) is int else super().load(data)
+    def load(self, data: Any, /) -> Any:
+        return self._converted(data) if class_of(data) is int else super().load(data)
 
     def _converted(self, value: int) -> float:
         try:
@@ -161,15 +162,15 @@ class ScalarShape(Shape):
         self.takes = frozenset({cls})
         self._write = SCALARS[cls][1]
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is self.cls:
+    def dump(self, value: Any, _depth: int, /) -> Any:
+        if class_of(value) is self.cls:
             return self._write(value)
         # A datetime is a date by inheritance only.
         if isinstance(value, self.cls) and (bare := as_base(value, self.cls)) is not None:
             return dump_scalar(bare, self.cls)
-        self.refuse(value)
+        raise self.refusal(value)
 
-    def load(self, data: Any) -> Any:
+    def load(self, data: Any, /) -> Any:
         return load_scalar(data, self.cls)
 
 
@@ -181,17 +182,17 @@ class EnumShape(Shape):
         self.label = cls.__name__
         self.takes = frozenset({cls})
         self._flag = issubclass(cls, Flag)
-        kinds = {type(_bare(member.value)) for member in cls}
+        kinds = {class_of(_bare(member.value)) for member in cls}
         self._by_value = self._flag or (len(kinds) == 1 and kinds <= {int, str})
         self.kinds = frozenset({int} if self._flag else kinds if self._by_value else {str})
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is not self.cls:
-            self.refuse(value)
+    def dump(self, value: Any, _depth: int, /) -> Any:
+        if class_of(value) is not self.cls:
+            raise self.refusal(value)
         return _bare(value.value) if self._by_value else value.name
 
-    def load(self, data: Any) -> Any:
-        if type(data) in self.kinds:
+    def load(self, data: Any, /) -> Any:
+        if class_of(data) in self.kinds:
             try:
                 return self.cls(data) if self._by_value else self.cls[data]
             except (ValueError, KeyError):
@@ -203,40 +204,44 @@ class EnumShape(Shape):
 def _bare(value: Any) -> Any:
     """An enum's value without the Enum's own type around it (IntEnum, StrEnum)."""
     for base in (int, str):
-        if isinstance(value, base) and type(value) is not bool:
-            return as_base(value, base) if type(value) is not base else value
+        if isinstance(value, base) and class_of(value) is not bool:
+            return as_base(value, base) if class_of(value) is not base else value
     return value
 
 
 class LiteralShape(Shape):
     """One of the values that a ``Literal`` lists: compared by type and value, so 1 is not True."""
 
-    def __init__(self, values: tuple[Any, ...], label: str, shape_of: Callable[[Any], Shape]) -> None:
+    def __init__(
+        self, values: tuple[Any, ...], label: str, shape_of: Callable[[Any], Shape]
+    ) -> None:
         self.label = label
         self.values = values
         self._dumped: dict[tuple[type, Any], Any] = {}
         self._loaded: dict[tuple[type, Any], Any] = {}
         for value in values:
-            data = shape_of(type(value)).dump(value, 0)
-            self._dumped[type(value), value] = data
-            self._loaded.setdefault((type(data), data), value)
+            data = shape_of(class_of(value)).dump(value, 0)
+            self._dumped[class_of(value), value] = data
+            self._loaded.setdefault((class_of(data), data), value)
         self.takes = frozenset(cls for cls, _ in self._dumped)
         self.kinds = frozenset(cls for cls, _ in self._loaded)
         self.as_json = [data for _, data in self._loaded]
 
-    def dump(self, value: Any, depth: int) -> Any:
+    def dump(self, value: Any, _depth: int, /) -> Any:
         try:
-            return self._dumped[type(value), value]
+            return self._dumped[class_of(value), value]
         except (KeyError, TypeError):
             raise Refused(
-                shown(value), f"where {self.label} is declared", "change the value or the annotation"
+                shown(value),
+                f"where {self.label} is declared",
+                "change the value or the annotation",
             ) from None
 
-    def load(self, data: Any) -> Any:
+    def load(self, data: Any, /) -> Any:
         try:
-            return self._loaded[type(data), data]
+            return self._loaded[class_of(data), data]
         except (KeyError, TypeError):
-            self.unfit(data)
+            raise self.unfit(data) from None
 
 
 class ItemsShape(Shape):
@@ -256,30 +261,30 @@ class ItemsShape(Shape):
         self.takes = frozenset({cls})
         self._sorted = issubclass(cls, (set, frozenset))
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is not self.cls:
-            self.refuse(value)
+    def dump(self, value: Any, depth: int, /) -> Any:
+        if class_of(value) is not self.cls:
+            raise self.refusal(value)
         if depth >= DEEPEST:
-            refuse_depth(value)
+            raise too_deep(value)
         safe, dump = self.item.atoms & AS_IS, self.item.dump
         items: list[Any] = []
         try:
             for item in value:
-                items.append(item if type(item) in safe else dump(item, depth + 1))
+                items.append(item if class_of(item) in safe else dump(item, depth + 1))  # noqa: PERF401 -- how many there are tells where it failed
         except Refused as refused:
             raise _placed(refused, "<member>" if self._sorted else len(items)) from None
         if self._sorted:
             items.sort(key=sort_key)
         return items
 
-    def load(self, data: Any) -> Any:
-        if type(data) is not list:
-            self.unfit(data)
+    def load(self, data: Any, /) -> Any:
+        if class_of(data) is not list:
+            raise self.unfit(data)
         atoms, load = self.item.atoms, self.item.load
         items: list[Any] = []
         try:
             for item in data:
-                items.append(item if type(item) in atoms else load(item))
+                items.append(item if class_of(item) in atoms else load(item))  # noqa: PERF401
         except Refused as refused:
             raise _placed(refused, len(items)) from None
         if self.cls is list:
@@ -300,17 +305,17 @@ class TupleShape(Shape):
         self.items = items
         self.label = f"tuple[{', '.join(item.label for item in items) or '()'}]"
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is not tuple:
-            self.refuse(value)
+    def dump(self, value: Any, depth: int, /) -> Any:
+        if class_of(value) is not tuple:
+            raise self.refusal(value)
         if depth >= DEEPEST:
-            refuse_depth(value)
+            raise too_deep(value)
         self._check_length(value)
         return self._each([item.dump for item in self.items], value, (depth + 1,))
 
-    def load(self, data: Any) -> Any:
-        if type(data) is not list:
-            self.unfit(data)
+    def load(self, data: Any, /) -> Any:
+        if class_of(data) is not list:
+            raise self.unfit(data)
         self._check_length(data)
         return tuple(self._each([item.load for item in self.items], data, ()))
 
@@ -318,7 +323,9 @@ class TupleShape(Shape):
         if len(value) != len(self.items):
             raise Refused(f"{len(value)} items", f"where {self.label} is declared")
 
-    def _each(self, calls: list[Callable[..., Any]], value: Any, more: tuple[Any, ...]) -> list[Any]:
+    def _each(
+        self, calls: list[Callable[..., Any]], value: Any, more: tuple[Any, ...]
+    ) -> list[Any]:
         items: list[Any] = []
         try:
             for call, item in zip(calls, value, strict=True):
@@ -341,16 +348,16 @@ class DictShape(Shape):
         self.key = key
         self.item = item
         self.label = f"dict[{key.label}, {item.label}]"
-        self._digits = key.kinds == {int}
-        self._as_text = self._digits or key.kinds == {str}
+        self._digits = key.kinds == _ONLY_INT
+        self._as_text = self._digits or key.kinds == _ONLY_STR
 
-    def dump(self, value: Any, depth: int) -> Any:
-        if type(value) is not dict:
-            self.refuse(value)
+    def dump(self, value: Any, depth: int, /) -> Any:
+        if class_of(value) is not dict:
+            raise self.refusal(value)
         if depth >= DEEPEST:
-            refuse_depth(value)
+            raise too_deep(value)
         safe, dump = self.item.atoms & AS_IS, self.item.dump
-        pairs: list[tuple[Any, Any]] = []
+        pairs: list[list[Any]] = []
         key: Any = None
         at_key = True
         try:
@@ -358,23 +365,25 @@ class DictShape(Shape):
                 at_key = True
                 dumped_key = self._dump_key(key, depth + 1)
                 at_key = False
-                pairs.append((dumped_key, item if type(item) in safe else dump(item, depth + 1)))
+                pairs.append(
+                    [dumped_key, item if class_of(item) in safe else dump(item, depth + 1)]
+                )
         except Refused as refused:
             raise (refused.inside("<key>") if at_key else refused.at_key(key)) from None
         if not self._as_text:
-            return tagged("dict", [list(pair) for pair in pairs])
-        written = dict(pairs)
-        return tagged("dict", [list(pair) for pair in pairs]) if TAG in written else written
+            return tagged("dict", pairs)
+        written: dict[str, Any] = dict(pairs)
+        return tagged("dict", pairs) if TAG in written else written
 
-    def load(self, data: Any) -> Any:
-        if type(data) is not dict:
-            self.unfit(data)
+    def load(self, data: Any, /) -> Any:
+        if class_of(data) is not dict:
+            raise self.unfit(data)
         loaded: dict[Any, Any] = {}
         key: Any = None
         atoms, load = self.item.atoms, self.item.load
         try:
             for key, item in self._pairs(data):
-                loaded[self._load_key(key)] = item if type(item) in atoms else load(item)
+                loaded[self._load_key(key)] = item if class_of(item) in atoms else load(item)
         except Refused as refused:
             raise refused.at_key(key) from None
         except TypeError as error:
@@ -387,26 +396,29 @@ class DictShape(Shape):
 
     def _load_key(self, key: Any) -> Any:
         if self._digits:
-            if not _DIGITS.fullmatch(key):
+            if class_of(key) is not str or not _DIGITS.fullmatch(key):
                 raise Refused(shown(key), f"where {self.key.label} is declared")
             key = int(key)
         return self.key.load(key)
 
-    def _pairs(self, data: dict[str, Any]) -> Any:
+    def _pairs(self, data: dict[str, Any]) -> Iterable[tuple[Any, Any]]:
         if TAG not in data:
             return data.items()
-        match data:
-            case {"$": ["dict", list(pairs)]} if len(data) == 1 and all(map(_is_pair, pairs)):  # pyright: ignore[reportUnknownArgumentType]
-                return pairs  # pyright: ignore[reportUnknownVariableType]
-            case _:
-                raise Refused(shown(data[TAG]), "which is no known tag")
-
-
-_DIGITS = re.compile(r"-?[0-9]{1,4000}")
+        form = data[TAG]
+        if len(data) == 1 and class_of(form) is list and len(form) == 2 and form[0] == "dict":
+            pairs: Any = form[1]
+            if class_of(pairs) is list and all(map(_is_pair, pairs)):
+                return [(key, item) for key, item in pairs]
+        raise Refused(shown(form), "which is no known tag")
 
 
 def _is_pair(item: Any) -> bool:
-    return type(item) is list and len(item) == 2  # pyright: ignore[reportUnknownArgumentType]
+    return class_of(item) is list and len(item) == 2
+
+
+_ONLY_INT = frozenset[type]({int})
+_ONLY_STR = frozenset[type]({str})
+_DIGITS = re.compile(r"-?[0-9]{1,4000}")
 
 
 class Checked(Shape):
@@ -419,12 +431,12 @@ class Checked(Shape):
         self.takes = inner.takes
         self._checks = checks
 
-    def dump(self, value: Any, depth: int) -> Any:
+    def dump(self, value: Any, depth: int, /) -> Any:
         dumped = self.inner.dump(value, depth)
         self._check(value)
         return dumped
 
-    def load(self, data: Any) -> Any:
+    def load(self, data: Any, /) -> Any:
         value = self.inner.load(data)
         self._check(value)
         return value
@@ -441,23 +453,23 @@ def checks_of(meta: Any) -> list[tuple[Callable[[Any], bool], str]]:
     for name, test, words in _CHECKS:
         bound = getattr(meta, name, None)
         if bound is not None:
-            checks.append((lambda value, test=test, bound=bound: test(value, bound), f"{words} {bound}"))
+            checks.append((functools.partial(test, bound), f"{words} {bound}"))
     return checks
 
 
-def _has_zone(value: Any, wanted: bool) -> bool:
+def _has_zone(wanted: object, value: Any) -> bool:
     return not isinstance(value, (datetime, time)) or (value.tzinfo is not None) is wanted
 
 
 _CHECKS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
-    ("gt", lambda value, bound: value > bound, "be greater than"),
-    ("ge", lambda value, bound: value >= bound, "be at least"),
-    ("lt", lambda value, bound: value < bound, "be less than"),
-    ("le", lambda value, bound: value <= bound, "be at most"),
-    ("multiple_of", lambda value, bound: value % bound == 0, "be a multiple of"),
-    ("pattern", lambda value, bound: re.search(bound, value) is not None, "match"),
-    ("min_length", lambda value, bound: len(value) >= bound, "have a length of at least"),
-    ("max_length", lambda value, bound: len(value) <= bound, "have a length of at most"),
+    ("gt", lambda bound, value: value > bound, "be greater than"),
+    ("ge", lambda bound, value: value >= bound, "be at least"),
+    ("lt", lambda bound, value: value < bound, "be less than"),
+    ("le", lambda bound, value: value <= bound, "be at most"),
+    ("multiple_of", lambda bound, value: value % bound == 0, "be a multiple of"),
+    ("pattern", lambda bound, value: re.search(bound, value) is not None, "match"),
+    ("min_length", lambda bound, value: len(value) >= bound, "have a length of at least"),
+    ("max_length", lambda bound, value: len(value) <= bound, "have a length of at most"),
     ("tz", _has_zone, "have a time zone:"),
 )
 
@@ -469,13 +481,13 @@ class Later(Shape):
         self.label = label
         self.shape: Shape | None = None
 
-    def dump(self, value: Any, depth: int) -> Any:
+    def dump(self, value: Any, depth: int, /) -> Any:
         assert self.shape is not None
         if depth >= DEEPEST:
-            refuse_depth(value)
+            raise too_deep(value)
         return self.shape.dump(value, depth + 1)
 
-    def load(self, data: Any) -> Any:
+    def load(self, data: Any, /) -> Any:
         assert self.shape is not None
         return self.shape.load(data)
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ._classes import DictRecord, ObjectRecord
-from ._refusal import Refused, kind_of, shown
+from ._refusal import Refused, class_of, kind_of, shown
 from ._shapes import LiteralShape, PlainShape, Shape
 from ._untyped import TAG, encode, tagged
 
@@ -77,14 +77,14 @@ class UnionShape(Shape):
             for record in records:
                 values = _literals(record).get(key, [])
                 claims += max(len(values), 1)
-                owners.update({(type(value), value): record for value in values})
+                owners.update({(class_of(value), value): record for value in values})
             if len(owners) == claims:
                 return key, owners
         return None
 
     # ---- writing -------------------------------------------------------------------------
 
-    def dump(self, value: Any, depth: int) -> Any:
+    def dump(self, value: Any, depth: int, /) -> Any:
         member, dumped = self._choose(value, depth)
         if member in self._tagged and self._field is None:
             return tagged(member.label, dumped)
@@ -116,9 +116,9 @@ class UnionShape(Shape):
         )
 
     def _candidates(self, value: Any) -> list[Shape]:
-        cls = type(value)
+        cls = class_of(value)
         # An int is an int before it is a float.
-        exact = [m for m in self.members if isinstance(m, PlainShape) and m.cls is cls]
+        exact: list[Shape] = [m for m in self.members if isinstance(m, PlainShape) and m.cls is cls]
         rest = [m for m in self.members if m.takes is not None and cls in m.takes]
         asked = [m for m in self.members if m.takes is None]
         if exact and not asked and all(isinstance(m, PlainShape) for m in rest):
@@ -135,16 +135,16 @@ class UnionShape(Shape):
 
     # ---- reading -------------------------------------------------------------------------
 
-    def load(self, data: Any) -> Any:
-        if type(data) is dict and TAG in data:
+    def load(self, data: Any, /) -> Any:
+        if class_of(data) is dict and TAG in data:
             return self._load_tagged(data)
-        candidates = [m for m in self.members if type(data) in m.kinds]
+        candidates = [m for m in self.members if class_of(data) in m.kinds]
         plain = [m for m in candidates if m not in self._tagged]
-        if not candidates and type(data) is int:  # JSON from outside may write 1 for 1.0
+        if not candidates and class_of(data) is int:  # JSON from outside may write 1 for 1.0
             plain = [m for m in self.members if float in m.kinds]
         if plain:
             return plain[0].load(data)
-        if self._field is not None and type(data) is dict:
+        if self._field is not None and class_of(data) is dict:
             return self._load_by_field(data, *self._field)
         return self._load_only(data, candidates)
 
@@ -166,7 +166,7 @@ class UnionShape(Shape):
     ) -> Any:
         value = data.get(key)
         try:
-            member = owners[type(value), value]
+            member = owners[class_of(value), value]
         except (KeyError, TypeError):
             known = [literal for _, literal in owners]
             raise Refused(
@@ -203,4 +203,3 @@ def _literals(record: ObjectRecord | DictRecord) -> dict[str, list[Any]]:
     if record.tag is not None:
         found[record.tag[0]] = [record.tag[1]]
     return found
-

@@ -22,12 +22,12 @@ from types import (
     MethodType,
     ModuleType,
 )
-from typing import Any, NoReturn, cast
+from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from ._refusal import DEEPEST, Refused, kind_of, refuse_depth, shown
+from ._refusal import DEEPEST, Refused, class_of, kind_of, shown, too_deep
 
 __all__ = [
     "AS_IS",
@@ -40,9 +40,9 @@ __all__ = [
     "explain",
     "load",
     "load_scalar",
-    "refuse_unknown",
     "sort_key",
     "tagged",
+    "unknown",
 ]
 
 TAG = "$"
@@ -62,8 +62,15 @@ def tagged(tag: str, payload: Any) -> dict[str, Any]:
 
 
 def sort_key(dumped: Any) -> bytes:
-    """Return what members of a set are sorted by, so that equal sets have equal bytes."""
-    return encode(dumped)
+    """Return what members of a set are sorted by, so that equal sets have equal bytes.
+
+    Raises:
+        Refused: it holds a lone surrogate.
+    """
+    try:
+        return encode(dumped)
+    except (UnicodeEncodeError, ValueError) as error:
+        raise explain(dumped) from error
 
 
 # ---- scalars: one text form each, used with and without an annotation -----------------------
@@ -142,7 +149,7 @@ def load_scalar(data: Any, cls: type) -> Any:
     Raises:
         Refused: it is no text, or not one of this type.
     """
-    if type(data) is not str:
+    if class_of(data) is not str:
         raise Refused(kind_of(data), f"where the text of a {cls.__name__} was expected")
     try:
         return SCALARS[cls][2](data)
@@ -159,7 +166,7 @@ def dump(value: Any, depth: int = 0) -> Any:
     Raises:
         Refused: something in it cannot be represented.
     """
-    cls: type = type(value)
+    cls = class_of(value)
     if cls in AS_IS:
         return value
     return _DUMPERS.get(cls, _dump_other)(value, depth)
@@ -167,15 +174,15 @@ def dump(value: Any, depth: int = 0) -> Any:
 
 def _dump_dict(value: dict[Any, Any], depth: int) -> Any:
     if depth >= DEEPEST:
-        refuse_depth(value)
+        raise too_deep(value)
     depth += 1
     plain: dict[str, Any] = {}
     key: Any = None
     try:
         for key, item in value.items():
-            if type(key) is not str:
+            if class_of(key) is not str:
                 return _dump_pairs(value, plain, depth)
-            cls: type = type(item)
+            cls = class_of(item)
             plain[key] = item if cls in AS_IS else _DUMPERS.get(cls, _dump_other)(item, depth)
     except Refused as refused:
         raise refused.at_key(key) from refused.__cause__
@@ -188,14 +195,14 @@ def _dump_pairs(value: dict[Any, Any], done: dict[str, Any], depth: int) -> Any:
     """Write a dict that is no JSON object; ``done`` holds the values that are dumped already."""
     pairs: list[list[Any]] = []
     for key, item in value.items():
-        if type(key) is str:
+        if class_of(key) is str:
             dumped_key: Any = key
         else:
             try:
                 dumped_key = dump(key, depth)
             except Refused as refused:
                 raise refused.inside("<key>") from refused.__cause__
-        dumped = done[key] if type(key) is str and key in done else _dump_at(item, depth, key)
+        dumped = done[key] if class_of(key) is str and key in done else _dump_at(item, depth, key)
         pairs.append([dumped_key, dumped])
     return tagged("dict", pairs)
 
@@ -209,12 +216,12 @@ def _dump_at(item: Any, depth: int, key: Any) -> Any:
 
 def _dump_list(value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
     if depth >= DEEPEST:
-        refuse_depth(value)
+        raise too_deep(value)
     depth += 1
     items: list[Any] = []
     try:
         for item in value:
-            cls: type = type(item)
+            cls = class_of(item)
             items.append(item if cls in AS_IS else _DUMPERS.get(cls, _dump_other)(item, depth))
     except Refused as refused:
         raise refused.at_index(len(items)) from refused.__cause__
@@ -227,13 +234,11 @@ def _dump_tuple(value: tuple[Any, ...], depth: int) -> dict[str, Any]:
 
 def _dump_members(value: set[Any] | frozenset[Any], depth: int) -> list[Any]:
     if depth >= DEEPEST:
-        refuse_depth(value)
+        raise too_deep(value)
     try:
         return sorted((dump(item, depth + 1) for item in value), key=sort_key)
     except Refused as refused:
         raise refused.inside("<member>") from refused.__cause__
-    except UnicodeEncodeError as error:
-        raise _surrogate().inside("<member>") from error
 
 
 def _dump_set(value: set[Any], depth: int) -> dict[str, Any]:
@@ -267,7 +272,7 @@ def _dump_other(value: Any, depth: int) -> Any:
             bare = as_base(value, base)
             if bare is not None:
                 return dump(bare, depth)
-    refuse_unknown(value)
+    raise unknown(value)
 
 
 def as_base(value: Any, base: type) -> Any:
@@ -280,7 +285,7 @@ def as_base(value: Any, base: type) -> Any:
     if isinstance(value, Enum) or base not in _BASES:
         return None
     bare = _BASES[base](value)
-    return bare if type(bare) is base and bare == value else None
+    return bare if class_of(bare) is base and bare == value else None
 
 
 def _plain_datetime(value: datetime) -> datetime:
@@ -310,32 +315,34 @@ _BASES: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def refuse_unknown(value: Any) -> NoReturn:
-    """Refuse a value that has no representation without an annotation, with the likely cause."""
-    for cls, why, fix in _CLASSIC_MISTAKES:
-        if isinstance(value, cls):
-            raise Refused(kind_of(value), why, fix)
-    cls = type(value)
+def unknown(value: Any) -> Refused:
+    """Return why a value cannot be stored without an annotation, with the likely cause."""
+    for mistakes, why, fix in _CLASSIC_MISTAKES:
+        if isinstance(value, mistakes):
+            return Refused(kind_of(value), why, fix)
+    cls = class_of(value)
+    if cls.__module__.partition(".")[0] == "numpy":
+        return Refused(kind_of(value), "which JSON cannot store", "call .item() or .tolist() on it")
     if isinstance(value, Enum):
-        raise Refused(
+        return Refused(
             f"{kind_of(value)} {value.name}",
             "which only an annotation can rebuild",
             f"annotate the place with {cls.__name__}, or return its value",
         )
     if any(hasattr(cls, mark) for mark in _RECORD_MARKS):
-        raise Refused(
+        return Refused(
             kind_of(value),
             "which only an annotation can rebuild",
             f"annotate the place with {cls.__name__} (for a result: `-> {cls.__name__}`)",
         )
     if isinstance(value, (dict, list, tuple, set, frozenset)):
-        base = next(b for b in (dict, list, tuple, set, frozenset) if isinstance(value, b))
-        raise Refused(
-            kind_of(cast("object", value)),
+        base = next(b for b in (dict, list, tuple, set, frozenset) if issubclass(cls, b))
+        return Refused(
+            f"<{cls.__qualname__}>",
             f"which would come back as a plain {base.__name__}",
             f"return {base.__name__}(value)",
         )
-    raise Refused(
+    return Refused(
         kind_of(value),
         "which JSON cannot store",
         "return plain data, or a dataclass or model and annotate it",
@@ -373,29 +380,29 @@ def explain(dumped: Any) -> Refused:
     return _find_surrogate(dumped) or Refused(kind_of(dumped), "which JSON cannot store")
 
 
-def _surrogate(text: str = "") -> Refused:
-    shown_text = f" {shown(text)}" if text else ""
+def _surrogate(text: str) -> Refused:
     return Refused(
-        f"<str>{shown_text}",
+        f"<str> {shown(text)}",
         "which holds a lone surrogate and is no valid unicode",
         'clean it with text.encode("utf-8", "replace").decode()',
     )
 
 
 def _find_surrogate(dumped: Any) -> Refused | None:
-    if isinstance(dumped, str):
+    kind = class_of(dumped)
+    if kind is str:
         try:
             dumped.encode()
         except UnicodeEncodeError:
             return _surrogate(dumped)
-    elif isinstance(dumped, dict):
-        for key, item in cast("dict[str, Any]", dumped).items():
+    elif kind is dict:
+        for key, item in dumped.items():
             if found := _find_surrogate(key):
                 return found.inside("<key>")
             if found := _find_surrogate(item):
                 return found if key == TAG else found.at_key(key)
-    elif isinstance(dumped, list):
-        for index, item in enumerate(cast("list[Any]", dumped)):
+    elif kind is list:
+        for index, item in enumerate(dumped):
             if found := _find_surrogate(item):
                 return found.at_index(index)
     return None
@@ -410,16 +417,16 @@ def load(data: Any) -> Any:
     Raises:
         Refused: it holds an unknown tag or a payload that does not fit its tag.
     """
-    cls = type(data)
+    cls = class_of(data)
     if cls is dict:
         if TAG in data:
             return _load_tagged(data)
         for key, item in data.items():
-            if type(item) in _NESTED:
+            if class_of(item) in _NESTED:
                 data[key] = load(item)
     elif cls is list:
         for index, item in enumerate(data):
-            if type(item) in _NESTED:
+            if class_of(item) in _NESTED:
                 data[index] = load(item)
     return data
 
@@ -443,7 +450,7 @@ def _load_dict(payload: Any) -> dict[Any, Any]:
 
 
 def _load_items(payload: Any) -> list[Any]:
-    if type(payload) is not list:
+    if class_of(payload) is not list:
         raise Refused(kind_of(payload), "where a list was expected")
     items: list[Any] = load(payload)
     return items
