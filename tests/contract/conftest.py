@@ -1,41 +1,20 @@
-"""What the contract suite runs on: every store, the same tests.
+"""What the contract suite runs on: every store of `BACKENDS`, the same tests.
 
-A third party's store joins by one more entry in `BACKENDS`; nothing else here or in the tests
-knows which store it is. Only a declared capability may make a test skip.
+Only a declared capability may make a test skip.
 """
 
-import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from perdure.store import Store
+from tests.contract.backends import BACKENDS
 from tests.contract.desk import Desk, ManualClock
 from tests.contract.invariants import Watched, check_invariants
 
 MakeStore = Callable[..., Awaitable[Store]]
 """Opens one more store object on the test's data: `await make_store(namespace="default")`."""
-
-
-def memory(path: Path, clock: ManualClock) -> Callable[[str], Store]:
-    """Stores that share one MemoryData."""
-    from perdure.stores.memory import MemoryData, MemoryStore
-
-    data = MemoryData(clock)
-    return lambda namespace: MemoryStore(namespace, data=data)
-
-
-def sqlite(path: Path, clock: ManualClock) -> Callable[[str], Store]:
-    """Stores that open one file."""
-    if importlib.util.find_spec("perdure.stores.sqlite") is None:
-        pytest.skip("perdure.stores.sqlite is not written yet")
-    from perdure.stores.sqlite import SqliteStore
-
-    return lambda namespace: SqliteStore(path / "perdure.db", namespace=namespace, clock=clock)
-
-
-BACKENDS = {"memory": memory, "sqlite": sqlite}
 
 
 @pytest.fixture(params=list(BACKENDS))

@@ -89,10 +89,9 @@ async def check_invariants(store: Store) -> None:
 
 
 async def _every_run(store: Store) -> list[RunRecord]:
-    runs: list[RunRecord] = []
-    while page := await store.list_runs(
-        RunQuery(limit=1_000, before=runs[-1].seq if runs else None)
-    ):
+    runs = await store.list_runs(RunQuery(limit=1_000))
+    while page := await store.list_runs(RunQuery(limit=1_000, before=runs[-1].seq if runs else 0)):
+        assert page[0].seq < runs[-1].seq, "a page goes on before its cursor"
         runs += page
     seqs = [run.seq for run in runs]
     assert seqs == sorted(set(seqs), reverse=True), "newest first, each once"

@@ -320,11 +320,16 @@ async def test_one_rescue_ends_some_and_queues_others(desk: Desk):
     assert await desk.rescue() == Rescued(("first", "second"), ("capped", "cancelled"))
 
 
-async def test_a_rescued_holder_is_fenced_everywhere(desk: Desk):
+@pytest.mark.parametrize(
+    "taken_back",
+    [RescueWorker("w", None, 10, CRASH), RetireWorker("w"), GiveBack("w", ())],
+    ids=lambda transition: type(transition).__name__,
+)
+async def test_whoever_was_taken_its_run_is_fenced_everywhere(desk: Desk, taken_back):
     """It can neither save, settle nor create, before and after the run is claimed again."""
     await desk.apply(register("w"), register("v"))
     grant = await desk.start()
-    await desk.rescue("w")
+    await desk.do(taken_back)
     late = [save(grant), Settle(grant, DONE), CreateRun("x", "d", b"", fresh_token(), by=grant)]
     assert await desk.apply(*late) == [Fenced("r")] * 3
     current = await desk.claim_one("r", worker_id="v")

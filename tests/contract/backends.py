@@ -1,0 +1,37 @@
+"""The stores that the suites run on, each as a function that builds more objects on one place.
+
+A third party's store joins by one more entry in `BACKENDS`; nothing else knows which store it is.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from perdure.clock import Clock
+from perdure.store import Store
+
+Build = Callable[[str], Store]
+"""Builds one more unopened store object of a namespace, on the same data as the others."""
+
+
+def memory(path: Path, clock: Clock) -> Build:
+    """Stores that share one MemoryData."""
+    from perdure.stores.memory import MemoryData, MemoryStore
+
+    data = MemoryData(clock)
+    return lambda namespace: MemoryStore(namespace, data=data)
+
+
+def sqlite(path: Path, clock: Clock) -> Build:
+    """Stores that open one file."""
+    spec = importlib.util.find_spec("perdure.stores.sqlite")
+    if spec is None or spec.origin is None:
+        pytest.skip("perdure.stores.sqlite is not written yet")
+    from perdure.stores.sqlite import SqliteStore
+
+    return lambda namespace: SqliteStore(path / "perdure.db", namespace=namespace, clock=clock)
+
+
+BACKENDS: dict[str, Callable[[Path, Clock], Build]] = {"memory": memory, "sqlite": sqlite}

@@ -1,0 +1,421 @@
+"""A second opinion on the contract: few words, no indexes, everything found by looking at all.
+
+Written from the docstrings of the transitions and not from the package's state machine, so that
+a mistake there is not repeated here.
+"""
+
+from dataclasses import dataclass, field
+
+from perdure.model.records import (
+    Control,
+    Grant,
+    Rank,
+    Status,
+    StepKey,
+    StepOutcome,
+    Wait,
+    WaitKind,
+)
+from perdure.model.transitions import (
+    Beaten,
+    CancelledByWorker,
+    CancelRun,
+    Claim,
+    Completed,
+    Conflict,
+    Controlled,
+    Created,
+    CreateRun,
+    Exists,
+    Failed,
+    Fenced,
+    GiveBack,
+    Heartbeat,
+    Mismatched,
+    Missing,
+    Refused,
+    RegisterWorker,
+    Released,
+    Rescued,
+    RescueWorker,
+    RetireWorker,
+    Retrying,
+    RetryRun,
+    SaveCheckpoint,
+    Saved,
+    Settle,
+    Settled,
+    Suspended,
+    Transition,
+)
+
+ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+
+
+@dataclass
+class Step:
+    outcome: StepOutcome
+    tries: int
+    due_at: int | None
+    epoch: int
+
+
+@dataclass
+class Run:
+    create: CreateRun
+    status: Status
+    due_at: int | None
+    epoch: int = 0
+    token: int = 0
+    worker: str | None = None
+    attempt: int = 1
+    crashes: int = 0
+    cancel: bool = False
+    waits: tuple[Wait, ...] = ()
+    coalesce: int = 0
+    culprits: tuple[StepKey, ...] = ()
+    fitness: str | None = None
+    reason: str | None = None
+    steps: dict[StepKey, Step] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    attempts: list[str] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def rank(self) -> Rank:
+        if self.crashes >= 2:
+            return Rank.SUSPECT
+        return Rank.RESUMED if self.epoch else Rank.FRESH
+
+    def become(self, status: Status, reason: str | None = None) -> None:
+        self.status = status
+        self.reason = reason
+        self.cancel = self.cancel and status is Status.RUNNING
+        self.due_at = None
+        if status in ENDED or status is Status.PAUSED:
+            self.waits = ()
+
+    def reopen(self, culprits: tuple[StepKey, ...], now: int) -> None:
+        for key in culprits:
+            if key in self.steps and self.steps[key].outcome in ("error", "timeout"):
+                self.steps[key] = Step(StepOutcome.PENDING, 0, now, self.steps[key].epoch)
+
+
+@dataclass
+class GivenRun:
+    """What a claim gives, as far as the model knows it."""
+
+    run_id: str
+    epoch: int
+    steps: dict[StepKey, Step]
+    endings: set[str]
+
+
+@dataclass
+class Given:
+    runs: list[GivenRun]
+    next_due_at: int | None
+    suspects: bool
+    known: bool
+
+
+class Model:
+    """Runs in the order of creation, workers with their beat and definitions, and the time."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+        self.runs: dict[str, Run] = {}
+        self.workers: dict[str, int] = {}
+
+    def apply(self, batch: list[Transition]) -> list[object]:
+        answers: dict[int, object] = {}
+        claims = [n for n, transition in enumerate(batch) if isinstance(transition, Claim)]
+        others = [n for n in range(len(batch)) if n not in claims]
+        for n in others + claims:
+            answers[n] = getattr(self, type(batch[n]).__name__)(batch[n])
+            self.wake()
+        return [answers[n] for n in range(len(batch))]
+
+    def wake(self) -> None:
+        for run in self.runs.values():
+            joins = {wait.join for wait in run.waits if wait.kind is WaitKind.CHILD}
+            children = {
+                join: [
+                    wait.key
+                    for wait in run.waits
+                    if wait.join == join and wait.kind is WaitKind.CHILD
+                ]
+                for join in joins
+            }
+            fulfilled = any(all(map(self.has_ended, named)) for named in children.values())
+            if run.status is not Status.WAITING or not fulfilled:
+                continue
+            if run.coalesce:
+                soon = self.now + run.coalesce
+                run.due_at = soon if run.due_at is None else min(soon, run.due_at)
+            else:
+                run.become(Status.QUEUED)
+
+    def has_ended(self, run_id: str) -> bool:
+        return run_id in self.runs and self.runs[run_id].ended
+
+    def holder(self, grant: Grant) -> Run | None:
+        run = self.runs.get(grant.run_id)
+        if run is None or (run.epoch, run.token) != (grant.epoch, grant.token):
+            return None
+        return run
+
+    def held(self, worker_id: str) -> dict[str, Run]:
+        return {
+            run_id: run
+            for run_id, run in self.runs.items()
+            if run.status is Status.RUNNING and run.worker == worker_id
+        }
+
+    def key_is_taken(self, create: CreateRun) -> str | None:
+        for run_id, run in self.runs.items():
+            same = (run.create.definition, run.create.unique_key)
+            if not run.ended and same == (create.definition, create.unique_key):
+                return run_id
+        return None
+
+    # --- one method a transition, by its name ------------------------------------------------
+
+    def CreateRun(self, create: CreateRun) -> object:  # noqa: N802
+        known = self.runs.get(create.run_id)
+        if known is not None and known.create.token == create.token:
+            return Created(create.run_id)
+        if create.by is not None:
+            by = self.holder(create.by)
+            if by is None or by.status is not Status.RUNNING:
+                return Fenced(create.by.run_id)
+        taken = create.run_id if known is not None else None
+        if taken is None and create.unique_key is not None:
+            taken = self.key_is_taken(create)
+        if taken is not None:
+            other = self.runs[taken].create
+            same = (other.definition, other.input) == (create.definition, create.input)
+            return Exists(taken, same)
+        due_at = self.now + create.delay if create.delay else None
+        status = Status.WAITING if create.delay else Status.QUEUED
+        self.runs[create.run_id] = Run(create, status, due_at)
+        return Created(create.run_id)
+
+    def Claim(self, claim: Claim) -> object:  # noqa: N802
+        if claim.worker_id not in self.workers:
+            return Given([], self.next_due_at(), suspects=False, known=False)
+        for run in self.runs.values():
+            if run.status is Status.WAITING and run.due_at is not None and run.due_at <= self.now:
+                run.become(Status.QUEUED)
+        mine = [
+            run_id for run_id, run in self.held(claim.worker_id).items() if run.token == claim.token
+        ]
+        chosen = sorted(mine, key=self.place) or self.choose(claim)
+        for run_id in chosen:
+            run = self.runs[run_id]
+            if run_id not in mine:
+                run.become(Status.RUNNING)
+                run.epoch += 1
+                run.token = claim.token
+                run.worker = claim.worker_id
+        return Given(
+            [
+                GivenRun(
+                    run_id,
+                    self.runs[run_id].epoch,
+                    dict(self.runs[run_id].steps),
+                    {wait.key for wait in self.runs[run_id].waits if self.has_ended(wait.key)},
+                )
+                for run_id in chosen
+            ],
+            self.next_due_at(),
+            suspects=any(
+                self.runs[run_id].rank == Rank.SUSPECT for run_id in self.claimable(claim)
+            ),
+            known=True,
+        )
+
+    def claimable(self, claim: Claim) -> list[str]:
+        return sorted(
+            (
+                run_id
+                for run_id, run in self.runs.items()
+                if run.status is Status.QUEUED
+                and run.create.definition in claim.definitions
+                and run.create.queue in claim.queues
+            ),
+            key=self.place,
+        )
+
+    def place(self, run_id: str) -> tuple[int, int, int]:
+        run = self.runs[run_id]
+        return (run.rank, run.create.priority, list(self.runs).index(run_id))
+
+    def choose(self, claim: Claim) -> list[str]:
+        suspects = self.suspects(claim)
+        if suspects and claim.suspects:
+            return suspects[:1]
+        others = [run_id for run_id in self.claimable(claim) if run_id not in suspects]
+        return others[: claim.limit]
+
+    def suspects(self, claim: Claim) -> list[str]:
+        claimable = self.claimable(claim)
+        return [run_id for run_id in claimable if self.runs[run_id].rank == Rank.SUSPECT]
+
+    def next_due_at(self) -> int | None:
+        dues = [
+            run.due_at
+            for run in self.runs.values()
+            if run.status is Status.WAITING and run.due_at is not None
+        ]
+        return min(dues, default=None)
+
+    def SaveCheckpoint(self, save: SaveCheckpoint) -> object:  # noqa: N802
+        run = self.holder(save.grant)
+        if run is None:
+            return Fenced(save.grant.run_id)
+        control = Control.CANCEL if run.cancel else Control.NONE
+        step = run.steps.get(save.key)
+        if step is not None and step.epoch == save.grant.epoch:
+            is_pending = step.outcome == save.outcome == StepOutcome.PENDING
+            repeated = is_pending and step.tries == save.tries
+            if repeated or step.outcome != "pending" or run.status is not Status.RUNNING:
+                return Saved(control, step.due_at)
+        if run.status is not Status.RUNNING:
+            return Fenced(save.grant.run_id)
+        if step is not None and step.outcome != "pending":
+            return Conflict(save.grant.run_id, save.key.path)
+        due_at = None if save.delay is None else self.now + save.delay
+        run.steps[save.key] = Step(save.outcome, save.tries, due_at, save.grant.epoch)
+        return Saved(control, due_at)
+
+    def Settle(self, settle: Settle) -> object:  # noqa: N802
+        run = self.holder(settle.grant)
+        if run is None:
+            return Fenced(settle.grant.run_id)
+        if run.status is not Status.RUNNING:
+            return Settled(run.status)
+        run.crashes = 0
+        run.waits = ()
+        verdict = CancelledByWorker() if run.cancel else settle.verdict
+        match verdict:
+            case Completed():
+                run.become(Status.COMPLETED)
+            case Failed():
+                run.become(Status.FAILED, verdict.reason)
+                run.culprits = verdict.culprits
+            case CancelledByWorker():
+                run.become(Status.CANCELLED)
+            case Released():
+                run.become(Status.QUEUED)
+            case Mismatched():
+                run.become(Status.PAUSED, "mismatch")
+                run.fitness = verdict.version
+            case Retrying():
+                run.become(Status.WAITING)
+                run.due_at = self.now + verdict.delay
+                run.attempts.append("failed")
+                run.attempt += 1
+                run.reopen(verdict.culprits, self.now)
+            case Suspended():
+                run.become(Status.WAITING)
+                run.waits = verdict.waits
+                run.coalesce = verdict.coalesce
+                dues = [wait.due_at for wait in run.waits if wait.due_at is not None]
+                run.due_at = min(dues, default=None)
+        self.wake()
+        return Settled(run.status)
+
+    def CancelRun(self, cancel: CancelRun) -> object:  # noqa: N802
+        run = self.runs.get(cancel.run_id)
+        if run is None:
+            return Missing(cancel.run_id)
+        if cancel.request_id not in run.requests:
+            if run.ended:
+                return Refused(cancel.run_id, run.status)
+            run.requests.append(cancel.request_id)
+            if run.status is Status.RUNNING:
+                run.cancel = True
+            else:
+                run.become(Status.CANCELLED)
+        return Controlled(run.status)
+
+    def RetryRun(self, retry: RetryRun) -> object:  # noqa: N802
+        run = self.runs.get(retry.run_id)
+        if run is None:
+            return Missing(retry.run_id)
+        if retry.request_id not in run.requests:
+            keyed = run.create.unique_key is not None
+            if run.status not in (Status.FAILED, Status.CANCELLED) or (
+                keyed and self.key_is_taken(run.create)
+            ):
+                return Refused(retry.run_id, run.status)
+            run.requests.append(retry.request_id)
+            run.attempts.append(str(run.status))
+            run.attempt += 1
+            run.crashes = 0
+            run.reopen(run.culprits, self.now)
+            run.culprits = ()
+            run.become(Status.QUEUED)
+        return Controlled(run.status)
+
+    def RegisterWorker(self, register: RegisterWorker) -> object:  # noqa: N802
+        if register.worker_id not in self.workers:
+            self.workers[register.worker_id] = 0
+            for run in self.runs.values():
+                version = register.definitions.get(run.create.definition)
+                if run.status is Status.PAUSED and version not in (None, run.fitness):
+                    run.become(Status.QUEUED)
+        return self.beaten(register.worker_id)
+
+    def Heartbeat(self, heartbeat: Heartbeat) -> object:  # noqa: N802
+        if heartbeat.worker_id in self.workers:
+            self.workers[heartbeat.worker_id] += 1
+        return self.beaten(heartbeat.worker_id)
+
+    def beaten(self, worker_id: str) -> Beaten:
+        held = self.held(worker_id)
+        controls = tuple((run_id, Control.CANCEL) for run_id, run in held.items() if run.cancel)
+        known = worker_id in self.workers
+        return Beaten(known, self.workers.get(worker_id, 0), len(held), controls)
+
+    def RetireWorker(self, retire: RetireWorker) -> object:  # noqa: N802
+        self.workers.pop(retire.worker_id, None)
+        return self.take_back(self.held(retire.worker_id))
+
+    def GiveBack(self, give_back: GiveBack) -> object:  # noqa: N802
+        return self.take_back(
+            {
+                run_id: run
+                for run_id, run in self.held(give_back.worker_id).items()
+                if (run_id, run.epoch) not in give_back.held
+            }
+        )
+
+    def RescueWorker(self, rescue: RescueWorker) -> object:  # noqa: N802
+        beat = self.workers.get(rescue.worker_id)
+        if beat is None or rescue.beat not in (None, beat):
+            return Rescued()
+        del self.workers[rescue.worker_id]
+        held = self.held(rescue.worker_id)
+        for run in held.values():
+            run.attempts.append("crashed")
+            progressed = any(step.epoch == run.epoch for step in run.steps.values())
+            run.crashes = 0 if progressed else run.crashes + 1
+            if run.crashes >= rescue.crash_cap and not run.cancel:
+                run.token = 0
+                run.become(Status.FAILED, "crash")
+        return self.take_back(held)
+
+    def take_back(self, held: dict[str, Run]) -> Rescued:
+        for run in held.values():
+            run.token = 0
+            if not run.ended:
+                run.become(Status.CANCELLED if run.cancel else Status.QUEUED)
+        return Rescued(
+            tuple(run_id for run_id, run in held.items() if not run.ended),
+            tuple(run_id for run_id, run in held.items() if run.ended),
+        )
