@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextvars import Context
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ class Activation:
         self._tasks: dict[asyncio.Future[Any], Branch] = {}
         self._failed: list[asyncio.Future[Any]] = []
         self._threads: set[Branch] = set()
+        self._bridges: set[asyncio.Future[Any]] = set()
         self._waits: set[DurableWait] = set()
         self._executing = 0
         self._activity = 0
@@ -126,6 +128,7 @@ class Activation:
     def left(self) -> list[asyncio.Future[Any]]:
         """Return the body's tasks that are not done: the root first, then its branches."""
         tasks = [task for task in self._tasks if not task.done()]
+        tasks.extend(task for task in self._bridges if not task.done())
         if self.root is not None and not self.root.done():
             tasks.insert(0, self.root)
         return tasks
@@ -187,6 +190,13 @@ class Activation:
             branch.parent.children -= 1
         self._activity += 1
         self.consider_idle()
+
+    def bridge(self, call: Coroutine[Any, Any, Any], context: Context) -> asyncio.Task[Any]:
+        """Carry out a durable call that a thread of the body waits for; called on the loop."""
+        task = asyncio.Task(call, loop=self._loop, context=context)
+        self._bridges.add(task)
+        task.add_done_callback(self._bridges.discard)
+        return task
 
     # --- work ------------------------------------------------------------------------------------
 

@@ -8,11 +8,12 @@ anything else is executed, committed, and only then returned.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -34,6 +35,8 @@ from perdure.model.transitions import Created, CreateRun, Exists, Fenced, SaveCh
 if TYPE_CHECKING:
     from perdure._engine.activation import Activation
     from perdure._engine.definition import StepSpec
+
+T = TypeVar("T")
 
 _sites: dict[tuple[Any, int], str] = {}
 _text_schema: Schema[str] = schema(str)
@@ -356,6 +359,99 @@ async def in_pool(
     return await loop.run_in_executor(
         activation.engine.pool, lambda: context.run(function, *args, **kwargs)
     )
+
+
+async def perform_inline(
+    call: Call, body: Callable[[], Coroutine[Any, Any, Any]], result: Schema[Any]
+) -> Any:
+    """Run another definition's body as part of this one, here and now.
+
+    Its durable calls are recorded in a scope of their own and its result once; unlike in a step,
+    it may wait durably, because whatever it has done so far is recorded.
+    """
+    record = call.record
+    if record is not None:
+        return await replay(call, record, result)
+    scope = here(call)
+    activation = scope.activation
+    activation.check(call)
+    _check_fit(call, activation)
+    started_at = activation.engine.store_now()
+    token = scopes.enter(scope.inside(call, scope.branch))
+    failure: Exception | None = None
+    try:
+        data, seen = result.round_trip(await body())
+    except Exception as error:  # noqa: BLE001 -- recorded, and raised again below
+        data, replayed = replayed_error(error)
+        failure = seen = replayed  # type: ignore[assignment]
+    finally:
+        scopes.leave(token)
+    activation.begin_work()
+    try:
+        await activation.save(
+            SaveCheckpoint(
+                activation.grant,
+                call.key,
+                call.position,
+                call.kind,
+                StepOutcome.OK if failure is None else StepOutcome.ERROR,
+                data,
+                started_at=started_at,
+                ended_at=activation.engine.store_now(),
+                site=call.site,
+                text=call.text,
+            )
+        )
+    finally:
+        activation.end_work()
+    if failure is not None:
+        _mark(failure, call.key)
+        raise failure
+    return seen
+
+
+def block_on(activation: Activation, call: Coroutine[Any, Any, T]) -> T:
+    """Carry out a durable call for a thread of the body, and block until it is done.
+
+    Raises:
+        NotInRun: called on the event loop's thread, which must not block.
+        Leave: the body must leave its worker.
+    """
+    if _on_a_loop():
+        call.close()
+        raise NotInRun(
+            "a blocking durable call was made on the event loop's thread; in an `async def` body "
+            'write `await step("name", function, …)`, or declare the step with `async def`'
+        )
+    done: concurrent.futures.Future[T] = concurrent.futures.Future()
+    context = copy_context()
+
+    def begin() -> None:
+        task = activation.bridge(call, context)
+        task.add_done_callback(lambda task: _pass_on(task, done))
+
+    activation.executor.loop.call_soon_threadsafe(begin)
+    try:
+        return done.result()
+    except concurrent.futures.CancelledError:
+        raise Leave("the run leaves its worker") from None
+
+
+def _pass_on(task: asyncio.Future[T], done: concurrent.futures.Future[T]) -> None:
+    if task.cancelled():
+        done.cancel()
+    elif (error := task.exception()) is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(task.result())
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 # --- children --------------------------------------------------------------------------------

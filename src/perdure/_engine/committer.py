@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from perdure.errors import (
@@ -50,8 +51,12 @@ Answer = TypeVar("Answer")
 class Claimant(Protocol):
     """A worker that takes what the store has to give."""
 
-    def next_claim(self) -> Claim | None:
-        """Return a claim for the batch now forming, or None where there is no room or reason."""
+    def next_claim(self, batch: Sequence[Transition]) -> Claim | None:
+        """Return a claim to ride in the batch now forming, or None for no room or no reason.
+
+        Args:
+            batch: the transitions that will take effect before the claim does.
+        """
         ...
 
     def claim_answered(self, answer: Claimed) -> None:
@@ -153,25 +158,24 @@ class Committer:
                 await self._wake
             self._claim_wanted = False
             entries, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
-            claimant, claim = self._next_claim()
-            if not entries and claim is None:
-                continue
-            await self._write(entries, claimant, claim)
+            batch = [entry.transition for entry in entries]
+            claimant, claim = self._next_claim(batch)
+            if claim is not None:
+                batch.append(claim)
+            if batch:
+                await self._write(entries, batch, claimant)
 
-    def _next_claim(self) -> tuple[Claimant | None, Claim | None]:
+    def _next_claim(self, batch: list[Transition]) -> tuple[Claimant | None, Claim | None]:
         for index, claimant in enumerate(self._claimants):
-            claim = claimant.next_claim()
+            claim = claimant.next_claim(batch)
             if claim is not None:
                 self._claimants.append(self._claimants.pop(index))
                 return claimant, claim
         return None, None
 
     async def _write(
-        self, entries: list[_Entry], claimant: Claimant | None, claim: Claim | None
+        self, entries: list[_Entry], batch: list[Transition], claimant: Claimant | None
     ) -> None:
-        batch: list[Transition] = [entry.transition for entry in entries]
-        if claim is not None:
-            batch.append(claim)
         try:
             outcomes = await self._store.apply(batch)
         except StoreError as error:
@@ -221,7 +225,7 @@ class Committer:
             return
         middle = len(entries) // 2
         for half in (entries[:middle], entries[middle:]):
-            await self._write(half, None, None)
+            await self._write(half, [entry.transition for entry in half], None)
 
 
 def _fail(entries: list[_Entry], error: StoreError) -> None:

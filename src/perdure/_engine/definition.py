@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from perdure.codec import Arguments, Schema
@@ -13,7 +13,7 @@ Function: TypeAlias = Callable[..., Any]
 """A user's function: its result is a value (``def``) or an awaitable of one (``async def``)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepSpec:
     """How a step is executed.
 
@@ -21,7 +21,7 @@ class StepSpec:
         name: the step's name, part of its identity.
         function: what to call.
         is_async: whether it is awaited on the loop or called in a thread.
-        result: the schema its result passes.
+        arguments: how its arguments are bound and fingerprinted; knows the result's schema.
         policy: its durable attempts.
         timeout: seconds an attempt may take; None for no limit.
         was: an older name under which records may still be found.
@@ -30,13 +30,22 @@ class StepSpec:
     name: str
     function: Function
     is_async: bool
-    result: Schema[Any]
+    arguments: Arguments
     policy: RetryPolicy
     timeout: float | None
     was: str | None = None
+    _result: Schema[Any] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def result(self) -> Schema[Any]:
+        """The schema its result passes; resolved at first use, models may be declared later."""
+        found = self._result
+        if found is None:
+            found = self._result = self.arguments.result
+        return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Definition:
     """A workflow or job as the engine sees it.
 
@@ -44,14 +53,12 @@ class Definition:
         name: unique in its app.
         function: the body.
         is_async: whether the body is awaited on the loop or called in a thread.
-        arguments: how its input is encoded and decoded.
-        result: the schema its result passes.
+        arguments: how its input is encoded and decoded; knows the result's schema.
         policy: attempts of the whole run.
         timeout: seconds an attempt of the body may take on a worker; None for no limit.
         version: changes when the code does; see mismatch.
         queue, priority: where its runs wait and in which order, unless a call says otherwise.
         place: file and line, for messages.
-        injects: name of the parameter that takes the context; None where there is none.
         services: makes the context's services for one run; None where there are none.
         description, tags: for people.
     """
@@ -60,14 +67,30 @@ class Definition:
     function: Function
     is_async: bool
     arguments: Arguments
-    result: Schema[Any]
     policy: RetryPolicy
     timeout: float | None
     version: str
     queue: str
     priority: int
     place: str
-    injects: str | None
     services: Callable[[], Awaitable[Any]] | None
     description: str
     tags: tuple[str, ...]
+    _result: Schema[Any] | None = field(default=None, init=False, repr=False)
+    _injects: bool | None = field(default=None, init=False, repr=False)
+
+    @property
+    def result(self) -> Schema[Any]:
+        """The schema its result passes; resolved at first use, models may be declared later."""
+        found = self._result
+        if found is None:
+            found = self._result = self.arguments.result
+        return found
+
+    @property
+    def injects(self) -> bool:
+        """Whether its signature asks for the context."""
+        found = self._injects
+        if found is None:
+            found = self._injects = bool(self.arguments.injected)
+        return found

@@ -14,16 +14,11 @@ from perdure._engine.committer import Committer
 from perdure._engine.registry import Registry
 from perdure._engine.watcher import Watcher
 from perdure.clock import Clock, SystemClock, SystemThreads, Threads
+from perdure.defaults import PAYLOAD_LIMIT, STEP_THREADS
 from perdure.errors import PayloadTooLarge
 from perdure.ids import Ids
 from perdure.model.records import Micros
 from perdure.store import Store
-
-PAYLOAD_LIMIT = 1 << 20
-"""Bytes of one encoded input, meta, result or error: 1 MiB."""
-
-STEP_THREADS = 32
-"""Threads of a process for functions written with ``def``."""
 
 
 @dataclass(frozen=True, slots=True)

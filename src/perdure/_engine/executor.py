@@ -91,7 +91,7 @@ class Executor:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Coroutine[Any, Any, Any]:
-        if definition.injects is None:
+        if not definition.injects:
             if definition.is_async:
                 body: Coroutine[Any, Any, Any] = definition.function(*args, **kwargs)
                 return body
@@ -105,9 +105,9 @@ class Executor:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        assert definition.injects is not None
         services = await definition.services() if definition.services is not None else None
-        kwargs[definition.injects] = make_context(activation.run, services)
+        context = make_context(activation.run, services)
+        args, kwargs = definition.arguments.inject(args, kwargs, context)
         if definition.is_async:
             return await definition.function(*args, **kwargs)
         return await in_pool(activation, definition.function, args, kwargs)

@@ -41,18 +41,18 @@ class Watcher:
         self._stop_listening: Callable[[], None] | None = None
         self._closed = False
 
-    def watch(self, run_id: str, listener: Listener, *, soon: bool = False) -> None:
-        """Call back once when the run has ended.
+    def watch(self, run_id: str, listener: Listener) -> None:
+        """Call back once when the run has ended. One that may have ended before is asked about
+        by the caller, after this.
 
         Args:
             run_id: which run; it need not exist.
             listener: called on this loop with its ending, at most once.
-            soon: the run may have ended already: ask the store now rather than at the next poll.
         """
         self._listeners.setdefault(run_id, []).append(listener)
         if self._stop_listening is None:
             self._stop_listening = self._store.listen(self.hint)
-        self._schedule(0.0 if soon else POLL)
+        self._schedule(POLL)
 
     def unwatch(self, run_id: str, listener: Listener) -> None:
         """Do not call back any more. Harmless where it was called back already."""

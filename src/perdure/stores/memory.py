@@ -13,7 +13,7 @@ from copy import copy
 from dataclasses import dataclass
 
 from perdure.clock import Clock, SystemClock
-from perdure.errors import StoreClosed
+from perdure.errors import StoreClosed, UsageError
 from perdure.model.records import Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
@@ -181,3 +181,16 @@ class MemoryStore:
 
 def _release_nothing() -> None:
     """Release what :meth:`MemoryStore.hold` did not take."""
+
+
+def from_url(path: str, options: dict[str, str]) -> MemoryStore:
+    """Return the store of ``memory://``; its only option is ``namespace``.
+
+    Raises:
+        UsageError: the URL has a path or another option.
+    """
+    namespace = options.pop("namespace", "default")
+    if path or options:
+        given = path or ", ".join(options)
+        raise UsageError(f"memory:// takes nothing but ?namespace=…, got {given!r}")
+    return MemoryStore(namespace)

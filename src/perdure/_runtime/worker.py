@@ -1,0 +1,449 @@
+"""The worker: claims runs while it has free slots, executes them, and stops in order.
+
+It never polls for what it can hear: a new run in this process, a hint from another, a due time and
+a freed slot each wake it; one poll a second stands behind them. Its lease is kept by the
+heartbeat in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from typing import Protocol, Self
+
+from perdure import defaults
+from perdure._engine.activation import Activation, Leaving
+from perdure._engine.engine import Engine
+from perdure._engine.executor import Executor
+from perdure._engine.scope import install_factory, remove_factory
+from perdure._runtime.heartbeat import Heart, Pulse
+from perdure.codec import encode_error
+from perdure.duration import Duration, to_micros
+from perdure.errors import PerdureError, StoreError, UnknownDefinition, UsageError
+from perdure.model.records import Control, Grant, RunRecord
+from perdure.model.transitions import (
+    Beaten,
+    Claim,
+    Claimed,
+    CreateRun,
+    GiveBack,
+    RegisterWorker,
+    Released,
+    RescueWorker,
+    Rescued,
+    RetireWorker,
+    RetryRun,
+    Settle,
+    Transition,
+)
+
+log = logging.getLogger("perdure.worker")
+
+REASONS = frozenset({CreateRun, Settle, RetryRun, RescueWorker})
+"""Transitions after which something may be claimable, or due at another time, than before."""
+
+SUSPECT_PATIENCE = 30.0
+"""Seconds for which suspects may be passed over by a worker that is never idle."""
+
+
+class State(Enum):
+    """What a worker is about."""
+
+    STOPPED = "stopped"
+    WORKING = "working"
+    STOPPING = "stopping"
+    LOST = "lost"
+
+
+class HasEngine(Protocol):
+    """An app, as far as a worker needs it."""
+
+    @property
+    def engine(self) -> Engine:
+        """The machinery that workers and handles share."""
+        ...
+
+    async def connect(self) -> None:
+        """Open the store."""
+        ...
+
+    async def close(self) -> None:
+        """Close the store when its last user leaves."""
+        ...
+
+
+class Worker:
+    """Executes the runs of one app in this process.
+
+    Args:
+        app: whose definitions it serves.
+        concurrency: runs that it executes at once; waiting runs do not count.
+        queues: which queues it serves.
+        only: names of the definitions it serves; None for all.
+        lease: how long its heart may stand still before another worker takes its runs over.
+        heartbeat: how often it gives a sign of life; at most a third of the lease.
+        poll: how often it looks by itself.
+        grace: what a stop gives the bodies that are executing before they are handed back.
+        crash_cap: claims in a row that may die without a new checkpoint.
+
+    Example::
+
+        async with app, Worker(app):
+            await run.result()
+    """
+
+    def __init__(
+        self,
+        app: HasEngine,
+        *,
+        concurrency: int = defaults.CONCURRENCY,
+        queues: Iterable[str] = (defaults.QUEUE,),
+        only: Iterable[str] | None = None,
+        lease: Duration = defaults.LEASE,
+        heartbeat: Duration = defaults.HEARTBEAT,
+        poll: Duration = defaults.POLL,
+        grace: Duration = defaults.GRACE,
+        crash_cap: int = defaults.CRASH_CAP,
+    ) -> None:
+        if isinstance(concurrency, bool) or concurrency < 1:
+            raise UsageError(f"concurrency must be a whole number above 0, got {concurrency!r}")
+        if crash_cap < 1:
+            raise UsageError(f"crash_cap must be a whole number above 0, got {crash_cap!r}")
+        self._app = app
+        self._engine = app.engine
+        self.concurrency = concurrency
+        self._queues = tuple(queues)
+        self._only = None if only is None else tuple(only)
+        self._pulse = Pulse.of(lease, heartbeat)
+        self._poll = to_micros(poll) / 1e6
+        self._grace = to_micros(grace) / 1e6
+        self._crash_cap = crash_cap
+        self._state = State.STOPPED
+        self._names: tuple[str, ...] = ()
+        self._free = concurrency
+        self._token = 0
+        self._claiming = False
+        self._more = True
+        self._alone = False
+        self._suspects = False
+        self._suspects_since: float | None = None
+        self._poll_timer: asyncio.TimerHandle | None = None
+        self._next_look = 0.0
+        self._unlisten: Callable[[], None] | None = None
+        self._release_sign: Callable[[], None] | None = None
+        self._rejoining: asyncio.Task[None] | None = None
+        self._rescuing: dict[str, asyncio.Task[None]] = {}
+        self._changed: asyncio.Event | None = None
+        self.worker_id = ""
+        self.finished = 0
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to claim and execute.
+
+        Raises:
+            UsageError: it runs already.
+            UnknownDefinition: ``only`` names a definition that the app does not have.
+            StoreError: the store cannot be used.
+        """
+        if self._state is not State.STOPPED:
+            raise UsageError("this worker runs already")
+        self._names = self._serves()
+        await self._app.connect()
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._state = State.WORKING
+        install_factory(self._loop)
+        self._executor = Executor(self._engine, self._slot_freed)
+        await self._join()
+        self._unlisten = self._engine.store.listen(self.look)
+        self._engine.committer.add_claimant(self)
+        self.look()
+
+    async def stop(self, grace: Duration | None = None) -> None:
+        """Claim nothing more, let bodies finish within the grace, hand the rest back at once.
+
+        Args:
+            grace: instead of the worker's own.
+        """
+        if self._state is State.STOPPED:
+            return
+        seconds = self._grace if grace is None else to_micros(grace) / 1e6
+        self._state = State.STOPPING
+        self._stop_looking()
+        await self._drain(seconds)
+        for activation in list(self._executor.active.values()):
+            activation.leave(Leaving.RELEASED)
+        await self._executor.empty()
+        await self._leave_store()
+        remove_factory(self._loop)
+        self._state = State.STOPPED
+        await self._app.close()
+
+    async def run_once(self) -> int:
+        """Execute what can be claimed now until nothing is left, then stop.
+
+        Returns:
+            How many bodies ended, suspended ones included.
+        """
+        before = self.finished
+        await self.start()
+        assert self._changed is not None
+        while self._more or self._claiming or self._executor.active or self._suspects:
+            self._changed.clear()
+            self.look()
+            await self._changed.wait()
+        await self.stop()
+        return self.finished - before
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.stop()
+
+    def _serves(self) -> tuple[str, ...]:
+        registry = self._engine.registry
+        names = self._only
+        if names is None:
+            names = tuple(definition.name for definition in registry)
+        for name in names:
+            registry[name]
+        return names
+
+    async def _join(self) -> None:
+        """Take a sign of life, rescue those known to be dead, register, and start the heart."""
+        engine = self._engine
+        self.worker_id = engine.ids.run_id()
+        self._release_sign = engine.store.hold(self.worker_id)
+        known = [worker.worker_id for worker in await engine.store.workers()]
+        for departed in engine.store.departed(known):
+            await self._rescued(departed, None)
+        versions = engine.registry.versions()
+        await engine.committer.submit(
+            RegisterWorker(
+                self.worker_id,
+                socket.gethostname(),
+                os.getpid(),
+                {name: versions[name] for name in self._names},
+                self._queues,
+                self.concurrency,
+            ),
+            Beaten,
+        )
+        self._heart = Heart(self, engine, self._pulse)
+        self._heart.start()
+
+    async def _leave_store(self) -> None:
+        await self._heart.stop()
+        try:
+            await self._engine.committer.submit(RetireWorker(self.worker_id), Rescued)
+        except StoreError as error:
+            log.warning("could not sign off; the lease will run out: %s", error)
+        if self._release_sign is not None:
+            self._release_sign()
+            self._release_sign = None
+
+    async def _drain(self, seconds: float) -> None:
+        assert self._changed is not None
+        deadline = self._loop.time() + seconds
+        while self._executor.active:
+            self._changed.clear()
+            remaining = deadline - self._loop.time()
+            if remaining <= 0:
+                return
+            try:
+                await asyncio.wait_for(self._changed.wait(), remaining)
+            except TimeoutError:
+                return
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Something may be claimable: claim with the next batch, if there is room."""
+        if self._state is State.WORKING:
+            self._more = True
+            if not self._claiming and self._free > 0:
+                self._engine.committer.kick()
+
+    def _stop_looking(self) -> None:
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+            self._poll_timer = None
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
+        self._engine.committer.remove_claimant(self)
+
+    def _look_later(self, next_due: float | None) -> None:
+        """Look again at the next due time, at the latest after the poll interval."""
+        delay = self._poll * (1 - 0.1 * self._engine.rng.random())
+        if next_due is not None:
+            delay = min(delay, next_due)
+        when = self._loop.time() + delay
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+        self._next_look = when
+        self._poll_timer = self._loop.call_at(when, self.look)
+
+    # --- claiming (the committer's claimant) -------------------------------------------------------
+
+    def next_claim(self, batch: Sequence[Transition]) -> Claim | None:
+        """Return a claim to ride in the batch now forming, if there is room and reason."""
+        if not self._more and any(type(transition) in REASONS for transition in batch):
+            self._more = True
+        if self._claiming or not self._more or self._free <= 0 or self._alone:
+            return None
+        idle = self._free == self.concurrency
+        if not idle and self._overdue_suspects():
+            return None
+        self._claiming = True
+        if not self._token:
+            self._token = self._engine.ids.token()
+        return Claim(
+            self.worker_id,
+            self._token,
+            self._names,
+            self._queues,
+            self._free,
+            suspects=idle,
+        )
+
+    def _overdue_suspects(self) -> bool:
+        since = self._suspects_since
+        return since is not None and self._loop.time() - since > SUSPECT_PATIENCE
+
+    def claim_answered(self, answer: Claimed) -> None:
+        """Start what was given; nothing given means that there is nothing more for now."""
+        self._claiming = False
+        self._token = 0
+        self._engine.heard_store_time(answer.now)
+        if not answer.known:
+            self.lost()
+            return
+        if self._state is not State.WORKING:
+            for claimed in answer.runs:
+                self._hand_back(claimed.run)
+            return
+        self._more = len(answer.runs) > 0
+        self._note_suspects(answer)
+        self._free -= len(answer.runs)
+        for claimed in answer.runs:
+            self._alone = self._alone or claimed.run.crashes >= 2
+            self._executor.start(claimed)
+        due = answer.next_due_at
+        self._look_later(None if due is None else max(0.0, (due - answer.now) / 1e6))
+        self._signal()
+
+    def _note_suspects(self, answer: Claimed) -> None:
+        self._suspects = answer.suspects
+        if not answer.suspects:
+            self._suspects_since = None
+        elif self._suspects_since is None:
+            self._suspects_since = self._loop.time()
+
+    def _hand_back(self, run: RunRecord) -> None:
+        grant = Grant(run.run_id, run.epoch, run.grant)
+        self._engine.committer.submit(Settle(grant, Released()), object, patient=True)
+
+    def claim_failed(self, error: StoreError) -> None:
+        """Claim again later, with the same token: the answer may just have been lost."""
+        self._claiming = False
+        self._look_later(None)
+        self._signal()
+
+    def _slot_freed(self, activation: Activation) -> None:
+        self._free += 1
+        self.finished += 1
+        if self._free == self.concurrency:
+            self._alone = False
+        if self._more or self._suspects:
+            self.look()
+        self._signal()
+
+    def _signal(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+
+    # --- what the heart reports --------------------------------------------------------------------
+
+    def controlled(self, run_id: str, control: Control) -> None:
+        """An operator wants something of a run that this worker holds."""
+        activation = self._executor.active.get(run_id)
+        if activation is not None and control is Control.CANCEL:
+            activation.leave(Leaving.CANCELLED)
+
+    def miscounted(self, held: int) -> None:
+        """The store thinks this worker holds another number of runs: give back what it does not."""
+        if self._claiming or self._state is not State.WORKING or held == len(self._executor.active):
+            return
+        pairs = tuple(
+            (run_id, activation.grant.epoch)
+            for run_id, activation in self._executor.active.items()
+        )
+        self._engine.committer.submit(GiveBack(self.worker_id, pairs), Rescued, patient=True)
+
+    def lost(self) -> None:
+        """The lease was lost: stop every body, and join again as a new worker."""
+        if self._state is State.WORKING and (self._rejoining is None or self._rejoining.done()):
+            log.error("worker %s lost its lease; its runs go on elsewhere", self.worker_id)
+            self._rejoining = asyncio.Task(self._rejoin(), loop=self._loop)
+
+    async def _rejoin(self) -> None:
+        self._state = State.LOST
+        for activation in list(self._executor.active.values()):
+            activation.leave(Leaving.LOST)
+        await self._heart.stop()
+        if self._release_sign is not None:
+            self._release_sign()
+        await self._executor.empty()
+        await self._join()
+        self._state = State.WORKING
+        self.look()
+
+    def rescue(self, worker_id: str, beat: int | None) -> None:
+        """Another worker is dead: give its runs back."""
+        if self._state is State.WORKING and worker_id not in self._rescuing:
+            task = asyncio.Task(self._rescue(worker_id, beat), loop=self._loop)
+            self._rescuing[worker_id] = task
+            task.add_done_callback(lambda _: self._rescuing.pop(worker_id, None))
+
+    async def _rescue(self, worker_id: str, beat: int | None) -> None:
+        try:
+            answer = await self._rescued(worker_id, beat)
+        except StoreError as error:
+            log.warning("could not rescue the runs of worker %s yet: %s", worker_id, error)
+            return
+        if answer.queued or answer.ended:
+            log.warning(
+                "worker %s is dead; %d of its runs go on, %d ended",
+                worker_id,
+                len(answer.queued),
+                len(answer.ended),
+            )
+            self.look()
+
+    def _rescued(self, worker_id: str, beat: int | None) -> asyncio.Future[Rescued]:
+        evidence = crash_evidence(self._crash_cap)
+        transition = RescueWorker(worker_id, beat, self._crash_cap, evidence)
+        return self._engine.committer.submit(transition, Rescued)
+
+    def stalled(self) -> None:
+        """The event loop stood still for long and moves again."""
+        log.warning("the event loop of worker %s moves again", self.worker_id)
+
+
+def crash_evidence(cap: int) -> bytes:
+    """Return the error of a run that is stopped because its workers die with it."""
+    return encode_error(
+        PerdureError(
+            f"{cap} workers in a row died while executing this run, without a new checkpoint; "
+            "it is stopped so that it takes no more of them with it"
+        )
+    )

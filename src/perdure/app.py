@@ -1,0 +1,345 @@
+"""The app: definitions, a store and the services that bodies need, under one name.
+
+There is no global registry: make as many apps as you like. An app without a store can run its
+definitions here and now; everything durable needs one and says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from perdure import defaults
+from perdure._engine.engine import Engine, Ports
+from perdure._engine.registry import Registry
+from perdure.codec import Schema, schema
+from perdure.context import Context
+from perdure.duration import Duration
+from perdure.errors import AppNotReady, UsageError
+from perdure.handle import Run
+from perdure.model.records import RunQuery, Status
+from perdure.retry import Backoff, RetryOn
+from perdure.step import Step, StepOptions, decorate
+from perdure.store import Store
+from perdure.workflow import Declaration, Workflow, place_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+STORES = {"memory": "perdure.stores.memory", "sqlite": "perdure.stores.sqlite"}
+"""The module of each URL scheme; it has ``from_url(path, options)``. Loaded when asked for."""
+
+
+class App:
+    """Definitions bound to a store.
+
+    Args:
+        store: where runs live: a URL (``sqlite:///shop.db``, ``sqlite:////var/shop.db`` for an
+            absolute path, ``memory://``; ``?namespace=…`` separates apps on one store), or a Store
+            object. None for an app that only runs things here and now.
+        services: what bodies find in ``ctx.services``: an object, or a function (sync or async)
+            that makes it for each run.
+        ports: clock, randomness, ids and threads; a simulation replaces them.
+
+    Raises:
+        UsageError: no store answers to that URL.
+
+    Example::
+
+        app = App("sqlite:///shop.db")
+
+        @app.workflow
+        async def fulfil(order_id: str) -> str: ...
+
+        async with app:
+            run = await fulfil.enqueue("o1")
+    """
+
+    def __init__(
+        self,
+        store: str | Store | None = None,
+        *,
+        services: object = None,
+        ports: Ports | None = None,
+    ) -> None:
+        self._registry = Registry()
+        self._services = services
+        opened = open_store(store) if isinstance(store, str) else store
+        self._has_store = opened is not None
+        self._engine = Engine(opened or NoStore(), self._registry, ports or Ports())
+        self._users = 0
+
+    @property
+    def engine(self) -> Engine:
+        """The machinery that workers and handles share."""
+        return self._engine
+
+    # --- declaring -------------------------------------------------------------------------------
+
+    @overload
+    def workflow(
+        self, function: Callable[Concatenate[Context[S], P], Coroutine[Any, Any, R]], /
+    ) -> Workflow[P, R]: ...
+    @overload
+    def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(
+        self, function: Callable[Concatenate[Context[S], P], R], /
+    ) -> Workflow[P, R]: ...
+    @overload
+    def workflow(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(
+        self,
+        *,
+        name: str | None = None,
+        max_attempts: int = ...,
+        backoff: Backoff | Callable[[int, BaseException], Duration] | None = None,
+        retry_on: RetryOn = None,
+        timeout: Duration | None = None,
+        queue: str = ...,
+        priority: int = ...,
+        version: str | None = None,
+        description: str | None = None,
+        tags: tuple[str, ...] = (),
+    ) -> Decorator: ...
+    def workflow(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Declare a workflow: a body made of durable calls.
+
+        Args:
+            function: the body, ``async def`` or ``def``.
+            name: its name; the function's by default. It must be unique in the app.
+            max_attempts: attempts of the whole run; recorded steps are not repeated by a new one.
+            backoff: the delay before the next attempt.
+            retry_on: exception classes or a predicate; None for every ``Exception``.
+            timeout: how long one attempt of the body may hold a worker; None for no limit.
+            queue, priority: where its runs wait and in which order (smaller is sooner).
+            version: changes when the code does; a digest of the function's code by default.
+            description: for people; the docstring by default.
+            tags: for people.
+
+        Raises:
+            DefinitionError, DuplicateName: it is declared wrongly.
+        """
+        return self._declare(function, defaults.WORKFLOW_MAX_ATTEMPTS, None, options)
+
+    @overload
+    def job(
+        self, function: Callable[Concatenate[Context[S], P], Coroutine[Any, Any, R]], /
+    ) -> Workflow[P, R]: ...
+    @overload
+    def job(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def job(self, function: Callable[Concatenate[Context[S], P], R], /) -> Workflow[P, R]: ...
+    @overload
+    def job(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+    @overload
+    def job(
+        self,
+        *,
+        name: str | None = None,
+        max_attempts: int = ...,
+        backoff: Backoff | Callable[[int, BaseException], Duration] | None = None,
+        retry_on: RetryOn = None,
+        timeout: Duration | None = ...,
+        queue: str = ...,
+        priority: int = ...,
+        version: str | None = None,
+        description: str | None = None,
+        tags: tuple[str, ...] = (),
+    ) -> Decorator: ...
+    def job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Declare a job: a workflow whose body is one unit of work.
+
+        It takes the same options as :meth:`workflow`; a job has 3 attempts and a timeout of
+        1 hour unless said otherwise.
+        """
+        return self._declare(function, defaults.JOB_MAX_ATTEMPTS, defaults.JOB_TIMEOUT, options)
+
+    @overload
+    def step(self, function: Callable[P, R], /) -> Step[P, R]: ...
+    @overload
+    def step(
+        self,
+        *,
+        name: str | None = None,
+        max_attempts: int = ...,
+        backoff: Backoff | Callable[[int, BaseException], Duration] | None = None,
+        retry_on: RetryOn = None,
+        timeout: Duration | None = ...,
+        was: str | None = None,
+    ) -> StepDecorator: ...
+    def step(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Declare a step; see :class:`perdure.step.StepVerb`. Its name is unique in the app.
+
+        Args:
+            function: what the step does, ``async def`` or ``def``.
+            name: part of its identity; the function's name by default.
+            max_attempts: how often it is tried in all; 3 by default.
+            backoff, retry_on: as for a workflow.
+            timeout: how long one attempt may take; 1 hour by default, None for no limit.
+            was: the name it had before it was renamed, so that runs in flight find their records.
+
+        Raises:
+            DefinitionError, DuplicateName: it is declared wrongly.
+        """
+        chosen = StepOptions(**options)
+
+        def declare(function: Callable[..., Any]) -> Step[..., Any]:
+            made = decorate(function, chosen)
+            self._registry.add_step(made.name, place_of(function))
+            return made
+
+        return declare if function is None else declare(function)
+
+    def _declare(
+        self,
+        function: Callable[..., Any] | None,
+        max_attempts: int,
+        timeout: Duration | None,
+        options: dict[str, Any],
+    ) -> Any:
+        declaration = Declaration(
+            **{"max_attempts": max_attempts, "timeout": timeout, **options}
+        )
+
+        def declare(function: Callable[..., Any]) -> Workflow[..., Any]:
+            services = self._make_services if self._services is not None else None
+            definition = declaration.define(function, services)
+            self._registry.add(definition)
+            return Workflow(definition, self._engine)
+
+        return declare if function is None else declare(function)
+
+    async def _make_services(self) -> Any:
+        made: Any = self._services
+        if callable(made) and not isinstance(made, type):
+            made = made()
+            if inspect.isawaitable(made):
+                made = await made
+        return made
+
+    # --- connecting ------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Open the store. ``async with app:`` does it, and closes it again.
+
+        Raises:
+            AppNotReady: the app has no store.
+            StoreError: the store cannot be used; nothing was created or changed.
+        """
+        if not self._has_store:
+            raise AppNotReady('this app has no store; give it one: App("sqlite:///app.db")')
+        self._users += 1
+        if self._users == 1:
+            try:
+                await self._engine.open()
+            except BaseException:
+                self._users -= 1
+                raise
+
+    async def close(self) -> None:
+        """Write what is pending and close the store, when its last user leaves."""
+        if self._users:
+            self._users -= 1
+            if not self._users:
+                await self._engine.close()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # --- looking -----------------------------------------------------------------------------------
+
+    def get(self, run_id: str) -> Run[Any]:
+        """Return the handle of a run by its id, whether or not there is one.
+
+        Its result is decoded without an annotation; ``fulfil.get(…)`` knows the type.
+        """
+        return Run(run_id, self._engine, schema(Any))
+
+    async def runs(
+        self,
+        *,
+        status: Status | str | None = None,
+        name: str | None = None,
+        reason: str | None = None,
+        limit: int = 100,
+    ) -> list[Run[Any]]:
+        """Return the newest runs that match.
+
+        Args:
+            status: ``failed`` and so on.
+            name: of their definition.
+            reason: ``crash`` with ``failed`` shows the runs that killed their workers.
+            limit: 1 to 1,000.
+        """
+        if not 1 <= limit <= 1000:
+            raise UsageError(f"limit must be between 1 and 1000, got {limit!r}")
+        statuses = () if status is None else (Status(status),)
+        found = await self._engine.store.list_runs(RunQuery(statuses, name, reason, None, limit))
+        return [Run(run.run_id, self._engine, self._result_of(run.definition)) for run in found]
+
+    def _result_of(self, name: str) -> Schema[Any]:
+        definition = self._registry.find(name)
+        return schema(Any) if definition is None else definition.result
+
+
+class Decorator:
+    """The type of ``@app.workflow(…)`` and ``@app.job(…)`` with options."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context[S], P], Coroutine[Any, Any, R]], /
+    ) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context[S], P], R], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        """Declare the function."""
+        raise NotImplementedError
+
+
+class StepDecorator:
+    """The type of ``@app.step(…)`` with options."""
+
+    def __call__(self, function: Callable[P, R], /) -> Step[P, R]:
+        """Declare the step."""
+        raise NotImplementedError
+
+
+def open_store(url: str) -> Store:
+    """Return the unopened store of a URL.
+
+    Raises:
+        UsageError: the URL has no known scheme, or an option that the store does not know.
+    """
+    parts = urlsplit(url)
+    module = STORES.get(parts.scheme)
+    if module is None:
+        known = ", ".join(f"{scheme}://" for scheme in sorted(STORES))
+        raise UsageError(
+            f"no store answers to {url!r}; this version knows {known} "
+            '(a file is "sqlite:///relative.db" or "sqlite:////absolute.db")'
+        )
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    path = unquote(parts.netloc + parts.path)
+    store: Store = importlib.import_module(module).from_url(path, options)
+    return store

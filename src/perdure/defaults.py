@@ -1,0 +1,30 @@
+"""Every default in one table; the documentation prints it and a test reads it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+WORKFLOW_MAX_ATTEMPTS: Final = 1
+JOB_MAX_ATTEMPTS: Final = 3
+STEP_MAX_ATTEMPTS: Final = 3
+STEP_TIMEOUT: Final = "1h"
+JOB_TIMEOUT: Final = "1h"
+
+CONCURRENCY: Final = 100
+"""Runs that one worker executes at once."""
+STEP_THREADS: Final = 32
+"""Threads of one process for functions written with ``def``."""
+QUEUE: Final = "default"
+PRIORITY: Final = 0
+
+LEASE: Final = "15s"
+HEARTBEAT: Final = "5s"
+POLL: Final = "1s"
+"""Between polls of an idle worker, jittered down by up to a tenth."""
+GRACE: Final = "25s"
+"""What a graceful stop gives the bodies that are executing."""
+CRASH_CAP: Final = 10
+"""Claims in a row that may die without a new checkpoint."""
+
+PAYLOAD_LIMIT: Final = 1 << 20
+"""Bytes of one encoded input, meta, result or error."""

@@ -1,0 +1,345 @@
+"""The handle of a run: how it stands, its result, its history, and the operator's verbs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any, Generic, TypeVar
+
+from perdure._engine import scope as scopes
+from perdure._engine.calls import call_site, child_ending, decode_log
+from perdure._engine.engine import Engine
+from perdure._engine.scope import Call, Scope
+from perdure.clock import to_datetime
+from perdure.codec import Schema, decode_error, error_summary
+from perdure.duration import Duration, to_micros
+from perdure.errors import (
+    InvalidTransition,
+    ResultTimeout,
+    RunCancelled,
+    RunFailed,
+    RunNotFound,
+)
+from perdure.model.records import (
+    TERMINAL,
+    Attempt,
+    Checkpoint,
+    Ending,
+    History,
+    Micros,
+    RunRecord,
+    Status,
+    StepKind,
+)
+from perdure.model.transitions import CancelRun, Controlled, Missing, Refused, RetryRun
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """An attempt that did not succeed: of a step, or of a whole run."""
+
+    number: int
+    started_at: datetime | None
+    ended_at: datetime
+    outcome: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepHistory:
+    """One durable call as recorded.
+
+    Attributes:
+        path: ``charge``, ``parent/child``, ``~0/fetch`` (the body's first task).
+        kind: ``step``, ``enqueue`` or ``child``.
+        outcome: ``ok``, ``error``, ``timeout``, ``cancelled`` or ``pending``.
+        tries: attempts made so far.
+        failed: the attempts that failed.
+        due_at: when the next attempt is due, while ``pending``.
+        arguments: the beginning of its arguments as text.
+        site: file and line of the call.
+        size: bytes of the recorded value.
+        error: class and message of its last error.
+    """
+
+    path: str
+    kind: str
+    outcome: str
+    tries: int
+    failed: tuple[FailedAttempt, ...]
+    started_at: datetime
+    ended_at: datetime
+    due_at: datetime | None
+    arguments: str
+    site: str
+    size: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunHistory:
+    """A run with its attempts and steps.
+
+    Attributes:
+        attempt: the current or last attempt, counted from 1.
+        attempts: the ended attempts and crashed claims before it.
+        steps: in the order in which they were first recorded.
+        waiting_for: ``delay``, ``retry`` or ``child``, while ``waiting``.
+        reason: why it is failed or paused.
+        error: class and message of the last error.
+    """
+
+    id: str
+    name: str
+    status: Status
+    waiting_for: str | None
+    attempt: int
+    crashes: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    due_at: datetime | None
+    reason: str | None
+    error: str | None
+    attempts: tuple[FailedAttempt, ...]
+    steps: tuple[StepHistory, ...]
+
+
+class Run(Generic[R]):
+    """A durable run, wherever it is executed. Handles are cheap and hold nothing open."""
+
+    __slots__ = ("_engine", "_result", "id")
+
+    def __init__(self, id: str, engine: Engine, result: Schema[R]) -> None:
+        self.id = id
+        self._engine = engine
+        self._result = result
+
+    def __repr__(self) -> str:
+        return f"<run {self.id}>"
+
+    async def status(self) -> Status:
+        """Return how the run stands now.
+
+        Raises:
+            RunNotFound: there is none of this id.
+        """
+        return (await self._record()).status
+
+    def result(self, timeout: Duration | None = None) -> Coroutine[Any, Any, R]:
+        """Wait until the run has ended and return its result.
+
+        Inside a body this is a durable wait: the body may leave its worker meanwhile, and the
+        outcome is recorded. There, ``timeout`` is not allowed.
+
+        Args:
+            timeout: how long to wait at most; None for as long as it takes.
+
+        Raises:
+            RunFailed, RunCancelled: it ended without a result.
+            ResultTimeout: it has not ended within ``timeout``; it goes on.
+            RunNotFound: there is none of this id.
+        """
+        seconds = None if timeout is None else to_micros(timeout) / 1e6
+        scope = scopes.current()
+        if scope is None:
+            return self._outside(seconds)
+        return self._inside(self.result_call(scope, call_site(2)), scope.activation.next_join())
+
+    async def cancel(self, *, wait: bool = False) -> Status:
+        """Ask the run to end without a result.
+
+        A run that no worker holds is cancelled at once. One that is executing is told at its next
+        step, and ends ``cancelled`` whatever its body does from then on.
+
+        Args:
+            wait: return only when it has ended.
+
+        Returns:
+            The status after the request was accepted, or after ``wait``.
+
+        Raises:
+            InvalidTransition: it has ended already.
+            RunNotFound: there is none of this id.
+        """
+        request_id = self._engine.ids.run_id()
+        status = await self._control(CancelRun(self.id, request_id))
+        if wait and status not in TERMINAL:
+            return (await self._ending(None)).status
+        return status
+
+    async def retry(self) -> Status:
+        """Try a failed or cancelled run again; recorded steps that succeeded are not repeated.
+
+        Raises:
+            InvalidTransition: it has not ended so, or its unique_key is in use again.
+            RunNotFound: there is none of this id.
+        """
+        return await self._control(RetryRun(self.id, self._engine.ids.run_id()))
+
+    async def history(self) -> RunHistory:
+        """Return everything recorded of the run.
+
+        Raises:
+            RunNotFound: there is none of this id.
+        """
+        found = await self._engine.store.history(self.id)
+        if found is None:
+            raise self._missing()
+        return _readable(found)
+
+    # --- for the layers above and beside ---------------------------------------------------------
+
+    def result_call(self, scope: Scope, site: str) -> Call:
+        """Fix the identity of a durable wait for this run."""
+        digest = blake2b(self.id.encode(), digest_size=16).digest()
+        return Call(scope, StepKind.CHILD, "result", digest, self.id, site)
+
+    def unwrap(self, ending: Ending) -> R:
+        """Return the result of an ending, or raise what stands in its place."""
+        match ending.status:
+            case Status.COMPLETED:
+                return self._result.decode(ending.result or b"null")
+            case Status.FAILED:
+                raise self._failure(ending)
+            case _:
+                raise RunCancelled(f"run {self.id} was cancelled", run_id=self.id)
+
+    # --- stages ----------------------------------------------------------------------------------
+
+    async def _inside(self, call: Call, join: int) -> R:
+        return self.unwrap(await child_ending(call, self.id, join))
+
+    async def _outside(self, timeout: float | None) -> R:
+        return self.unwrap(await self._ending(timeout))
+
+    async def _ending(self, timeout: float | None) -> Ending:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Ending] = loop.create_future()
+
+        def ended(ending: Ending) -> None:
+            if not future.done():
+                future.set_result(ending)
+
+        watcher = self._engine.watcher
+        watcher.watch(self.id, ended)
+        try:
+            run = await self._record()
+            if run.status in TERMINAL:
+                return Ending(run.run_id, run.status, run.result, run.error, run.reason)
+            return await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            raise ResultTimeout(
+                f"run {self.id} has not ended within {timeout:g} s; it goes on"
+            ) from None
+        finally:
+            watcher.unwatch(self.id, ended)
+
+    async def _control(self, transition: CancelRun | RetryRun) -> Status:
+        answer = await self._engine.committer.submit(
+            transition, Controlled | Refused | Missing  # type: ignore[arg-type]
+        )
+        verb = "cancel" if isinstance(transition, CancelRun) else "retry"
+        match answer:
+            case Controlled():
+                return answer.status
+            case Refused():
+                detail = f" ({answer.detail})" if answer.detail else ""
+                raise InvalidTransition(f"cannot {verb} run {self.id}: it is {answer.status}{detail}")
+            case _:
+                raise self._missing()
+
+    async def _record(self) -> RunRecord:
+        found = await self._engine.store.get(self.id)
+        if found is None:
+            raise self._missing()
+        return found
+
+    def _missing(self) -> RunNotFound:
+        return RunNotFound(f"there is no run {self.id!r} here, or its retention has ended")
+
+    def _failure(self, ending: Ending) -> RunFailed:
+        data = ending.error or b"null"
+        summary = error_summary(data)
+        failure = RunFailed(
+            f"run {self.id} failed ({ending.reason}): {summary.type}: {summary.message}",
+            run_id=self.id,
+            error_type=summary.type,
+            reason=ending.reason or "error",
+        )
+        failure.__cause__ = decode_error(data)
+        return failure
+
+
+def _readable(history: History) -> RunHistory:
+    run = history.run
+    return RunHistory(
+        id=run.run_id,
+        name=run.definition,
+        status=run.status,
+        waiting_for=run.waiting_for,
+        attempt=run.attempt,
+        crashes=run.crashes,
+        created_at=to_datetime(run.created_at),
+        started_at=_instant(run.started_at),
+        finished_at=_instant(run.finished_at),
+        due_at=_instant(run.due_at),
+        reason=run.reason,
+        error=_text(run.error),
+        attempts=tuple(_attempt(attempt) for attempt in history.attempts),
+        steps=tuple(_step(checkpoint) for checkpoint in history.checkpoints),
+    )
+
+
+def _attempt(attempt: Attempt) -> FailedAttempt:
+    return FailedAttempt(
+        attempt.number,
+        _instant(attempt.claimed_at),
+        to_datetime(attempt.ended_at),
+        attempt.outcome,
+        _text(attempt.error) or "",
+    )
+
+
+def _step(record: Checkpoint) -> StepHistory:
+    failed = tuple(
+        FailedAttempt(
+            entry.number,
+            to_datetime(entry.started_at),
+            to_datetime(entry.ended_at),
+            "error",
+            f"{entry.error_type}: {entry.message}",
+        )
+        for entry in decode_log(record.log)
+    )
+    is_error = record.outcome in ("error", "timeout", "pending")
+    return StepHistory(
+        path=record.key.path,
+        kind=record.kind,
+        outcome=record.outcome,
+        tries=record.tries,
+        failed=failed,
+        started_at=to_datetime(record.started_at),
+        ended_at=to_datetime(record.ended_at),
+        due_at=_instant(record.due_at),
+        arguments=record.text,
+        site=record.site,
+        size=len(record.value or b""),
+        error=_text(record.value) if is_error else None,
+    )
+
+
+def _instant(micros: Micros | None) -> datetime | None:
+    return None if micros is None else to_datetime(micros)
+
+
+def _text(error: bytes | None) -> str | None:
+    if error is None:
+        return None
+    summary = error_summary(error)
+    return f"{summary.type}: {summary.message}"

@@ -1,0 +1,437 @@
+"""Declaring workflows and jobs, and the typed surface through which they are called.
+
+A definition is one thing, whatever declared it; a job is a workflow whose body is one unit of
+work. Every verb takes exactly the body's own arguments (without an injected ``Context``), so that
+editors complete them and type checkers prove them; options never mix in: they go through
+:meth:`Workflow.options`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any, Generic, ParamSpec, TypeVar, get_origin
+
+import msgspec
+
+from perdure import defaults
+from perdure._engine import scope as scopes
+from perdure._engine.calls import call_site, child_token, perform_inline, start_child
+from perdure._engine.context import CallOptions, encode_options, meta_schema
+from perdure._engine.definition import Definition
+from perdure._engine.engine import Engine
+from perdure._engine.scope import Call
+from perdure.codec import Arguments
+from perdure.context import Context
+from perdure.duration import Duration, to_micros
+from perdure.errors import DefinitionError, PerdureError, RunConflict, UsageError
+from perdure.handle import Run
+from perdure.ids import check_id, derived_id
+from perdure.model.records import StepKind
+from perdure.model.transitions import Created, CreateRun, Exists, Fenced, Outcome
+from perdure.retry import Backoff, RetryOn, RetryPolicy
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PRIORITIES = range(-(2**31), 2**31)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What one call says beside its arguments; see :meth:`Workflow.options`."""
+
+    id: str | None = None
+    unique_key: str | None = None
+    queue: str | None = None
+    priority: int | None = None
+    meta: Mapping[str, Any] | None = None
+    tags: tuple[str, ...] = ()
+    max_attempts: int | None = None
+
+
+_NO_OPTIONS = Options()
+
+
+class Calls(Generic[P, R]):
+    """The verbs of one definition, with the options of one call.
+
+    Inside a body, ``enqueue`` and ``delay`` are durable calls: the child is started once however
+    often the body replays, and ``run`` executes the other body as part of this one.
+    """
+
+    def __init__(self, definition: Definition, engine: Engine, options: Options) -> None:
+        self._definition = definition
+        self._engine = engine
+        self._options = options
+        self._encoded_options = encode_options(CallOptions(options.max_attempts))
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run the body here and now: no store, no worker; inside a run, as part of it.
+
+        The arguments and the result pass the codec just as they would on a worker.
+
+        Returns:
+            The body's result.
+
+        Raises:
+            InvalidValue: an argument or the result does not fit its annotation.
+            Exception: what the body raises.
+        """
+        scope = scopes.current()
+        data = self._definition.arguments.encode(args, kwargs)
+        if scope is None:
+            return self._run_here(data)
+        fingerprint, text = self._definition.arguments.fingerprint(args, kwargs)
+        call = Call(scope, StepKind.STEP, self._definition.name, fingerprint, text, call_site(2))
+        return perform_inline(call, lambda: self._body(data), self._definition.result)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Run[R]]:
+        """Create a durable run; when this returns, it survives whatever happens.
+
+        Returns:
+            The run's handle. With ``id`` or ``unique_key`` taken by a run of the same definition
+            and input, that run's handle.
+
+        Raises:
+            InvalidValue: an argument does not fit; nothing is stored.
+            PayloadTooLarge: the encoded input is over the limit; nothing is stored.
+            RunConflict: the id or key is taken by a run of another definition or input.
+            AppNotReady: the app has no store or is not connected.
+            StoreError: the store could not take it.
+        """
+        return self._start(args, kwargs, 0)
+
+    def delay(
+        self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Run[R]]:
+        """Create a durable run that starts no earlier than after ``delay``.
+
+        Args:
+            delay: ``"10m"``, ``"1h30m"``, ISO 8601 (``"PT10M"``) or a ``timedelta``, counted by
+                the store's clock from the moment it accepts the run.
+
+        Returns, raises: as :meth:`enqueue`, and InvalidDuration.
+        """
+        micros = to_micros(delay)
+        return self._start(args, kwargs, micros)
+
+    async def enqueue_many(
+        self, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
+    ) -> list[Run[R] | PerdureError]:
+        """Create many runs, each standing or falling on its own, in few round trips.
+
+        Args:
+            calls: for each run its positional and its keyword arguments.
+
+        Returns:
+            In the order given: the run's handle, or the error that kept it from being created.
+
+        Raises:
+            UsageError: called with an ``id`` or ``unique_key`` option, which name one run, or
+                inside a body (there, gather ``enqueue`` calls).
+        """
+        if self._options.id is not None or self._options.unique_key is not None:
+            raise UsageError("options(id=…) and options(unique_key=…) name one run, not many")
+        if scopes.current() is not None:
+            raise UsageError(
+                "enqueue_many is not a durable call; inside a body write "
+                "`await asyncio.gather(*(job.enqueue(x) for x in xs))`"
+            )
+        return await self._create_many(calls)
+
+    # --- here and now ----------------------------------------------------------------------------
+
+    async def _run_here(self, data: bytes) -> R:
+        result: R = self._definition.result.round_trip(await self._body(data))[1]
+        return result
+
+    async def _body(self, data: bytes) -> Any:
+        definition = self._definition
+        args, kwargs = definition.arguments.decode(data)
+        if definition.injects:
+            services = await definition.services() if definition.services is not None else None
+            context = Context(services, dict(self._options.meta or {}))
+            args, kwargs = definition.arguments.inject(args, kwargs, context)
+        if definition.is_async:
+            return await definition.function(*args, **kwargs)
+        return definition.function(*args, **kwargs)
+
+    # --- durably ---------------------------------------------------------------------------------
+
+    def _start(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], delay: int
+    ) -> Coroutine[Any, Any, Run[R]]:
+        data = self._input(args, kwargs)
+        scope = scopes.current()
+        if scope is None:
+            return self._create(self._transition(data, delay, self._options.id))
+        fingerprint = blake2b(data, digest_size=16).digest()
+        site = call_site(3)
+        call = Call(scope, StepKind.ENQUEUE, self._definition.name, fingerprint, "", site)
+        return self._create_in_run(call, data, delay)
+
+    def _input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        definition = self._definition
+        data = definition.arguments.encode(args, kwargs)
+        return self._engine.within_limit(data, f"the input of {definition.name!r}")
+
+    def _transition(self, data: bytes, delay: int, run_id: str | None) -> CreateRun:
+        definition, options = self._definition, self._options
+        meta = None
+        if options.meta is not None:
+            meta = meta_schema.encode(dict(options.meta))
+            self._engine.within_limit(meta, "meta")
+        ids = self._engine.ids
+        return CreateRun(
+            run_id or ids.run_id(),
+            definition.name,
+            data,
+            ids.token(),
+            definition.version,
+            options.queue or definition.queue,
+            definition.priority if options.priority is None else options.priority,
+            options.unique_key,
+            meta,
+            self._encoded_options,
+            options.tags or definition.tags,
+            delay,
+        )
+
+    async def _create(self, create: CreateRun) -> Run[R]:
+        answer = await self._engine.committer.submit(
+            create, Created | Exists | Fenced  # type: ignore[arg-type]
+        )
+        return self._handle(self._accepted(answer))
+
+    async def _create_in_run(self, call: Call, data: bytes, delay: int) -> Run[R]:
+        key = call.key
+        run = call.scope.activation.run
+        run_id = self._options.id
+        create = self._transition(data, delay, run_id or _child_id(run.run_id, run.generation, key))
+        if run_id is None:
+            create = msgspec.structs.replace(create, token=child_token(create.run_id))
+        return self._handle(self._accepted(await start_child(call, create)))
+
+    def _accepted(self, answer: Outcome) -> str:
+        match answer:
+            case Created():
+                return answer.run_id
+            case Exists() if answer.same:
+                return answer.run_id
+            case Exists():
+                what = (
+                    f"unique_key {self._options.unique_key!r}"
+                    if self._options.unique_key is not None and answer.run_id != self._options.id
+                    else f"id {answer.run_id!r}"
+                )
+                raise RunConflict(
+                    f"cannot start {self._definition.name!r}: {what} belongs to a run of another "
+                    "definition or input; use a new one, or the same arguments",
+                    run_id=answer.run_id,
+                )
+            case _:
+                raise AssertionError(f"a create was answered with {answer!r}")
+
+    async def _create_many(
+        self, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
+    ) -> list[Run[R] | PerdureError]:
+        submit = self._engine.committer.submit
+        results: list[Any] = []
+        for args, kwargs in calls:
+            try:
+                data = self._input(args, kwargs)
+            except PerdureError as error:
+                results.append(error)
+                continue
+            results.append(submit(self._transition(data, 0, None), Created))
+        for index, result in enumerate(results):
+            if not isinstance(result, PerdureError):
+                try:
+                    results[index] = self._handle(self._accepted(await result))
+                except PerdureError as error:
+                    results[index] = error
+        return results
+
+    def _handle(self, run_id: str) -> Run[R]:
+        return Run(run_id, self._engine, self._definition.result)
+
+
+class Workflow(Calls[P, R]):
+    """A workflow or job of an app. Made by its decorators, not by hand."""
+
+    def __init__(self, definition: Definition, engine: Engine) -> None:
+        super().__init__(definition, engine, _NO_OPTIONS)
+        self.__doc__ = definition.description or None
+
+    @property
+    def name(self) -> str:
+        """Its name, unique in the app."""
+        return self._definition.name
+
+    @property
+    def definition(self) -> Definition:
+        """What the engine knows of it."""
+        return self._definition
+
+    def options(
+        self,
+        *,
+        id: str | None = None,
+        unique_key: str | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        meta: Mapping[str, Any] | None = None,
+        tags: tuple[str, ...] = (),
+        max_attempts: int | None = None,
+    ) -> Calls[P, R]:
+        """Return the same verbs with options for one call.
+
+        Args:
+            id: the run's id, 1 to 255 characters; starting the same again returns the run, with
+                other input it is a conflict. Unique until retention ends.
+            unique_key: at most one run of this definition with this key is unfinished.
+            queue, priority: instead of the definition's; a smaller priority is claimed sooner.
+            meta: values of this one request, handed to the body in its context.
+            tags: for people, instead of the definition's.
+            max_attempts: of the whole run, instead of the definition's.
+
+        Raises:
+            InvalidValue, UsageError: an option is wrong.
+        """
+        if id is not None:
+            check_id(id, "id")
+        if unique_key is not None:
+            check_id(unique_key, "unique_key")
+        if queue is not None:
+            check_id(queue, "queue")
+        if max_attempts is not None:
+            RetryPolicy(max_attempts)
+        if priority is not None and (
+            isinstance(priority, bool) or priority not in _PRIORITIES
+        ):
+            raise UsageError(f"priority must be a whole number of 32 bits, got {priority!r}")
+        given = Options(id, unique_key, queue, priority, meta, tuple(tags), max_attempts)
+        return Calls(self._definition, self._engine, given)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Refuse: calling a definition could mean two things.
+
+        Raises:
+            UsageError: always; it names both.
+        """
+        raise UsageError(
+            f"{self.name}(…) could mean two things: write `await {self.name}.run(…)` to run it "
+            f"here and now, `await {self.name}.enqueue(…)` to create a durable run"
+        )
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name!r} at {self._definition.place}>"
+
+
+def _child_id(parent_id: str, generation: int, key: Any) -> str:
+    return derived_id(
+        parent_id, str(generation), key.scope.hex(), key.path, key.fingerprint.hex(), str(key.k)
+    )
+
+
+
+
+# --- declaring -------------------------------------------------------------------------------
+
+
+def is_context(annotation: Any) -> bool:
+    """Tell whether a parameter so annotated is injected."""
+    return annotation is Context or get_origin(annotation) is Context
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a decorator says about a definition, checked."""
+
+    max_attempts: int
+    timeout: Duration | None
+    name: str | None = None
+    backoff: Backoff | Callable[[int, BaseException], Duration] | None = None
+    retry_on: RetryOn = None
+    queue: str = defaults.QUEUE
+    priority: int = defaults.PRIORITY
+    version: str | None = None
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+
+    def define(
+        self, function: Callable[..., Any], services: Callable[[], Awaitable[Any]] | None
+    ) -> Definition:
+        """Return the definition of a body declared so.
+
+        Raises:
+            DefinitionError: something about it is wrong; the message names the place.
+        """
+        place = place_of(function)
+        name = self.name or name_of(function)
+        check_id(name, f"the name of the definition at {place}")
+        policy = RetryPolicy(self.max_attempts, retry_on=self.retry_on)
+        if self.backoff is not None:
+            policy = replace(policy, backoff=self.backoff)
+        arguments = Arguments(function, is_context)
+        return Definition(
+            name=name,
+            function=function,
+            is_async=inspect.iscoroutinefunction(function),
+            arguments=arguments,
+            policy=policy,
+            timeout=None if self.timeout is None else to_micros(self.timeout) / 1e6,
+            version=self.version or code_version(function),
+            queue=check_id(self.queue, "queue"),
+            priority=self.priority,
+            place=place,
+            services=services,
+            description=self.description or inspect.getdoc(function) or "",
+            tags=tuple(self.tags),
+        )
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return the name a function declares itself by.
+
+    Raises:
+        DefinitionError: it has none (a lambda).
+    """
+    name: str = getattr(function, "__name__", "")
+    if not name or name == "<lambda>":
+        raise DefinitionError(
+            f"{function!r} has no name to be found by after a restart; write a `def`, or pass name=…"
+        )
+    return name
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """Return ``file:line`` of a function, for messages."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return repr(function)
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def code_version(function: Callable[..., Any]) -> str:
+    """Return a short digest of a function's own code, which changes when it is edited.
+
+    Nested functions count; functions that it calls do not.
+    """
+    hasher = blake2b(digest_size=6)
+    pending: list[Any] = [getattr(inspect.unwrap(function), "__code__", None)]
+    while pending:
+        code = pending.pop()
+        if code is None:
+            continue
+        hasher.update(code.co_code)
+        hasher.update(repr(code.co_names).encode())
+        for constant in code.co_consts:
+            if inspect.iscode(constant):
+                pending.append(constant)
+            else:
+                hasher.update(repr(constant).encode("utf-8", "backslashreplace"))
+    return hasher.hexdigest()
