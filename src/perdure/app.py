@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
-
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from perdure import defaults
@@ -20,7 +19,7 @@ from perdure._engine.registry import Registry
 from perdure.codec import Schema, schema
 from perdure.context import Context
 from perdure.duration import Duration
-from perdure.errors import AppNotReady, UsageError
+from perdure.errors import UsageError
 from perdure.handle import Run
 from perdure.model.records import RunQuery, Status
 from perdure.retry import Backoff, RetryOn
@@ -71,8 +70,7 @@ class App:
         self._registry = Registry()
         self._services = services
         opened = open_store(store) if isinstance(store, str) else store
-        self._has_store = opened is not None
-        self._engine = Engine(opened or NoStore(), self._registry, ports or Ports())
+        self._engine = Engine(opened, self._registry, ports or Ports())
         self._users = 0
 
     @property
@@ -89,27 +87,14 @@ class App:
     @overload
     def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
     @overload
-    def workflow(
-        self, function: Callable[Concatenate[Context[S], P], R], /
-    ) -> Workflow[P, R]: ...
+    def workflow(self, function: Callable[Concatenate[Context[S], P], R], /) -> Workflow[P, R]: ...
     @overload
     def workflow(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
     @overload
+    def workflow(self, /, **options: Unpack[Settings]) -> Decorator: ...
     def workflow(
-        self,
-        *,
-        name: str | None = None,
-        max_attempts: int = ...,
-        backoff: Backoff | Callable[[int, BaseException], Duration] | None = None,
-        retry_on: RetryOn = None,
-        timeout: Duration | None = None,
-        queue: str = ...,
-        priority: int = ...,
-        version: str | None = None,
-        description: str | None = None,
-        tags: tuple[str, ...] = (),
-    ) -> Decorator: ...
-    def workflow(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        self, function: Callable[..., Any] | None = None, /, **options: Unpack[Settings]
+    ) -> Any:
         """Declare a workflow: a body made of durable calls.
 
         Args:
@@ -127,7 +112,9 @@ class App:
         Raises:
             DefinitionError, DuplicateName: it is declared wrongly.
         """
-        return self._declare(function, defaults.WORKFLOW_MAX_ATTEMPTS, None, options)
+        options.setdefault("max_attempts", defaults.WORKFLOW_MAX_ATTEMPTS)
+        options.setdefault("timeout", None)
+        return self._declare(function, Declaration(**options))
 
     @overload
     def job(
@@ -140,42 +127,26 @@ class App:
     @overload
     def job(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
     @overload
+    def job(self, /, **options: Unpack[Settings]) -> Decorator: ...
     def job(
-        self,
-        *,
-        name: str | None = None,
-        max_attempts: int = ...,
-        backoff: Backoff | Callable[[int, BaseException], Duration] | None = None,
-        retry_on: RetryOn = None,
-        timeout: Duration | None = ...,
-        queue: str = ...,
-        priority: int = ...,
-        version: str | None = None,
-        description: str | None = None,
-        tags: tuple[str, ...] = (),
-    ) -> Decorator: ...
-    def job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        self, function: Callable[..., Any] | None = None, /, **options: Unpack[Settings]
+    ) -> Any:
         """Declare a job: a workflow whose body is one unit of work.
 
         It takes the same options as :meth:`workflow`; a job has 3 attempts and a timeout of
         1 hour unless said otherwise.
         """
-        return self._declare(function, defaults.JOB_MAX_ATTEMPTS, defaults.JOB_TIMEOUT, options)
+        options.setdefault("max_attempts", defaults.JOB_MAX_ATTEMPTS)
+        options.setdefault("timeout", defaults.JOB_TIMEOUT)
+        return self._declare(function, Declaration(**options))
 
     @overload
     def step(self, function: Callable[P, R], /) -> Step[P, R]: ...
     @overload
+    def step(self, /, **options: Unpack[StepSettings]) -> StepDecorator: ...
     def step(
-        self,
-        *,
-        name: str | None = None,
-        max_attempts: int = ...,
-        backoff: Backoff | Callable[[int, BaseException], Duration] | None = None,
-        retry_on: RetryOn = None,
-        timeout: Duration | None = ...,
-        was: str | None = None,
-    ) -> StepDecorator: ...
-    def step(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        self, function: Callable[..., Any] | None = None, /, **options: Unpack[StepSettings]
+    ) -> Any:
         """Declare a step; see :class:`perdure.step.StepVerb`. Its name is unique in the app.
 
         Args:
@@ -198,17 +169,7 @@ class App:
 
         return declare if function is None else declare(function)
 
-    def _declare(
-        self,
-        function: Callable[..., Any] | None,
-        max_attempts: int,
-        timeout: Duration | None,
-        options: dict[str, Any],
-    ) -> Any:
-        declaration = Declaration(
-            **{"max_attempts": max_attempts, "timeout": timeout, **options}
-        )
-
+    def _declare(self, function: Callable[..., Any] | None, declaration: Declaration) -> Any:
         def declare(function: Callable[..., Any]) -> Workflow[..., Any]:
             services = self._make_services if self._services is not None else None
             definition = declaration.define(function, services)
@@ -234,8 +195,6 @@ class App:
             AppNotReady: the app has no store.
             StoreError: the store cannot be used; nothing was created or changed.
         """
-        if not self._has_store:
-            raise AppNotReady('this app has no store; give it one: App("sqlite:///app.db")')
         self._users += 1
         if self._users == 1:
             try:
@@ -263,7 +222,7 @@ class App:
     ) -> None:
         await self.close()
 
-    # --- looking -----------------------------------------------------------------------------------
+    # --- looking ---------------------------------------------------------------------------------
 
     def get(self, run_id: str) -> Run[Any]:
         """Return the handle of a run by its id, whether or not there is one.
@@ -297,6 +256,32 @@ class App:
     def _result_of(self, name: str) -> Schema[Any]:
         definition = self._registry.find(name)
         return schema(Any) if definition is None else definition.result
+
+
+class Settings(TypedDict, total=False):
+    """What ``@app.workflow(…)`` and ``@app.job(…)`` take; :meth:`App.workflow` explains each."""
+
+    name: str | None
+    max_attempts: int
+    backoff: Backoff | Callable[[int, BaseException], Duration] | None
+    retry_on: RetryOn
+    timeout: Duration | None
+    queue: str
+    priority: int
+    version: str | None
+    description: str | None
+    tags: tuple[str, ...]
+
+
+class StepSettings(TypedDict, total=False):
+    """What ``@app.step(…)`` takes; :meth:`App.step` explains each."""
+
+    name: str | None
+    max_attempts: int
+    backoff: Backoff | Callable[[int, BaseException], Duration] | None
+    retry_on: RetryOn
+    timeout: Duration | None
+    was: str | None
 
 
 class Decorator:

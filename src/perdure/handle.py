@@ -34,7 +34,7 @@ from perdure.model.records import (
     Status,
     StepKind,
 )
-from perdure.model.transitions import CancelRun, Controlled, Missing, Refused, RetryRun
+from perdure.model.transitions import CancelRun, Controlled, Refused, RetryRun
 
 R = TypeVar("R")
 
@@ -241,16 +241,16 @@ class Run(Generic[R]):
             watcher.unwatch(self.id, ended)
 
     async def _control(self, transition: CancelRun | RetryRun) -> Status:
-        answer = await self._engine.committer.submit(
-            transition, Controlled | Refused | Missing  # type: ignore[arg-type]
-        )
+        answer = await self._engine.committer.submit(transition)
         verb = "cancel" if isinstance(transition, CancelRun) else "retry"
         match answer:
             case Controlled():
                 return answer.status
             case Refused():
                 detail = f" ({answer.detail})" if answer.detail else ""
-                raise InvalidTransition(f"cannot {verb} run {self.id}: it is {answer.status}{detail}")
+                raise InvalidTransition(
+                    f"cannot {verb} run {self.id}: it is {answer.status}{detail}"
+                )
             case _:
                 raise self._missing()
 

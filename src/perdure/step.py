@@ -55,6 +55,11 @@ class Step(Generic[P, R]):
         """The name under which it is recorded."""
         return self._spec.name
 
+    @property
+    def function(self) -> Callable[P, R]:
+        """The function that was decorated."""
+        return self._spec.function
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Execute the step, or return what is recorded."""
         scope = scopes.current()
@@ -73,7 +78,7 @@ class Step(Generic[P, R]):
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Bind like a function does, so that a method can be a step."""
-        return self if instance is None else partial(self, instance)
+        return self if instance is None else partial(cast("Callable[..., Any]", self), instance)
 
     def __repr__(self) -> str:
         return f"<step {self._spec.name!r}>"
@@ -194,7 +199,7 @@ class Inline:
         if not callable(function):
             raise UsageError(_not_callable(name, function))
         if isinstance(function, Step):
-            function = cast("Step[..., Any]", function)._spec.function
+            function = cast("Step[..., Any]", function).function
         scope = scopes.current()
         spec = self._spec(name, function)
         if scope is None:
@@ -259,6 +264,7 @@ class StepVerb(Inline):
     @overload
     def __call__(
         self,
+        /,
         *,
         name: str | None = None,
         max_attempts: int = ...,
@@ -267,20 +273,17 @@ class StepVerb(Inline):
         timeout: Duration | None = ...,
         was: str | None = None,
     ) -> Callable[[Callable[P, R]], Step[P, R]]: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, name: Any = None, function: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """Decorate, or call a function as a step; see the class."""
-        if args and isinstance(args[0], str):
-            if len(args) < 2:
-                raise UsageError(f"step({args[0]!r}) needs the function to call as well")
-            return self.make(args[0], args[1], args[2:], kwargs, call_site(2))
-        if args:
-            if len(args) > 1 or kwargs:
-                raise UsageError(
-                    'write @step, @step(option=…) or `await step("name", function, …)`'
-                )
-            return decorate(args[0], StepOptions())
-        options = StepOptions(**kwargs)
-        return lambda function: decorate(function, options)
+        if isinstance(name, str):
+            if function is None:
+                raise UsageError(f"step({name!r}) needs the function to call as well")
+            return self.make(name, function, args, kwargs, call_site(2))
+        if name is None:
+            return partial(decorate, options=StepOptions(**kwargs))
+        if function is not None or kwargs:
+            raise UsageError('write @step, @step(option=…) or `await step("name", function, …)`')
+        return decorate(name, StepOptions())
 
     def options(
         self,
@@ -383,7 +386,7 @@ def random() -> _random.Random:
     Raises:
         NotInRun: called outside of a run.
     """
-    return _random.Random(_drawn("random"))
+    return _random.Random(_drawn("random"))  # noqa: S311 -- equal on replay is the point
 
 
 def _drawn(what: str) -> bytes:

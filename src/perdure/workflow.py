@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any, Generic, ParamSpec, TypeVar, get_origin
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, get_origin
 
 import msgspec
 
@@ -30,7 +30,7 @@ from perdure.errors import DefinitionError, PerdureError, RunConflict, UsageErro
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
 from perdure.model.records import StepKind
-from perdure.model.transitions import Created, CreateRun, Exists, Fenced, Outcome
+from perdure.model.transitions import Created, CreateRun, Exists, Outcome
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 
 P = ParamSpec("P")
@@ -112,6 +112,8 @@ class Calls(Generic[P, R]):
         Args:
             delay: ``"10m"``, ``"1h30m"``, ISO 8601 (``"PT10M"``) or a ``timedelta``, counted by
                 the store's clock from the moment it accepts the run.
+            *args: the body's own arguments.
+            **kwargs: the body's own arguments.
 
         Returns, raises: as :meth:`enqueue`, and InvalidDuration.
         """
@@ -201,9 +203,7 @@ class Calls(Generic[P, R]):
         )
 
     async def _create(self, create: CreateRun) -> Run[R]:
-        answer = await self._engine.committer.submit(
-            create, Created | Exists | Fenced  # type: ignore[arg-type]
-        )
+        answer = await self._engine.committer.submit(create)
         return self._handle(self._accepted(answer))
 
     async def _create_in_run(self, call: Call, data: bytes, delay: int) -> Run[R]:
@@ -246,7 +246,7 @@ class Calls(Generic[P, R]):
             except PerdureError as error:
                 results.append(error)
                 continue
-            results.append(submit(self._transition(data, 0, None), Created))
+            results.append(submit(self._transition(data, 0, None)))
         for index, result in enumerate(results):
             if not isinstance(result, PerdureError):
                 try:
@@ -293,7 +293,8 @@ class Workflow(Calls[P, R]):
             id: the run's id, 1 to 255 characters; starting the same again returns the run, with
                 other input it is a conflict. Unique until retention ends.
             unique_key: at most one run of this definition with this key is unfinished.
-            queue, priority: instead of the definition's; a smaller priority is claimed sooner.
+            queue: instead of the definition's.
+            priority: instead of the definition's; a smaller one is claimed sooner.
             meta: values of this one request, handed to the body in its context.
             tags: for people, instead of the definition's.
             max_attempts: of the whole run, instead of the definition's.
@@ -309,14 +310,12 @@ class Workflow(Calls[P, R]):
             check_id(queue, "queue")
         if max_attempts is not None:
             RetryPolicy(max_attempts)
-        if priority is not None and (
-            isinstance(priority, bool) or priority not in _PRIORITIES
-        ):
+        if priority is not None and (isinstance(priority, bool) or priority not in _PRIORITIES):
             raise UsageError(f"priority must be a whole number of 32 bits, got {priority!r}")
         given = Options(id, unique_key, queue, priority, meta, tuple(tags), max_attempts)
         return Calls(self._definition, self._engine, given)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def __call__(self, *_: P.args, **__: P.kwargs) -> NoReturn:
         """Refuse: calling a definition could mean two things.
 
         Raises:
@@ -335,8 +334,6 @@ def _child_id(parent_id: str, generation: int, key: Any) -> str:
     return derived_id(
         parent_id, str(generation), key.scope.hex(), key.path, key.fingerprint.hex(), str(key.k)
     )
-
-
 
 
 # --- declaring -------------------------------------------------------------------------------
@@ -403,7 +400,8 @@ def name_of(function: Callable[..., Any]) -> str:
     name: str = getattr(function, "__name__", "")
     if not name or name == "<lambda>":
         raise DefinitionError(
-            f"{function!r} has no name to be found by after a restart; write a `def`, or pass name=…"
+            f"{function!r} has no name to be found by after a restart; write a `def`, or pass "
+            "name=…"
         )
     return name
 

@@ -23,8 +23,6 @@ from perdure.errors import Leave, Mismatch
 from perdure.model.records import Control, Ending, Grant, Micros, Wait
 from perdure.model.transitions import (
     ClaimedRun,
-    Conflict,
-    Fenced,
     SaveCheckpoint,
     Saved,
     Suspended,
@@ -228,9 +226,7 @@ class Activation:
         Raises:
             Leave: the run is no longer ours, or is to be cancelled.
         """
-        answer = await self.engine.committer.submit(
-            checkpoint, Saved | Fenced | Conflict, patient=True  # type: ignore[arg-type]
-        )
+        answer = await self.engine.committer.submit(checkpoint, patient=True)
         if isinstance(answer, Saved):
             if answer.control is Control.CANCEL:
                 self.leave(Leaving.CANCELLED)
@@ -240,7 +236,7 @@ class Activation:
         raise Leave("the run is no longer held by this worker")
 
     def mismatched(self, error: Mismatch) -> Mismatch:
-        """Note that the replay does not fit; the run will be paused whatever the body makes of it."""
+        """Note that the replay does not fit: the run is paused whatever its body makes of it."""
         if self.mismatch is None:
             self.mismatch = error
         return error

@@ -63,7 +63,7 @@ def decode_log(data: bytes | None) -> list[FailedTry]:
 
 def call_site(depth: int) -> str:
     """Return ``file.py:line`` of the caller so many frames up."""
-    frame = sys._getframe(depth)  # noqa: SLF001 -- the documented way to a caller's line
+    frame = sys._getframe(depth)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- documented
     place = (frame.f_code, frame.f_lineno)
     site = _sites.get(place)
     if site is None:
@@ -112,8 +112,7 @@ async def perform(call: Call, spec: StepSpec, args: tuple[Any, ...], kwargs: dic
 async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
     """Return or raise what is recorded."""
     scope = call.scope
-    if record.ended_at > scope.newest:
-        scope.newest = record.ended_at
+    scope.newest = max(scope.newest, record.ended_at)
     if record.outcome is StepOutcome.OK:
         return result.decode(record.value or b"null")
     activation = scope.activation
@@ -251,9 +250,8 @@ class _Execution:
     def _given_up(self) -> None:
         """The body cancelled the step: record it without waiting, unless the body is leaving."""
         if self.activation.leaving is None:
-            committed = self.engine.committer.submit(
-                self._checkpoint(StepOutcome.CANCELLED, None), object, patient=True
-            )
+            checkpoint = self._checkpoint(StepOutcome.CANCELLED, None)
+            committed = self.engine.committer.submit(checkpoint, patient=True)
             committed.add_done_callback(_retrieve)
 
     def _delay_after(self, error: Exception) -> Micros | None:
@@ -268,9 +266,7 @@ class _Execution:
             await self._save(StepOutcome.TIMEOUT if late else StepOutcome.ERROR, data)
             _mark(seen, self.call.key)
             raise seen
-        saved = await self.activation.save(
-            self._checkpoint(StepOutcome.PENDING, data, delay=delay)
-        )
+        saved = await self.activation.save(self._checkpoint(StepOutcome.PENDING, data, delay=delay))
         return saved.due_at if saved.due_at is not None else self.engine.store_now() + delay
 
     def _note(self, data: bytes) -> None:
@@ -288,8 +284,7 @@ class _Execution:
         checkpoint = self._checkpoint(outcome, data)
         await self.activation.save(checkpoint)
         scope = self.call.scope
-        if checkpoint.ended_at > scope.newest:
-            scope.newest = checkpoint.ended_at
+        scope.newest = max(scope.newest, checkpoint.ended_at)
 
     def _checkpoint(
         self, outcome: StepOutcome, data: bytes | None, *, delay: Micros | None = None
@@ -494,9 +489,7 @@ async def start_child(call: Call, create: CreateRun) -> Created | Exists:
         activation.end_work()
 
 
-async def _commit_child(
-    call: Call, activation: Activation, create: CreateRun
-) -> Created | Exists:
+async def _commit_child(call: Call, activation: Activation, create: CreateRun) -> Created | Exists:
     engine = activation.engine
     now = engine.store_now()
 
@@ -514,9 +507,7 @@ async def _commit_child(
             text=call.text,
         )
 
-    creating = engine.committer.submit(
-        create, Created | Exists | Fenced, patient=True  # type: ignore[arg-type]
-    )
+    creating = engine.committer.submit(create, patient=True)
     if create.unique_key is None and create.token == child_token(create.run_id):
         # The id is our own, so nobody else can have taken it: both ride in one batch.
         await activation.save(record(create.run_id))
@@ -538,8 +529,7 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
     """
     record = call.record
     if record is not None:
-        if record.ended_at > call.scope.newest:
-            call.scope.newest = record.ended_at
+        call.scope.newest = max(call.scope.newest, record.ended_at)
         return _ending_decoder.decode(record.value or b"null")
     scope = here(call)
     activation = scope.activation

@@ -14,25 +14,46 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast, overload
 
+from perdure.clock import Clock
 from perdure.errors import (
+    AppNotReady,
     NotApplied,
     OutcomeUnknown,
     StoreBusy,
-    StoreClosed,
     StoreError,
     StoreFull,
     StoreReadOnly,
 )
-from perdure.model.transitions import Claim, Claimed
-
-if TYPE_CHECKING:
-    from perdure.clock import Clock
-    from perdure.model.transitions import Outcome, Transition
-    from perdure.store import Store
+from perdure.model.transitions import (
+    Beaten,
+    CancelRun,
+    Claim,
+    Claimed,
+    Conflict,
+    Controlled,
+    Created,
+    CreateRun,
+    Exists,
+    Fenced,
+    GiveBack,
+    Missing,
+    Outcome,
+    Refused,
+    RegisterWorker,
+    Rescued,
+    RescueWorker,
+    RetireWorker,
+    RetryRun,
+    SaveCheckpoint,
+    Saved,
+    Settle,
+    Settled,
+    Transition,
+)
+from perdure.store import Store
 
 log = logging.getLogger("perdure.committer")
 
@@ -44,8 +65,6 @@ RETRY_DELAYS = (0.01, 0.05, 0.2, 0.5, 1.0)
 
 UNKNOWN_TRIES = 5
 """How often an unknown batch is applied again before a caller is told that it is unknown."""
-
-Answer = TypeVar("Answer")
 
 
 class Claimant(Protocol):
@@ -63,7 +82,7 @@ class Claimant(Protocol):
         """Take the answer of the last claim. Runs that were given must be started or released."""
         ...
 
-    def claim_failed(self, error: StoreError) -> None:
+    def claim_failed(self) -> None:
         """The last claim was not answered; claim again later."""
         ...
 
@@ -72,7 +91,7 @@ class _Entry:
     __slots__ = ("future", "patient", "transition")
 
     def __init__(
-        self, transition: Transition, future: asyncio.Future[Outcome], patient: bool
+        self, transition: Transition, future: asyncio.Future[Outcome], *, patient: bool
     ) -> None:
         self.transition = transition
         self.future = future
@@ -109,33 +128,57 @@ class Committer:
             await self._task
             self._task = None
 
+    @overload
     def submit(
-        self, transition: Transition, answer: type[Answer], *, patient: bool = False
-    ) -> asyncio.Future[Answer]:
+        self, transition: CreateRun, *, patient: bool = ...
+    ) -> asyncio.Future[Created | Exists | Fenced]: ...
+    @overload
+    def submit(
+        self, transition: SaveCheckpoint, *, patient: bool = ...
+    ) -> asyncio.Future[Saved | Fenced | Conflict]: ...
+    @overload
+    def submit(
+        self, transition: Settle, *, patient: bool = ...
+    ) -> asyncio.Future[Settled | Fenced]: ...
+    @overload
+    def submit(
+        self, transition: CancelRun | RetryRun, *, patient: bool = ...
+    ) -> asyncio.Future[Controlled | Refused | Missing]: ...
+    @overload
+    def submit(
+        self, transition: RegisterWorker, *, patient: bool = ...
+    ) -> asyncio.Future[Beaten]: ...
+    @overload
+    def submit(
+        self, transition: RetireWorker | RescueWorker | GiveBack, *, patient: bool = ...
+    ) -> asyncio.Future[Rescued]: ...
+    def submit(self, transition: Transition, *, patient: bool = False) -> asyncio.Future[Any]:
         """Put a transition into the next batch.
 
         Args:
             transition: what to write; its payloads are already validated.
-            answer: the type (or union) of its outcomes, for the type checker alone.
             patient: keep trying while the store cannot take it (a worker's own writes). A caller's
                 write is answered with the store's error instead.
 
         Returns:
             A future of the outcome; it fails with a StoreError.
+
+        Raises:
+            AppNotReady: the app is not connected.
         """
         if self._task is None:
-            raise StoreClosed("the app is not connected, or closed; use `async with app:`")
+            raise AppNotReady("the app is not connected; use `async with app:`")
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        self._pending.append(_Entry(transition, future, patient))
-        wake = self._wake
-        if wake is not None:
-            self._wake = None
-            wake.set_result(None)
-        return cast("asyncio.Future[Answer]", future)
+        self._pending.append(_Entry(transition, future, patient=patient))
+        self._wake_up()
+        return future
 
     def kick(self) -> None:
         """Form a batch now, though nothing is pending: a claimant has room."""
         self._claim_wanted = True
+        self._wake_up()
+
+    def _wake_up(self) -> None:
         wake = self._wake
         if wake is not None:
             self._wake = None
@@ -180,7 +223,7 @@ class Committer:
             outcomes = await self._store.apply(batch)
         except StoreError as error:
             if claimant is not None:
-                claimant.claim_failed(error)
+                claimant.claim_failed()
             await self._write_failed(entries, error)
             return
         self._failures = 0
@@ -232,5 +275,3 @@ def _fail(entries: list[_Entry], error: StoreError) -> None:
     for entry in entries:
         if not entry.future.done():
             entry.future.set_exception(error)
-
-

@@ -15,7 +15,7 @@ from perdure._engine.registry import Registry
 from perdure._engine.watcher import Watcher
 from perdure.clock import Clock, SystemClock, SystemThreads, Threads
 from perdure.defaults import PAYLOAD_LIMIT, STEP_THREADS
-from perdure.errors import PayloadTooLarge
+from perdure.errors import AppNotReady, PayloadTooLarge
 from perdure.ids import Ids
 from perdure.model.records import Micros
 from perdure.store import Store
@@ -41,18 +41,51 @@ class Ports:
 class Engine:
     """Everything that executing and starting runs share in one app."""
 
-    def __init__(self, store: Store, registry: Registry, ports: Ports) -> None:
-        self.store = store
+    def __init__(self, store: Store | None, registry: Registry, ports: Ports) -> None:
+        self._store = store
         self.registry = registry
         self.clock = ports.clock
         self.threads = ports.threads
         self.rng = ports.rng
         self.ids = ports.ids
-        self.committer = Committer(store, ports.clock)
-        self.watcher = Watcher(store)
+        self._committer = None if store is None else Committer(store, ports.clock)
+        self._watcher = None if store is None else Watcher(store)
         self.payload_limit = PAYLOAD_LIMIT
         self._pool: ThreadPoolExecutor | None = None
         self._store_ahead: Micros = 0
+
+    @property
+    def store(self) -> Store:
+        """Where runs live.
+
+        Raises:
+            AppNotReady: the app has none.
+        """
+        if self._store is None:
+            raise _no_store()
+        return self._store
+
+    @property
+    def committer(self) -> Committer:
+        """The way to the store.
+
+        Raises:
+            AppNotReady: the app has no store.
+        """
+        if self._committer is None:
+            raise _no_store()
+        return self._committer
+
+    @property
+    def watcher(self) -> Watcher:
+        """Who waits for which run.
+
+        Raises:
+            AppNotReady: the app has no store.
+        """
+        if self._watcher is None:
+            raise _no_store()
+        return self._watcher
 
     async def open(self) -> None:
         """Open the store and begin to write."""
@@ -100,3 +133,7 @@ class Engine:
                 "store it elsewhere (a file, an object store) and pass a reference"
             )
         return data
+
+
+def _no_store() -> AppNotReady:
+    return AppNotReady('this app has no store; give it one: App("sqlite:///app.db")')

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("perdure.run")
 
-Left: TypeAlias = Callable[[Activation], None]
+Left: TypeAlias = Callable[[], None]
 
 
 class Executor:
@@ -53,8 +53,8 @@ class Executor:
 
     Args:
         engine: of the app.
-        left: called once for each activation when its body has ended or been suspended: its slot
-            is free. The settle is on its way then, in the batch that may carry the next claim.
+        left: called when a body has ended or been suspended: its slot is free. The settle is on
+            its way then, in the batch that may carry the next claim.
     """
 
     def __init__(self, engine: Engine, left: Left) -> None:
@@ -199,9 +199,7 @@ class Executor:
             )
         return Completed(data)
 
-    def _after_failure(
-        self, activation: Activation, error: BaseException, reason: str
-    ) -> Verdict:
+    def _after_failure(self, activation: Activation, error: BaseException, reason: str) -> Verdict:
         run = activation.run
         policy = call_options(run).policy(activation.definition.policy)
         delay = policy.decide(error, run.attempt, self.engine.rng)
@@ -221,16 +219,12 @@ class Executor:
         settled = self._submit(activation, verdict)
         settled.add_done_callback(lambda future: self._settled(activation, verdict, future))
 
-    def _submit(
-        self, activation: Activation, verdict: Verdict
-    ) -> asyncio.Future[Settled | Fenced]:
-        return self.engine.committer.submit(
-            Settle(activation.grant, verdict), Settled | Fenced, patient=True  # type: ignore[arg-type]
-        )
+    def _submit(self, activation: Activation, verdict: Verdict) -> asyncio.Future[Settled | Fenced]:
+        return self.engine.committer.submit(Settle(activation.grant, verdict), patient=True)
 
     def _free(self, activation: Activation) -> None:
         self.active.pop(activation.run.run_id, None)
-        self._left(activation)
+        self._left()
 
     def _settled(
         self, activation: Activation, verdict: Verdict, future: asyncio.Future[Settled | Fenced]
@@ -280,7 +274,7 @@ class Executor:
             if isinstance(answer, Settled) and answer.status in TERMINAL:
                 self.announce(activation, _ending(activation.run.run_id, answer, verdict))
         except StoreError as error:
-            log.error("run %s could not be suspended: %s", activation.run.run_id, error)
+            log.warning("run %s could not be suspended: %s", activation.run.run_id, error)
         activation.close()
         activation.leave(Leaving.SUSPENDED)
         in_time = await activation.unwind()

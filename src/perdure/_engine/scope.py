@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from functools import wraps
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from perdure.model.records import Checkpoint, StepKey, StepKind
 
@@ -57,7 +57,7 @@ class Branch:
 
 
 class Call:
-    """One durable call: its identity, fixed when the call is made, and its record if there is one."""
+    """One durable call: its identity, fixed when it is made, and its record if there is one."""
 
     __slots__ = (
         "fingerprint",
@@ -72,7 +72,7 @@ class Call:
         "text",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 -- one place calls it with all, on the hot path
         self, scope: Scope, kind: StepKind, name: str, fingerprint: bytes, text: str, site: str
     ) -> None:
         self.scope = scope
@@ -99,9 +99,7 @@ class Call:
 
     def inner_digest(self) -> bytes:
         """Return the digest of the scope inside this call."""
-        return _digest(
-            self.scope.digest, "step", self.path, self.fingerprint.hex(), str(self.k)
-        )
+        return _digest(self.scope.digest, "step", self.path, self.fingerprint.hex(), str(self.k))
 
     def __str__(self) -> str:
         return f"{self.path}({self.text})" if self.text else f"{self.path}()"
@@ -132,7 +130,7 @@ class Scope:
         "positions",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 -- three places in this module call it, on the hot path
         self,
         activation: Activation,
         branch: Branch,
@@ -256,7 +254,7 @@ class TaskFactory:
     ) -> asyncio.Future[T]:
         scope = _current.get()
         if scope is None:
-            return self._make(loop, coro, kwargs)
+            return cast("asyncio.Future[T]", self._make(loop, coro, kwargs))
         forked = scope.fork()
         context: Context | None = kwargs.pop("context", None)
         if context is None:
@@ -264,7 +262,7 @@ class TaskFactory:
         context.run(_current.set, forked)
         task = self._make(loop, coro, {**kwargs, "context": context})
         scope.activation.adopt(forked.branch, task)
-        return task
+        return cast("asyncio.Future[T]", task)
 
     def _make(self, loop: asyncio.AbstractEventLoop, coro: Any, kwargs: dict[str, Any]) -> Any:
         if self.previous is not None:

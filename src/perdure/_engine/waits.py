@@ -1,4 +1,4 @@
-"""Durable waits of a body in this process: until a time of the store's clock, or another run's end."""
+"""Durable waits of a body: until a time of the store's clock, or until another run has ended."""
 
 from __future__ import annotations
 

@@ -42,8 +42,9 @@ class Watcher:
         self._closed = False
 
     def watch(self, run_id: str, listener: Listener) -> None:
-        """Call back once when the run has ended. One that may have ended before is asked about
-        by the caller, after this.
+        """Call back once when the run has ended.
+
+        Whether it has ended already is for the caller to ask, after this.
 
         Args:
             run_id: which run; it need not exist.

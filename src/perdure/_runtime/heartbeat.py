@@ -164,7 +164,7 @@ class Heart:
         if self._stop is not None:
             self._stop.set()
 
-    # --- in the heart's own thread -----------------------------------------------------------------
+    # --- in the heart's own thread ---------------------------------------------------------------
 
     async def _beat(self) -> None:
         self._stop = asyncio.Event()
@@ -235,7 +235,9 @@ class Heart:
             log.error("the event loop stands still for %d s at:\n%s", still, self._where())
 
     def _where(self) -> str:
-        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 -- documented for this
+        frame = sys._current_frames().get(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- documented
+            self._loop_thread
+        )
         return "".join(traceback.format_stack(frame)) if frame is not None else "(unknown)"
 
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
@@ -245,7 +247,7 @@ class Heart:
             # The loop is closed: nobody is left to be told, and nothing to beat for.
             self._stopping = True
 
-    # --- on the worker's loop ------------------------------------------------------------------------
+    # --- on the worker's loop --------------------------------------------------------------------
 
     def _note_moved(self) -> None:
         self._loop_moved = self._engine.clock.monotonic()

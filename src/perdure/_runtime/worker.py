@@ -16,25 +16,24 @@ from enum import Enum
 from typing import Protocol, Self
 
 from perdure import defaults
-from perdure._engine.activation import Activation, Leaving
+from perdure._engine.activation import Leaving
 from perdure._engine.engine import Engine
 from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
 from perdure._runtime.heartbeat import Heart, Pulse
 from perdure.codec import encode_error
 from perdure.duration import Duration, to_micros
-from perdure.errors import PerdureError, StoreError, UnknownDefinition, UsageError
+from perdure.errors import PerdureError, StoreError, UsageError
 from perdure.model.records import Control, Grant, RunRecord
 from perdure.model.transitions import (
-    Beaten,
     Claim,
     Claimed,
     CreateRun,
     GiveBack,
     RegisterWorker,
     Released,
-    RescueWorker,
     Rescued,
+    RescueWorker,
     RetireWorker,
     RetryRun,
     Settle,
@@ -234,8 +233,7 @@ class Worker:
                 {name: versions[name] for name in self._names},
                 self._queues,
                 self.concurrency,
-            ),
-            Beaten,
+            )
         )
         self._heart = Heart(self, engine, self._pulse)
         self._heart.start()
@@ -243,7 +241,7 @@ class Worker:
     async def _leave_store(self) -> None:
         await self._heart.stop()
         try:
-            await self._engine.committer.submit(RetireWorker(self.worker_id), Rescued)
+            await self._engine.committer.submit(RetireWorker(self.worker_id))
         except StoreError as error:
             log.warning("could not sign off; the lease will run out: %s", error)
         if self._release_sign is not None:
@@ -292,7 +290,7 @@ class Worker:
         self._next_look = when
         self._poll_timer = self._loop.call_at(when, self.look)
 
-    # --- claiming (the committer's claimant) -------------------------------------------------------
+    # --- claiming (the committer's claimant) -----------------------------------------------------
 
     def next_claim(self, batch: Sequence[Transition]) -> Claim | None:
         """Return a claim to ride in the batch now forming, if there is room and reason."""
@@ -350,15 +348,15 @@ class Worker:
 
     def _hand_back(self, run: RunRecord) -> None:
         grant = Grant(run.run_id, run.epoch, run.grant)
-        self._engine.committer.submit(Settle(grant, Released()), object, patient=True)
+        self._engine.committer.submit(Settle(grant, Released()), patient=True)
 
-    def claim_failed(self, error: StoreError) -> None:
+    def claim_failed(self) -> None:
         """Claim again later, with the same token: the answer may just have been lost."""
         self._claiming = False
         self._look_later(None)
         self._signal()
 
-    def _slot_freed(self, activation: Activation) -> None:
+    def _slot_freed(self) -> None:
         self._free += 1
         self.finished += 1
         if self._free == self.concurrency:
@@ -371,7 +369,7 @@ class Worker:
         if self._changed is not None:
             self._changed.set()
 
-    # --- what the heart reports --------------------------------------------------------------------
+    # --- what the heart reports ------------------------------------------------------------------
 
     def controlled(self, run_id: str, control: Control) -> None:
         """An operator wants something of a run that this worker holds."""
@@ -380,14 +378,13 @@ class Worker:
             activation.leave(Leaving.CANCELLED)
 
     def miscounted(self, held: int) -> None:
-        """The store thinks this worker holds another number of runs: give back what it does not."""
+        """The store thinks that this worker holds so many runs: give back what it does not."""
         if self._claiming or self._state is not State.WORKING or held == len(self._executor.active):
             return
         pairs = tuple(
-            (run_id, activation.grant.epoch)
-            for run_id, activation in self._executor.active.items()
+            (run_id, activation.grant.epoch) for run_id, activation in self._executor.active.items()
         )
-        self._engine.committer.submit(GiveBack(self.worker_id, pairs), Rescued, patient=True)
+        self._engine.committer.submit(GiveBack(self.worker_id, pairs), patient=True)
 
     def lost(self) -> None:
         """The lease was lost: stop every body, and join again as a new worker."""
@@ -431,8 +428,9 @@ class Worker:
 
     def _rescued(self, worker_id: str, beat: int | None) -> asyncio.Future[Rescued]:
         evidence = crash_evidence(self._crash_cap)
-        transition = RescueWorker(worker_id, beat, self._crash_cap, evidence)
-        return self._engine.committer.submit(transition, Rescued)
+        return self._engine.committer.submit(
+            RescueWorker(worker_id, beat, self._crash_cap, evidence)
+        )
 
     def stalled(self) -> None:
         """The event loop stood still for long and moves again."""
