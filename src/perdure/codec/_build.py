@@ -212,11 +212,11 @@ class Builder:
             return self._pydantic(cls)
         if issubclass(cls, Enum):
             return EnumShape(cls)
+        build = _record_builder(cls)
+        if build is None:
+            raise _unstorable(cls)
         key = (cls, args)
         if key not in self._records:
-            build = _record_builder(cls)
-            if build is None:
-                raise _unstorable(cls)
             build(self, cls, args)
         return self._records[key]
 

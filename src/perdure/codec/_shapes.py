@@ -16,7 +16,17 @@ from typing import Any
 
 from . import _untyped
 from ._refusal import DEEPEST, Refused, class_of, kind_of, shown, too_deep
-from ._untyped import AS_IS, SCALARS, TAG, as_base, dump_scalar, load_scalar, sort_key, tagged
+from ._untyped import (
+    AS_IS,
+    SCALARS,
+    TAG,
+    as_base,
+    dump_scalar,
+    load_scalar,
+    mistake,
+    sort_key,
+    tagged,
+)
 
 __all__ = [
     "ANY_KIND",
@@ -69,7 +79,7 @@ class Shape:
 
     def refusal(self, value: Any) -> Refused:
         """Return the refusal of a value of the wrong type."""
-        return Refused(
+        return mistake(value) or Refused(
             kind_of(value),
             f"where {self.label} is declared",
             "change the value or the annotation",

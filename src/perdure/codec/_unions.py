@@ -50,20 +50,18 @@ class UnionShape(Shape):
     # ---- which members need a tag --------------------------------------------------------
 
     @cached_property
-    def _tagged(self) -> frozenset[Shape]:
+    def _tagged(self) -> tuple[Shape, ...]:
         """The members whose data does not tell itself from another's by its JSON type.
 
         JSON's own types keep their form beside others written as text: of ``str | datetime`` only
         the datetime is tagged.
         """
-        crowded: set[Shape] = set()
-        for member in self.members:
-            rivals = [other for other in self.members if other is not member]
-            if isinstance(member, PlainShape):
-                continue
-            if any(member.kinds & other.kinds for other in rivals):
-                crowded.add(member)
-        return frozenset(crowded)
+        return tuple(
+            member
+            for member in self.members
+            if not isinstance(member, PlainShape)
+            and any(member.kinds & other.kinds for other in self.members if other is not member)
+        )
 
     @cached_property
     def _field(self) -> tuple[str, dict[tuple[type, Any], Shape]] | None:
@@ -102,7 +100,8 @@ class UnionShape(Shape):
             except Refused as refused:
                 refusals.append(refused)
         if not fits:
-            raise max(refusals, key=lambda refused: len(refused.segments), default=self._no(value))
+            deepest = max(refusals, key=lambda refused: len(refused.segments))
+            raise deepest if deepest.segments else self.refusal(value)
         if len(fits) == 1:
             return fits[0]
         # Each may have converted something, such as ints to floats: take the one that did not.
@@ -127,11 +126,6 @@ class UnionShape(Shape):
             return rest + asked
         # A subclass of a scalar: let each say.
         return self.members
-
-    def _no(self, value: Any) -> Refused:
-        return Refused(
-            kind_of(value), f"where {self.label} is declared", "change the value or the annotation"
-        )
 
     # ---- reading -------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ __all__ = [
     "explain",
     "load",
     "load_scalar",
+    "mistake",
     "sort_key",
     "tagged",
     "unknown",
@@ -181,11 +182,13 @@ def _dump_dict(value: dict[Any, Any], depth: int) -> Any:
     try:
         for key, item in value.items():
             if class_of(key) is not str:
-                return _dump_pairs(value, plain, depth)
+                break
             cls = class_of(item)
             plain[key] = item if cls in AS_IS else _DUMPERS.get(cls, _dump_other)(item, depth)
     except Refused as refused:
         raise refused.at_key(key) from refused.__cause__
+    if len(plain) != len(value):
+        return _dump_pairs(value, plain, depth)
     if TAG in plain:
         return tagged("dict", [[key, item] for key, item in plain.items()])
     return plain
@@ -315,11 +318,18 @@ _BASES: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def unknown(value: Any) -> Refused:
-    """Return why a value cannot be stored without an annotation, with the likely cause."""
+def mistake(value: Any) -> Refused | None:
+    """Return what a value is that is never data, such as a call that was not awaited."""
     for mistakes, why, fix in _CLASSIC_MISTAKES:
         if isinstance(value, mistakes):
             return Refused(kind_of(value), why, fix)
+    return None
+
+
+def unknown(value: Any) -> Refused:
+    """Return why a value cannot be stored without an annotation, with the likely cause."""
+    if (classic := mistake(value)) is not None:
+        return classic
     cls = class_of(value)
     if cls.__module__.partition(".")[0] == "numpy":
         return Refused(kind_of(value), "which JSON cannot store", "call .item() or .tolist() on it")
