@@ -22,6 +22,7 @@ from perdure.errors import (
     RunCancelled,
     RunFailed,
     RunNotFound,
+    UsageError,
 )
 from perdure.model.records import (
     TERMINAL,
@@ -135,7 +136,7 @@ class Run(Generic[R]):
         """Wait until the run has ended and return its result.
 
         Inside a body this is a durable wait: the body may leave its worker meanwhile, and the
-        outcome is recorded. There, ``timeout`` is not allowed.
+        outcome is recorded.
 
         Args:
             timeout: how long to wait at most; None for as long as it takes.
@@ -144,11 +145,16 @@ class Run(Generic[R]):
             RunFailed, RunCancelled: it ended without a result.
             ResultTimeout: it has not ended within ``timeout``; it goes on.
             RunNotFound: there is none of this id.
+            UsageError: ``timeout`` inside a body.
         """
-        seconds = None if timeout is None else to_micros(timeout) / 1e6
         scope = scopes.current()
         if scope is None:
-            return self._outside(seconds)
+            return self._outside(None if timeout is None else to_micros(timeout) / 1e6)
+        if timeout is not None:
+            raise UsageError(
+                "result(timeout=…) is for callers outside; inside a body the wait is durable and "
+                "lasts until the run has ended"
+            )
         return self._inside(self.result_call(scope, call_site(2)), scope.activation.next_join())
 
     async def cancel(self, *, wait: bool = False) -> Status:

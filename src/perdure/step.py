@@ -19,6 +19,7 @@ from hashlib import blake2b
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from perdure import defaults
+from perdure._engine import adrift
 from perdure._engine import scope as scopes
 from perdure._engine.calls import block_on, call_site, child_ending, perform
 from perdure._engine.definition import StepSpec
@@ -64,6 +65,7 @@ class Step(Generic[P, R]):
         """Execute the step, or return what is recorded."""
         scope = scopes.current()
         if scope is None:
+            adrift.check(f"step {self._spec.name!r}")
             return cast("R", self._spec.function(*args, **kwargs))
         spec = self._spec
         if args or kwargs:
@@ -180,6 +182,7 @@ class Inline:
         """
         scope = scopes.current()
         if scope is None:
+            adrift.check(f"step {name!r}")
             check_name(name)
             return function(*args, **kwargs)
         return cast(
@@ -203,6 +206,7 @@ class Inline:
         scope = scopes.current()
         spec = self._spec(name, function)
         if scope is None:
+            adrift.check(f"step {name!r}")
             return _just_run(spec, args, kwargs)
         digest, text = fingerprint(args, kwargs) if args or kwargs else (b"", "")
         return perform(make_call(scope, spec, digest, text, site), spec, args, kwargs)

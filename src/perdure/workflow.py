@@ -8,6 +8,7 @@ editors complete them and type checkers prove them; options never mix in: they g
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import msgspec
 from perdure import defaults
 from perdure._engine import scope as scopes
 from perdure._engine.calls import call_site, child_token, perform_inline, start_child
+from perdure._engine.committer import MAX_BATCH
 from perdure._engine.context import CallOptions, encode_options, meta_schema
 from perdure._engine.definition import Definition
 from perdure._engine.engine import Engine
@@ -240,7 +242,10 @@ class Calls(Generic[P, R]):
     ) -> list[Run[R] | PerdureError]:
         submit = self._engine.committer.submit
         results: list[Any] = []
-        for args, kwargs in calls:
+        for number, (args, kwargs) in enumerate(calls, 1):
+            if number % MAX_BATCH == 0:
+                # Let the committer write what there is while the rest is being encoded.
+                await asyncio.sleep(0)
             try:
                 data = self._input(args, kwargs)
             except PerdureError as error:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from perdure._engine.journal import Journal
 from perdure._engine.scope import Branch, Scope, context_of
 from perdure._engine.waits import DurableWait
-from perdure.errors import Leave, Mismatch
+from perdure.errors import Leave, Mismatch, UsageError
 from perdure.model.records import Control, Ending, Grant, Micros, Wait
 from perdure.model.transitions import (
     ClaimedRun,
@@ -321,7 +321,7 @@ class Activation:
         self._idle_timer = None
         if activity != self._activity:
             self.consider_idle()
-        elif self.idle():
+        elif self.idle() and not self._refuse_timeouts():
             self.executor.suspend(self, self.suspension())
 
     def idle(self) -> bool:
@@ -334,6 +334,31 @@ class Activation:
             and self._branch.blocked()
             and all(branch.blocked() for branch in self._tasks.values())
         )
+
+    def _refuse_timeouts(self) -> bool:
+        """Fail the waits that are inside an ``asyncio.timeout``; tell whether there were any.
+
+        Its clock would stop at the suspension and start afresh with every replay. There is no
+        public way to ask a task for its timeouts: they are found among the loop's timers, where
+        the loop has such a list; this is looked at once a suspension.
+        """
+        timed: set[object] = set()
+        for handle in getattr(self._loop, "_scheduled", ()):
+            owner = getattr(getattr(handle, "_callback", None), "__self__", None)
+            if isinstance(owner, asyncio.Timeout) and not handle.cancelled():
+                timed.add(getattr(owner, "_task", None))
+        refused = [wait for wait in self._waits if wait.branch.task in timed]
+        for wait in refused:
+            self._forget(wait)
+            if not wait.future.done():
+                wait.future.set_exception(
+                    UsageError(
+                        f"a durable wait for {wait.condition.kind} is inside asyncio.timeout(…), "
+                        "whose time would start again with every replay; use the timeout= of the "
+                        "wait or of the step instead"
+                    )
+                )
+        return bool(refused)
 
     def suspension(self) -> Suspended:
         """Return the verdict that suspends the body in its present waits."""

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Protocol, Self
 
 from perdure import defaults
+from perdure._engine import adrift
 from perdure._engine.activation import Leaving
 from perdure._engine.engine import Engine
 from perdure._engine.executor import Executor
@@ -158,6 +159,7 @@ class Worker:
         self._changed = asyncio.Event()
         self._state = State.WORKING
         install_factory(self._loop)
+        adrift.install()
         self._executor = Executor(self._engine, self._slot_freed)
         await self._join()
         self._unlisten = self._engine.store.listen(self.look)
@@ -181,6 +183,7 @@ class Worker:
         await self._executor.empty()
         await self._leave_store()
         remove_factory(self._loop)
+        adrift.remove()
         self._state = State.STOPPED
         await self._app.close()
 
