@@ -16,6 +16,7 @@ from contextvars import Context
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from perdure._engine.deadlines import Deadline
 from perdure._engine.journal import Journal
 from perdure._engine.scope import Branch, Scope, context_of
 from perdure._engine.waits import DurableWait
@@ -73,7 +74,7 @@ class Activation:
         self.leaving: Leaving | None = None
         self.mismatch: Mismatch | None = None
         self.root: asyncio.Future[Any] | None = None
-        self.deadline: asyncio.TimerHandle | None = None
+        self.deadline: Deadline | None = None
         self._loop = executor.loop
         self._branch = Branch(None)
         self._tasks: dict[asyncio.Future[Any], Branch] = {}

@@ -318,7 +318,6 @@ async def _within(seconds: float, awaitable: Any, call: Call) -> Any:
     Raises:
         StepTimeout: it took longer. Cancellation by anyone else stays a cancellation.
     """
-    loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None, "a step is awaited in a task"
     late = False
@@ -329,7 +328,7 @@ async def _within(seconds: float, awaitable: Any, call: Call) -> Any:
         task.cancel()
 
     before = task.cancelling()
-    timer = loop.call_later(seconds, expire)
+    deadline = call.scope.activation.engine.deadlines.after(seconds, expire)
     try:
         return await awaitable
     except asyncio.CancelledError:
@@ -339,7 +338,7 @@ async def _within(seconds: float, awaitable: Any, call: Call) -> Any:
             ) from None
         raise
     finally:
-        timer.cancel()
+        deadline.cancel()
 
 
 async def in_pool(

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from perdure._engine.committer import Committer
+from perdure._engine.deadlines import Deadlines
 from perdure._engine.registry import Registry
 from perdure._engine.watcher import Watcher
 from perdure.clock import Clock, SystemClock, SystemThreads, Threads
@@ -50,6 +51,7 @@ class Engine:
         self.ids = ports.ids
         self._committer = None if store is None else Committer(store, ports.clock)
         self._watcher = None if store is None else Watcher(store)
+        self.deadlines = Deadlines()
         self.payload_limit = PAYLOAD_LIMIT
         self._pool: ThreadPoolExecutor | None = None
         self._store_ahead: Micros = 0
@@ -98,6 +100,7 @@ class Engine:
         await self.watcher.close()
         await self.committer.close()
         await self.store.close()
+        self.deadlines.close()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from perdure._engine.activation import Activation, Leaving
@@ -80,8 +81,8 @@ class Executor:
         root = activation.begin(self._body(activation, definition, args, kwargs))
         root.add_done_callback(lambda _: self._ended(activation))
         if definition.timeout is not None:
-            activation.deadline = self.loop.call_later(
-                definition.timeout, activation.leave, Leaving.TIMEOUT
+            activation.deadline = self.engine.deadlines.after(
+                definition.timeout, partial(activation.leave, Leaving.TIMEOUT)
             )
 
     def _body(
