@@ -1,0 +1,83 @@
+"""How single values of records stand in the file: small numbers, packed ids, JSON lists.
+
+The numbers are part of the file format and are listed in schema.sql; they may never change.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import msgspec
+
+from perdure.model.records import Control, Status, StepKind, StepOutcome, WaitKind
+
+StoredId: TypeAlias = bytes | str
+
+STATUSES: Final[tuple[Status, ...]] = (
+    Status.QUEUED,
+    Status.RUNNING,
+    Status.WAITING,
+    Status.PAUSED,
+    Status.COMPLETED,
+    Status.FAILED,
+    Status.CANCELLED,
+)
+CONTROLS: Final[tuple[Control, ...]] = (Control.NONE, Control.CANCEL)
+WAIT_KINDS: Final[tuple[WaitKind, ...]] = (WaitKind.DELAY, WaitKind.RETRY, WaitKind.CHILD)
+STEP_KINDS: Final[tuple[StepKind, ...]] = (StepKind.STEP, StepKind.ENQUEUE, StepKind.CHILD)
+STEP_OUTCOMES: Final[tuple[StepOutcome, ...]] = (
+    StepOutcome.OK,
+    StepOutcome.ERROR,
+    StepOutcome.TIMEOUT,
+    StepOutcome.PENDING,
+)
+
+STATUS_CODES: Final = {status: code for code, status in enumerate(STATUSES)}
+CONTROL_CODES: Final = {control: code for code, control in enumerate(CONTROLS)}
+WAIT_KIND_CODES: Final = {kind: code for code, kind in enumerate(WAIT_KINDS)}
+STEP_KIND_CODES: Final = {kind: code for code, kind in enumerate(STEP_KINDS)}
+STEP_OUTCOME_CODES: Final = {outcome: code for code, outcome in enumerate(STEP_OUTCOMES)}
+
+_encoder = msgspec.json.Encoder()
+_texts = msgspec.json.Decoder(tuple[str, ...])
+_mapping = msgspec.json.Decoder(dict[str, str])
+
+
+def pack_id(text: str) -> StoredId:
+    """Return a canonical UUID as its 16 bytes, any other id as it is."""
+    if len(text) != 36 or text[8] != "-" or text[13] != "-" or text[18] != "-" or text[23] != "-":
+        return text
+    try:
+        packed = bytes.fromhex(text.replace("-", ""))
+    except ValueError:
+        return text
+    # fromhex skips blanks and takes capitals: what does not come back as it was stays a text.
+    return packed if len(packed) == 16 and text.lower() == text else text
+
+
+def unpack_id(stored: StoredId) -> str:
+    """Return what :func:`pack_id` was given."""
+    if type(stored) is str:
+        return stored
+    digits = stored.hex()  # type: ignore[union-attr]  # not narrowed by `type(…) is`, which is quick
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def pack_texts(texts: tuple[str, ...]) -> str | None:
+    """Return texts as a JSON list; None for none."""
+    return _encoder.encode(texts).decode() if texts else None
+
+
+def unpack_texts(stored: str | None) -> tuple[str, ...]:
+    """Return what :func:`pack_texts` was given."""
+    return _texts.decode(stored) if stored else ()
+
+
+def pack_mapping(mapping: dict[str, str]) -> str:
+    """Return texts by text as a JSON object."""
+    return _encoder.encode(mapping).decode()
+
+
+def unpack_mapping(stored: str) -> dict[str, str]:
+    """Return what :func:`pack_mapping` was given."""
+    return _mapping.decode(stored)

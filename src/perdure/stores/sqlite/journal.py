@@ -1,0 +1,184 @@
+"""Applying batches through one connection, each in one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from perdure.clock import Clock
+from perdure.errors import StoreError
+from perdure.model.records import Status
+from perdure.model.transitions import (
+    CancelRun,
+    Claim,
+    CreateRun,
+    GiveBack,
+    Heartbeat,
+    Missing,
+    Outcome,
+    RegisterWorker,
+    RescueWorker,
+    RetireWorker,
+    RetryRun,
+    SaveCheckpoint,
+    Settle,
+    Transition,
+)
+from perdure.stores.sqlite import runs, saving, workers
+from perdure.stores.sqlite.claims import claim
+from perdure.stores.sqlite.failures import is_busy, store_error
+from perdure.stores.sqlite.flushing import flush
+from perdure.stores.sqlite.names import Names
+from perdure.stores.sqlite.payloads import Payloads
+from perdure.stores.sqlite.rows import Row
+from perdure.stores.sqlite.unit import NotNew, Unit
+
+VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
+    SaveCheckpoint: saving.save,
+    Settle: runs.settle,
+    CreateRun: runs.create,
+    Heartbeat: workers.heartbeat,
+    CancelRun: runs.cancel,
+    RetryRun: runs.retry,
+    RegisterWorker: workers.register,
+    RetireWorker: workers.retire,
+    RescueWorker: workers.rescue,
+    GiveBack: workers.give_back,
+}
+
+_MOST_HELD = 10_000
+_LATER: Final = Missing("")  # stands where a claim's answer will
+
+
+class Journal:
+    """The writing side of one store: its connection, and what is known between batches.
+
+    Running runs are remembered (without their payloads), so that a checkpoint or a settle reads
+    nothing: 50 checkpoints take 90 us less. What is remembered is true as long as
+    ``PRAGMA data_version`` says that no other connection has committed since.
+
+    Args:
+        connection: for this object alone.
+        path: of the file, for messages.
+        namespace: the name of the namespace.
+        clock: what decides when something is due.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, namespace: str, clock: Clock
+    ) -> None:
+        self._connection = connection
+        self._path = path
+        self._clock = clock
+        self._names = Names(connection)
+        self._payloads = Payloads(connection)
+        self._namespace_name = namespace
+        self._namespace: int | None = None
+        self._held: dict[str, Row] = {}
+        self._version = -1
+
+    def apply(self, batch: Sequence[Transition]) -> tuple[list[Outcome], bool]:
+        """Apply a batch.
+
+        Returns:
+            The outcomes in the order given, and whether other processes may be interested.
+
+        Raises:
+            sqlite3.OperationalError: another connection is writing; nothing was done.
+            StoreError: anything else that went wrong; see :mod:`perdure.store`.
+        """
+        try:
+            return self._transact(batch, careful=False)
+        except NotNew:
+            return self._transact(batch, careful=True)
+
+    def _transact(
+        self, batch: Sequence[Transition], *, careful: bool
+    ) -> tuple[list[Outcome], bool]:
+        at_commit = False
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            unit = self._unit(batch, careful=careful)
+            outcomes = _apply(unit, batch)
+            at_commit = True
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            self._rolled_back()
+            if is_busy(error) or isinstance(error, NotNew | StoreError):
+                raise
+            if isinstance(error, (sqlite3.Error, OverflowError, UnicodeError)):
+                raise store_error(error, self._path, at_commit=at_commit) from error
+            raise
+        self._committed(unit)
+        return outcomes, unit.hint
+
+    def _unit(self, batch: Sequence[Transition], *, careful: bool) -> Unit:
+        """Begin a unit of work, and read the runs that the batch names."""
+        if self._namespace is None:
+            self._namespace = self._names.number(self._namespace_name)
+        unit = Unit(
+            self._connection,
+            self._namespace,
+            self._names,
+            self._payloads,
+            held=self._held,
+            now=self._clock.now(),
+            careful=careful,
+        )
+        named = list(dict.fromkeys(_named(batch, careful=careful)))
+        if named:
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+            if version != self._version:
+                self._held.clear()
+                self._version = version
+            unit.load(named)
+        return unit
+
+    def _committed(self, unit: Unit) -> None:
+        self._names.committed()
+        for run_id, row in unit.rows.items():
+            if row is not None and row.run.status is Status.RUNNING:
+                self._held[run_id] = row
+            else:
+                self._held.pop(run_id, None)
+        if len(self._held) > _MOST_HELD:
+            self._held.clear()
+
+    def _rolled_back(self) -> None:
+        """Forget what did not become true. SQLite may have rolled back by itself (disk full)."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._namespace = None
+        self._names.rolled_back()
+        self._held.clear()
+
+
+def _apply(unit: Unit, batch: Sequence[Transition]) -> list[Outcome]:
+    claims: list[tuple[int, Claim]] = []
+    outcomes = unit.outcomes
+    for transition in batch:
+        if type(transition) is Claim:
+            claims.append((len(outcomes), transition))
+            outcomes.append(_LATER)
+        else:
+            outcomes.append(VERBS[type(transition)](unit, transition))
+    flush(unit)
+    for index, transition in claims:
+        outcomes[index] = claim(unit, transition)
+    return outcomes
+
+
+def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:
+    """Yield the ids of the runs that a batch names, those that it would create if careful."""
+    for transition in batch:
+        if isinstance(transition, SaveCheckpoint | Settle):
+            yield transition.grant.run_id
+        elif isinstance(transition, CreateRun):
+            if careful:
+                yield transition.run_id
+            if transition.by is not None:
+                yield transition.by.run_id
+        elif isinstance(transition, CancelRun | RetryRun):
+            yield transition.run_id

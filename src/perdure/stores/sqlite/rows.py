@@ -1,0 +1,378 @@
+"""Rows of the file as records, and back: lists of columns with functions to read and fill them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from perdure.model.records import (
+    Attempt,
+    Audit,
+    Checkpoint,
+    Ending,
+    Micros,
+    Rank,
+    RunRecord,
+    StepKey,
+    Wait,
+    WaitKind,
+    WorkerRecord,
+)
+from perdure.model.transitions import SaveCheckpoint
+from perdure.stores.sqlite.codes import (
+    CONTROL_CODES,
+    CONTROLS,
+    STATUS_CODES,
+    STATUSES,
+    STEP_KIND_CODES,
+    STEP_KINDS,
+    STEP_OUTCOME_CODES,
+    STEP_OUTCOMES,
+    WAIT_KIND_CODES,
+    WAIT_KINDS,
+    pack_id,
+    pack_texts,
+    unpack_id,
+    unpack_mapping,
+    unpack_texts,
+)
+from perdure.stores.sqlite.names import Names
+from perdure.stores.sqlite.payloads import Payloads
+
+SqlRow: TypeAlias = tuple[Any, ...]
+
+RANKS: Final[tuple[Rank, ...]] = (Rank.RESUMED, Rank.FRESH, Rank.SUSPECT)
+
+
+class Row(msgspec.Struct, gc=False):
+    """A run inside a batch: its record and what the file knows beyond it.
+
+    The record is *hot*: it lacks what no transition looks at (input, meta, options, tags, version,
+    queue, priority, parent, root, result), unless a read asked for all of it.
+    """
+
+    run: RunRecord
+    waits: int = 0
+
+
+# --- runs ------------------------------------------------------------------------------------
+
+HOT: Final = (
+    "seq, id, status, definition, rank, due_at, epoch, grant_token, control, generation,"
+    " created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt, crashes,"
+    " waiting_for, coalesce_for, waits, token, unique_key, reason, fitness, culprits, error"
+)
+FULL: Final = HOT + ", version, queue, priority, tags, parent, root, input, meta, options, result"
+
+
+def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
+    """Read the columns HOT."""
+    (seq, run_id, status, definition, rank, due_at, epoch, grant, control, generation) = row[:10]
+    (created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt) = row[10:17]
+    (crashes, waiting_for, coalesce, waits, token, unique_key, reason, fitness) = row[17:25]
+    culprits, error = row[25:27]
+    return Row(
+        RunRecord(
+            seq=seq,
+            run_id=unpack_id(run_id),
+            definition=names.texts[definition],
+            version="",
+            queue="",
+            priority=0,
+            unique_key=unique_key,
+            token=token,
+            input=b"",
+            meta=None,
+            options=None,
+            tags=(),
+            parent_id=None,
+            root_id=None,
+            created_at=created_at,
+            updated_at=created_at + updated_at,
+            status=STATUSES[status],
+            rank=RANKS[rank],
+            waiting_for=None if waiting_for is None else WAIT_KINDS[waiting_for],
+            due_at=due_at,
+            attempt=attempt,
+            generation=generation,
+            epoch=epoch,
+            grant=grant,
+            worker_id=None if worker is None else names.texts[worker],
+            claimed_at=None if claimed_at is None else created_at + claimed_at,
+            started_at=None if started_at is None else created_at + started_at,
+            finished_at=None if finished_at is None else created_at + finished_at,
+            crashes=crashes,
+            control=CONTROLS[control],
+            coalesce=coalesce,
+            error=payloads.read(error, seq, 4),
+            reason=reason,
+            culprits=culprits,
+            fitness=fitness,
+        ),
+        waits,
+    )
+
+
+def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
+    """Read the columns FULL."""
+    found = hot_row(row, names, payloads)
+    run = found.run
+    version, queue, run.priority, tags, parent, root, data, meta, options, result = row[27:]
+    run.version = names.texts[version]
+    run.queue = names.texts[queue]
+    run.tags = unpack_texts(tags)
+    run.parent_id = None if parent is None else unpack_id(parent)
+    run.root_id = None if root is None else unpack_id(root)
+    run.input = payloads.read(data, run.seq, 0) or b""
+    run.meta = payloads.read(meta, run.seq, 1)
+    run.options = payloads.read(options, run.seq, 2)
+    run.result = payloads.read(result, run.seq, 3)
+    return found
+
+
+CREATED: Final = (
+    "seq, namespace, id, status, definition, queue, rank, priority, due_at, epoch, grant_token,"
+    " control, generation, created_at, updated_at, attempt, crashes, waiting_for, coalesce_for,"
+    " waits, version, token, parent, root, unique_key, tags, input, meta, options"
+)
+
+
+# sqlite3 binds an int or a str at once and any subclass of it, an enum member too, only after a
+# search for an adapter: hence the int(…) below.
+
+
+def created(run: RunRecord, namespace: int, names: Names, payloads: Payloads) -> SqlRow:
+    """Fill the columns CREATED of a new run."""
+    return (
+        run.seq,
+        namespace,
+        pack_id(run.run_id),
+        STATUS_CODES[run.status],
+        names.number(run.definition),
+        names.number(run.queue),
+        int(run.rank),
+        run.priority,
+        run.due_at,
+        0,
+        0,
+        0,
+        0,
+        run.created_at,
+        0,
+        run.attempt,
+        0,
+        None if run.waiting_for is None else WAIT_KIND_CODES[run.waiting_for],
+        0,
+        0,
+        names.number(run.version),
+        run.token,
+        None if run.parent_id is None else pack_id(run.parent_id),
+        None if run.root_id is None else pack_id(run.root_id),
+        run.unique_key,
+        pack_texts(run.tags),
+        payloads.write(run.input, run.seq, 0),
+        payloads.write(run.meta, run.seq, 1),
+        payloads.write(run.options, run.seq, 2),
+    )
+
+
+CHANGED: Final = (
+    "status",
+    "rank",
+    "due_at",
+    "epoch",
+    "grant_token",
+    "control",
+    "updated_at",
+    "worker",
+    "claimed_at",
+    "started_at",
+    "finished_at",
+    "attempt",
+    "crashes",
+    "waiting_for",
+    "coalesce_for",
+    "waits",
+    "reason",
+    "fitness",
+    "culprits",
+    "result",
+    "error",
+)
+
+
+def changed(row: Row, names: Names, payloads: Payloads) -> SqlRow:
+    """Fill the run's seq and the columns CHANGED: all that any transition may change."""
+    run = row.run
+    born = run.created_at
+    return (
+        run.seq,
+        STATUS_CODES[run.status],
+        int(run.rank),
+        run.due_at,
+        run.epoch,
+        run.grant,
+        CONTROL_CODES[run.control],
+        run.updated_at - born,
+        None if run.worker_id is None else names.number(run.worker_id),
+        None if run.claimed_at is None else run.claimed_at - born,
+        None if run.started_at is None else run.started_at - born,
+        None if run.finished_at is None else run.finished_at - born,
+        run.attempt,
+        run.crashes,
+        None if run.waiting_for is None else WAIT_KIND_CODES[run.waiting_for],
+        run.coalesce,
+        row.waits,
+        run.reason,
+        run.fitness,
+        run.culprits,
+        payloads.write(run.result, run.seq, 3),
+        payloads.write(run.error, run.seq, 4),
+    )
+
+
+ENDING: Final = "ended.seq, ended.id, ended.status, ended.result, ended.error, ended.reason"
+
+
+def ending(columns: Iterable[Any], payloads: Payloads) -> Ending:
+    """Read the columns ENDING."""
+    seq, run_id, status, result, error, reason = columns
+    return Ending(
+        unpack_id(run_id),
+        STATUSES[status],
+        payloads.read(result, seq, 3),
+        payloads.read(error, seq, 4),
+        reason,
+    )
+
+
+# --- what belongs to a run -------------------------------------------------------------------
+
+CHECKPOINT: Final = (
+    "generation, path, k, scope, fingerprint, position, kind, outcome, tries, epoch, started_at,"
+    " ended_at, due_at, site, text, log, value"
+)
+
+
+def checkpoint(row: SqlRow, born: Micros, names: Names) -> Checkpoint:
+    """Read the columns CHECKPOINT of a run that was created at ``born``."""
+    (_, path, k, scope, fingerprint, position, kind, outcome, tries, epoch) = row[:10]
+    started_at, ended_at, due_at, site, text, log, value = row[10:]
+    return Checkpoint(
+        StepKey(scope, path, fingerprint, k),
+        position,
+        STEP_KINDS[kind],
+        STEP_OUTCOMES[outcome],
+        value,
+        tries,
+        log,
+        due_at,
+        born + started_at,
+        born + started_at + ended_at,
+        names.texts[site],
+        text,
+        epoch,
+    )
+
+
+def saved(save: SaveCheckpoint, run: RunRecord, now: Micros, names: Names) -> SqlRow:
+    """Fill the run's seq and the columns CHECKPOINT."""
+    key = save.key
+    return (
+        run.seq,
+        run.generation,
+        key.path,
+        key.k,
+        key.scope,
+        key.fingerprint,
+        save.position,
+        STEP_KIND_CODES[save.kind],
+        STEP_OUTCOME_CODES[save.outcome],
+        save.tries,
+        save.grant.epoch,
+        save.started_at - run.created_at,
+        save.ended_at - save.started_at,
+        None if save.delay is None else now + save.delay,
+        names.number(save.site),
+        save.text,
+        save.log,
+        save.value,
+    )
+
+
+WAIT: Final = "kind, key, due_at, join_number"
+
+
+def wait(row: SqlRow) -> Wait:
+    """Read the columns WAIT."""
+    kind, key, due_at, join = row
+    return Wait(WAIT_KINDS[kind], unpack_id(key), due_at, join)
+
+
+def waited(wait: Wait, number: int, seq: int, namespace: int) -> SqlRow:
+    """Fill run, number, namespace, open and the columns WAIT."""
+    is_child = wait.kind is WaitKind.CHILD
+    return (
+        seq,
+        number,
+        namespace,
+        1 if is_child else 0,
+        WAIT_KIND_CODES[wait.kind],
+        pack_id(wait.key) if is_child else wait.key,
+        wait.due_at,
+        wait.join,
+    )
+
+
+ATTEMPT: Final = "number, epoch, worker, claimed_at, ended_at, outcome, error, due_at"
+
+
+def attempt(row: SqlRow, names: Names) -> Attempt:
+    """Read the columns ATTEMPT."""
+    number, epoch, worker, *rest = row
+    return Attempt(number, epoch, None if worker is None else names.texts[worker], *rest)
+
+
+def attempted(attempt: Attempt, seq: int, names: Names) -> SqlRow:
+    """Fill the run's seq and the columns ATTEMPT."""
+    return (
+        seq,
+        attempt.number,
+        attempt.epoch,
+        None if attempt.worker_id is None else names.number(attempt.worker_id),
+        attempt.claimed_at,
+        attempt.ended_at,
+        attempt.outcome,
+        attempt.error,
+        attempt.due_at,
+    )
+
+
+AUDIT: Final = "request_id, action, at"
+
+
+def audit(row: SqlRow, run_id: str) -> Audit:
+    """Read the columns AUDIT."""
+    request_id, action, at = row
+    return Audit(request_id, run_id, action, at)
+
+
+WORKER: Final = "id, host, pid, definitions, queues, slots, started_at, beat_at, beat"
+
+
+def worker(row: SqlRow, names: Names) -> WorkerRecord:
+    """Read the columns WORKER."""
+    number, host, pid, definitions, queues, slots, started_at, beat_at, beat = row
+    return WorkerRecord(
+        names.texts[number],
+        host,
+        pid,
+        unpack_mapping(definitions),
+        unpack_texts(queues),
+        slots,
+        started_at,
+        beat_at,
+        beat,
+    )

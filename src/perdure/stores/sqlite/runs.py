@@ -1,0 +1,167 @@
+"""Transitions on one run: create, settle, cancel, retry."""
+
+# ruff: noqa: S608 -- statements are put together from constants of this package
+
+from __future__ import annotations
+
+from copy import copy
+
+from perdure.model import lifecycle
+from perdure.model.records import Status, WaitKind
+from perdure.model.transitions import (
+    CancelRun,
+    Controlled,
+    Created,
+    CreateRun,
+    Exists,
+    Fenced,
+    Missing,
+    Outcome,
+    Refused,
+    Retrying,
+    RetryRun,
+    Settle,
+    Settled,
+    Suspended,
+)
+from perdure.stores.sqlite import rows, saving, waiting
+from perdure.stores.sqlite.flushing import flush
+from perdure.stores.sqlite.rows import Row
+from perdure.stores.sqlite.unit import NotNew, Unit
+
+INPUT = "SELECT input FROM run WHERE seq = ?"
+
+LIVE = (
+    f"SELECT {rows.HOT} FROM run"
+    " WHERE namespace = ? AND definition = ? AND unique_key = ?"
+    " AND unique_key IS NOT NULL AND status < 4"
+)
+
+AUDITED = "SELECT 1 FROM audit WHERE run = ? AND request_id = ?"
+
+INSERT_AUDIT = f"INSERT INTO audit (run, {rows.AUDIT}) VALUES (?, ?, ?, ?)"
+
+
+# --- create ----------------------------------------------------------------------------------
+
+
+def create(unit: Unit, transition: CreateRun) -> Outcome:
+    """Insert a run. Without ``careful`` one that no other transition of the batch names is new."""
+    run_id = transition.run_id
+    row = unit.row(run_id) if unit.careful else unit.rows.get(run_id)
+    if row is not None and row.run.token == transition.token:
+        return Created(run_id)
+    if transition.by is not None:
+        holder = unit.row(transition.by.run_id)
+        if holder is None or not lifecycle.holds(holder.run, transition.by):
+            if not unit.careful:
+                raise NotNew  # it may be: then this is answered as the first was
+            return Fenced(transition.by.run_id)
+    if row is None and transition.unique_key is not None and unit.careful:
+        row = _live(unit, transition.definition, transition.unique_key)
+    if row is not None:
+        return Exists(row.run.run_id, _is_same(unit, row, transition))
+    unit.add(Row(lifecycle.create(transition, unit.next_seq(), unit.now)))
+    return Created(run_id)
+
+
+def _live(unit: Unit, definition: str, unique_key: str) -> Row | None:
+    """Return the run that is not terminal and has this unique_key."""
+    flush(unit)
+    place = (unit.namespace, unit.names.number(definition), unique_key)
+    for row in unit.adopt(unit.connection.execute(LIVE, place).fetchall()):
+        return row
+    return None
+
+
+def _is_same(unit: Unit, row: Row, transition: CreateRun) -> bool:
+    if row.run.definition != transition.definition:
+        return False
+    flush(unit)
+    (stored,) = unit.connection.execute(INPUT, (row.run.seq,)).fetchone()
+    return unit.payloads.read(stored, row.run.seq, 0) == transition.input
+
+
+# --- settle ----------------------------------------------------------------------------------
+
+
+def settle(unit: Unit, transition: Settle) -> Outcome:
+    """End a claim."""
+    row = unit.row(transition.grant.run_id)
+    if row is None:
+        return Fenced(transition.grant.run_id)
+    run = row.run
+    if not lifecycle.holds(run, transition.grant):
+        return lifecycle.settle(run, transition, unit.now)  # fenced, or settled before
+    before = copy(run) if type(transition.verdict) is Retrying else None
+    outcome = lifecycle.settle(run, transition, unit.now)
+    match transition.verdict:
+        case Suspended(waits=waits) if run.status is Status.WAITING:
+            unit.set_waits(row, waits)
+        case Retrying(error=error, culprits=culprits) if run.status is Status.WAITING:
+            assert before is not None
+            unit.set_waits(row, ())
+            unit.add_attempt(
+                row, lifecycle.attempt_row(before, "failed", error, unit.now, run.due_at)
+            )
+            saving.reopen(unit, row, culprits)
+        case _:
+            unit.set_waits(row, ())
+    unit.change(row)
+    if any(wait.kind is WaitKind.CHILD for wait in unit.waits_of(row)):
+        flush(unit)  # a join may be fulfilled already: the answer is what the run is now
+        return Settled(run.status)
+    return outcome
+
+
+# --- operators -------------------------------------------------------------------------------
+
+
+def cancel(unit: Unit, transition: CancelRun) -> Outcome:
+    """An operator cancels a run."""
+    flush(unit)
+    row = unit.row(transition.run_id)
+    if row is None:
+        return Missing(transition.run_id)
+    if _is_audited(unit, row, transition.request_id):
+        return Controlled(row.run.status)
+    outcome = lifecycle.cancel(row.run, transition, unit.now)
+    if isinstance(outcome, Controlled):
+        _audit(unit, row, transition.request_id, "cancel")
+        unit.change(row)
+    return outcome
+
+
+def retry(unit: Unit, transition: RetryRun) -> Outcome:
+    """An operator tries a failed or cancelled run again."""
+    flush(unit)
+    row = unit.row(transition.run_id)
+    if row is None:
+        return Missing(transition.run_id)
+    if _is_audited(unit, row, transition.request_id):
+        return Controlled(row.run.status)
+    before = copy(row.run)
+    if before.status in {Status.FAILED, Status.CANCELLED} and before.unique_key is not None:
+        taken_by = _live(unit, before.definition, before.unique_key)
+        if taken_by is not None:
+            detail = f"unique_key is held by {taken_by.run.run_id!r}"
+            return Refused(before.run_id, before.status, detail)
+    outcome = lifecycle.retry(row.run, transition, unit.now)
+    if isinstance(outcome, Controlled):
+        ended_at = unit.now if before.finished_at is None else before.finished_at
+        unit.add_attempt(
+            row, lifecycle.attempt_row(before, str(before.status), before.error, ended_at)
+        )
+        saving.reopen(unit, row, lifecycle.decode_keys(before.culprits))
+        waiting.unfulfil(unit, (before.run_id,))
+        _audit(unit, row, transition.request_id, "retry")
+        unit.change(row)
+    return outcome
+
+
+def _is_audited(unit: Unit, row: Row, request_id: str) -> bool:
+    return unit.connection.execute(AUDITED, (row.run.seq, request_id)).fetchone() is not None
+
+
+def _audit(unit: Unit, row: Row, request_id: str, action: str) -> None:
+    unit.connection.execute(INSERT_AUDIT, (row.run.seq, request_id, action, unit.now))

@@ -1,0 +1,129 @@
+"""Checkpoints: recording the outcomes of durable calls, and reopening failed ones."""
+
+# ruff: noqa: S608 -- statements are put together from constants of this package
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, TypeAlias
+
+from perdure.model.records import Control, Micros, Status, StepKey, StepOutcome
+from perdure.model.transitions import Conflict, Fenced, Outcome, SaveCheckpoint, Saved
+from perdure.stores.sqlite import rows
+from perdure.stores.sqlite.bulk import Bulk
+from perdure.stores.sqlite.codes import STEP_OUTCOME_CODES
+from perdure.stores.sqlite.rows import Row
+from perdure.stores.sqlite.unit import Unit
+
+_COLUMNS = rows.CHECKPOINT.count(",") + 2
+_KEY = "run, generation, path, k, scope, fingerprint"
+_PENDING: Final = STEP_OUTCOME_CODES[StepOutcome.PENDING]
+_SAVED: Final = Saved()
+
+INSERT: Final = Bulk(
+    _COLUMNS,
+    lambda places: (
+        f"INSERT INTO checkpoint (run, {rows.CHECKPOINT}) VALUES {places}"
+        f" ON CONFLICT ({_KEY}) DO NOTHING"
+    ),
+)
+
+# A replaced row keeps its seq, and so its place in the order of first recording.
+REPLACE: Final = Bulk(
+    _COLUMNS,
+    lambda places: (
+        f"INSERT INTO checkpoint (run, {rows.CHECKPOINT}) VALUES {places} ON CONFLICT ({_KEY})"
+        " DO UPDATE SET position = excluded.position, kind = excluded.kind,"
+        " outcome = excluded.outcome, tries = excluded.tries, epoch = excluded.epoch,"
+        " started_at = excluded.started_at, ended_at = excluded.ended_at,"
+        " due_at = excluded.due_at, site = excluded.site, text = excluded.text,"
+        " log = excluded.log, value = excluded.value"
+    ),
+)
+
+FIND = (
+    "SELECT epoch, outcome, tries, due_at FROM checkpoint WHERE run = ? AND generation = ?"
+    " AND path = ? AND k = ? AND scope = ? AND fingerprint = ?"
+)
+
+REOPEN = (
+    f"UPDATE checkpoint SET outcome = {_PENDING}, tries = 0, due_at = ?"
+    " WHERE run = ? AND generation = ? AND path = ? AND k = ? AND scope = ? AND fingerprint = ?"
+    " AND outcome IN (1, 2)"
+)
+
+_Recorded: TypeAlias = tuple[int, int, int, Micros | None]
+"""Epoch, outcome, tries and due_at of what is recorded under a key."""
+
+
+def save(unit: Unit, transition: SaveCheckpoint) -> Outcome:
+    """Record a checkpoint with the next :func:`write`, which may still correct the answer."""
+    grant = transition.grant
+    row = unit.row(grant.run_id)
+    if row is None:
+        return Fenced(grant.run_id)
+    run = row.run
+    if run.epoch != grant.epoch or run.grant != grant.token:
+        return Fenced(grant.run_id)
+    if run.status is not Status.RUNNING:
+        return _saved_before(unit, transition, row)
+    unit.saves.append((len(unit.outcomes), transition, row))
+    if transition.delay is None and run.control is Control.NONE:
+        return _SAVED
+    return Saved(run.control, None if transition.delay is None else unit.now + transition.delay)
+
+
+def _saved_before(unit: Unit, transition: SaveCheckpoint, row: Row) -> Saved | Fenced:
+    """Answer for a claim that was settled since: only what it recorded is known."""
+    write(unit)
+    recorded = _find(unit, row, transition.key)
+    if recorded is None or recorded[0] != row.run.epoch:
+        return Fenced(row.run.run_id)
+    return Saved(row.run.control, recorded[3])
+
+
+def write(unit: Unit) -> None:
+    """Write the checkpoints of the unit, and correct the answers of those that are not new."""
+    saves = unit.saves
+    if not saves:
+        return
+    parameters: list[Any] = []
+    for _, transition, row in saves:
+        parameters += rows.saved(transition, row.run, unit.now, unit.names)
+    if INSERT.run(unit.connection, parameters) != len(saves):
+        for index, transition, row in saves:
+            unit.outcomes[index] = _reconcile(unit, transition, row, unit.outcomes[index])
+    saves.clear()
+
+
+def _reconcile(unit: Unit, transition: SaveCheckpoint, row: Row, answer: Outcome) -> Outcome:
+    """Settle one save after the bulk insert, which left alone what had been recorded before."""
+    recorded = _find(unit, row, transition.key)
+    assert recorded is not None
+    assert isinstance(answer, Saved)
+    epoch, outcome, tries, due_at = recorded
+    is_final = outcome != _PENDING
+    if epoch == transition.grant.epoch:
+        is_same_try = transition.outcome is StepOutcome.PENDING and transition.tries == tries
+        if is_final or is_same_try:  # by this grant: just now, or before
+            return Saved(answer.control, due_at)
+    elif is_final:
+        return Conflict(row.run.run_id, transition.key.path)
+    REPLACE.run(unit.connection, rows.saved(transition, row.run, unit.now, unit.names))
+    return answer
+
+
+def _find(unit: Unit, row: Row, key: StepKey) -> _Recorded | None:
+    found: _Recorded | None = unit.connection.execute(FIND, _place(row, key)).fetchone()
+    return found
+
+
+def reopen(unit: Unit, row: Row, culprits: Iterable[StepKey]) -> None:
+    """Make the failed steps that ended an attempt due again at once."""
+    write(unit)
+    for key in culprits:
+        unit.connection.execute(REOPEN, (unit.now, *_place(row, key)))
+
+
+def _place(row: Row, key: StepKey) -> tuple[Any, ...]:
+    return (row.run.seq, row.run.generation, key.path, key.k, key.scope, key.fingerprint)

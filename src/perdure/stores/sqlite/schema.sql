@@ -1,0 +1,165 @@
+-- Version 1. What a finished run of ten steps takes is measured in tests/unit/test_sqlite.py.
+--
+-- Small things are kept small: texts that repeat are numbers of `name`; canonical UUIDs are 16
+-- bytes; statuses and kinds are the numbers of codes.py; 0, 1 and NULL take no byte. Instants are
+-- microseconds since the epoch; where the text says "after", they are a distance, which is shorter.
+-- Payloads over 1 KiB stand in `payload`, because SQLite rewrites a whole row when any column
+-- changes. Nothing is NOT NULL without need and no column has a DEFAULT: one place writes each row.
+
+CREATE TABLE name (              -- namespaces, definitions, versions, queues, workers, call sites
+    id INTEGER PRIMARY KEY,
+    text TEXT NOT NULL UNIQUE
+);
+
+CREATE TABLE run (
+    seq INTEGER PRIMARY KEY,     -- the order of creation
+    namespace INTEGER NOT NULL,
+    id NOT NULL,                 -- a UUID as 16 bytes, any other as text
+    status INTEGER NOT NULL,     -- 0 queued 1 running 2 waiting 3 paused 4 completed 5 failed 6 cancelled
+    definition INTEGER,
+    queue INTEGER,
+    rank INTEGER,                -- 0 resumed 1 fresh 2 suspect
+    priority INTEGER,
+    due_at INTEGER,
+    epoch INTEGER,
+    grant_token INTEGER,
+    control INTEGER,             -- 1 cancel
+    generation INTEGER,
+    created_at INTEGER,
+    updated_at INTEGER,          -- after created_at
+    worker INTEGER,
+    claimed_at INTEGER,          -- after created_at
+    started_at INTEGER,          -- after created_at
+    finished_at INTEGER,         -- after created_at
+    attempt INTEGER,
+    crashes INTEGER,
+    waiting_for INTEGER,         -- 0 delay 1 retry 2 child
+    coalesce_for INTEGER,
+    waits INTEGER,               -- how many rows of `wait` it has
+    version INTEGER,
+    token INTEGER,
+    parent,                      -- as id
+    root,                        -- as id
+    unique_key TEXT,
+    reason TEXT,
+    fitness TEXT,
+    tags TEXT,                   -- a JSON list
+    culprits BLOB,
+    input BLOB,                  -- these five: a number is the length of a row in `payload`
+    meta BLOB,
+    options BLOB,
+    result BLOB,
+    error BLOB
+);
+CREATE UNIQUE INDEX run_id ON run (namespace, id);
+CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
+    WHERE unique_key IS NOT NULL AND status < 4;
+CREATE INDEX run_ready ON run (namespace, queue, definition, rank, priority) WHERE status = 0;
+CREATE INDEX run_suspect ON run (namespace, queue, definition, priority) WHERE status = 0 AND rank = 2;
+CREATE INDEX run_due ON run (namespace, due_at) WHERE status = 2 AND due_at IS NOT NULL;
+CREATE INDEX run_held ON run (namespace, worker, grant_token) WHERE status = 1;
+CREATE INDEX run_controlled ON run (namespace, worker) WHERE status = 1 AND control <> 0;
+CREATE INDEX run_child ON run (namespace, parent) WHERE parent IS NOT NULL;
+CREATE INDEX run_ailing ON run (namespace, status) WHERE status IN (3, 5, 6);
+
+CREATE TABLE payload (
+    id INTEGER PRIMARY KEY,      -- run * 8 + column: 0 input 1 meta 2 options 3 result 4 error
+    data BLOB NOT NULL
+);
+
+CREATE TABLE checkpoint (
+    seq INTEGER PRIMARY KEY,     -- the order of first recording
+    run INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    path TEXT NOT NULL,
+    k INTEGER NOT NULL,
+    scope BLOB NOT NULL,
+    fingerprint BLOB NOT NULL,
+    position INTEGER,
+    kind INTEGER,                -- 0 step 1 enqueue 2 child
+    outcome INTEGER,             -- 0 ok 1 error 2 timeout 3 pending
+    tries INTEGER,
+    epoch INTEGER,
+    started_at INTEGER,          -- after the run's created_at
+    ended_at INTEGER,            -- after started_at
+    due_at INTEGER,
+    site INTEGER,
+    text TEXT,
+    log BLOB,
+    value BLOB
+);
+CREATE UNIQUE INDEX checkpoint_key ON checkpoint (run, generation, path, k, scope, fingerprint);
+
+CREATE TABLE wait (
+    run INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    namespace INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    key NOT NULL,                -- kind 2: as run.id, else text
+    due_at INTEGER,
+    join_number INTEGER NOT NULL,
+    open INTEGER NOT NULL,       -- kind 2: 1 until the run that it names has ended
+    PRIMARY KEY (run, number)
+) WITHOUT ROWID;
+CREATE INDEX wait_child ON wait (namespace, key) WHERE kind = 2;
+CREATE INDEX wait_open ON wait (run, join_number) WHERE kind = 2 AND open = 1;
+
+CREATE TABLE attempt (
+    seq INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL,
+    number INTEGER,
+    epoch INTEGER,
+    worker INTEGER,
+    claimed_at INTEGER,
+    ended_at INTEGER,
+    outcome TEXT,
+    error BLOB,
+    due_at INTEGER
+);
+CREATE INDEX attempt_run ON attempt (run);
+
+CREATE TABLE audit (
+    seq INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL,
+    request_id TEXT NOT NULL,
+    action TEXT,
+    at INTEGER
+);
+CREATE UNIQUE INDEX audit_request ON audit (run, request_id);
+
+CREATE TABLE worker (
+    seq INTEGER PRIMARY KEY,     -- the order of registration
+    namespace INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    host TEXT,
+    pid INTEGER,
+    definitions TEXT,            -- a JSON object: name to version
+    queues TEXT,                 -- a JSON list
+    slots INTEGER,
+    started_at INTEGER,
+    beat_at INTEGER,
+    beat INTEGER
+);
+CREATE UNIQUE INDEX worker_id ON worker (namespace, id);
+
+-- For people with nothing but the sqlite3 command; Perdure itself does not read it.
+CREATE VIEW runs AS
+SELECT
+    (SELECT text FROM name WHERE name.id = run.namespace) AS namespace,
+    CASE typeof(id) WHEN 'blob' THEN lower(
+        substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || substr(hex(id), 13, 4)
+        || '-' || substr(hex(id), 17, 4) || '-' || substr(hex(id), 21)
+    ) ELSE id END AS id,
+    CASE status
+        WHEN 0 THEN 'queued' WHEN 1 THEN 'running' WHEN 2 THEN 'waiting' WHEN 3 THEN 'paused'
+        WHEN 4 THEN 'completed' WHEN 5 THEN 'failed' WHEN 6 THEN 'cancelled'
+    END AS status,
+    (SELECT text FROM name WHERE name.id = run.definition) AS definition,
+    (SELECT text FROM name WHERE name.id = run.queue) AS queue,
+    attempt,
+    epoch,
+    reason,
+    strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1e6, 'unixepoch') AS created_at,
+    strftime('%Y-%m-%dT%H:%M:%fZ', due_at / 1e6, 'unixepoch') AS due_at,
+    seq
+FROM run;

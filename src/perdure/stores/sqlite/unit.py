@@ -1,0 +1,203 @@
+"""A unit of work: what one batch has read and decided, until a few statements write it.
+
+Transitions are decided in memory, in order, on the records of this unit, and written in bulk by
+:meth:`Unit.flush`. A transition that must ask the tables something first flushes what was decided
+before it, so that the answer is true. The optimistic assumption is that creates and checkpoints
+are new; where an insert finds otherwise, creates raise :class:`NotNew` and the batch is done again
+with ``careful`` set, which looks first.
+"""
+
+# ruff: noqa: S608 -- statements are put together from constants of this package
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any, Final
+
+from perdure.model.records import TERMINAL, Attempt, Micros, Status, Wait
+from perdure.model.transitions import Outcome, SaveCheckpoint
+from perdure.stores.sqlite import rows
+from perdure.stores.sqlite.bulk import Among, Bulk
+from perdure.stores.sqlite.codes import pack_id
+from perdure.stores.sqlite.names import Names
+from perdure.stores.sqlite.payloads import Payloads
+from perdure.stores.sqlite.rows import Row
+
+LOAD: Final = Among(f"SELECT {rows.HOT} FROM run WHERE namespace = ? AND id IN {{keys}}")
+
+INSERT_RUNS: Final = Bulk(
+    rows.CREATED.count(",") + 1,
+    lambda places: f"INSERT INTO run ({rows.CREATED}) VALUES {places} ON CONFLICT DO NOTHING",
+)
+
+_ASSIGNMENTS = ", ".join(
+    f"{column} = changed.column{number}" for number, column in enumerate(rows.CHANGED, 2)
+)
+UPDATE_RUNS: Final = Bulk(
+    len(rows.CHANGED) + 1,
+    lambda places: (
+        f"UPDATE run SET {_ASSIGNMENTS} FROM (VALUES {places}) AS changed"
+        " WHERE run.seq = changed.column1"
+    ),
+)
+
+INSERT_ATTEMPTS: Final = Bulk(
+    rows.ATTEMPT.count(",") + 2,
+    lambda places: f"INSERT INTO attempt (run, {rows.ATTEMPT}) VALUES {places}",
+)
+
+
+class NotNew(Exception):
+    """A run that was taken for new has an id or unique_key that is there."""
+
+
+class Unit:
+    """One batch in one transaction.
+
+    Args:
+        connection: in a transaction that may write.
+        namespace: the number of the store's namespace.
+        held: running rows known from earlier batches and still true; see ``Journal``.
+        careful: look before taking a run for new.
+
+    ``hint`` becomes true with whatever may interest another process.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        namespace: int,
+        names: Names,
+        payloads: Payloads,
+        *,
+        held: dict[str, Row],
+        now: Micros,
+        careful: bool,
+    ) -> None:
+        self.connection = connection
+        self.namespace = namespace
+        self.names = names
+        self.payloads = payloads
+        self.now = now
+        self.careful = careful
+        self.hint = False
+        self.rows: dict[str, Row | None] = {}
+        self.outcomes: list[Outcome] = []
+        self.saves: list[tuple[int, SaveCheckpoint, Row]] = []
+        self.waits: dict[int, tuple[Row, tuple[Wait, ...], bool]] = {}
+        self.ended: list[str] = []
+        self._held = held
+        self._new: list[Row] = []
+        self._changed: dict[int, Row] = {}
+        self._attempts: list[Any] = []
+        self._last_seq: int | None = None
+
+    # --- what is there -----------------------------------------------------------------------
+
+    def load(self, run_ids: Iterable[str]) -> None:
+        """Read the named runs in one round trip, those apart that are known."""
+        held = self._held
+        missing: list[str] = []
+        for run_id in run_ids:
+            row = held.get(run_id)
+            if row is None:
+                missing.append(run_id)
+            else:
+                self.rows[run_id] = row
+        if missing:
+            self.rows.update(dict.fromkeys(missing))
+            packed = [pack_id(run_id) for run_id in self.rows if self.rows[run_id] is None]
+            self.adopt(LOAD.all(self.connection, packed, self.namespace))
+
+    def row(self, run_id: str) -> Row | None:
+        """Return the run's row, None where there is no such run."""
+        if run_id not in self.rows:
+            self.load((run_id,))
+        return self.rows[run_id]
+
+    def adopt(self, found: Iterable[rows.SqlRow]) -> list[Row]:
+        """Turn rows of the columns HOT into rows of this unit; flush before the query."""
+        adopted: list[Row] = []
+        for columns in found:
+            fresh = rows.hot_row(columns, self.names, self.payloads)
+            row = self.rows.get(fresh.run.run_id)
+            if row is None:
+                row = self.rows[fresh.run.run_id] = fresh
+            adopted.append(row)
+        return adopted
+
+    # --- what was decided --------------------------------------------------------------------
+
+    def next_seq(self) -> int:
+        """Return the number of the next new run."""
+        last = self._last_seq
+        if last is None:
+            found: tuple[int | None] = self.connection.execute(
+                "SELECT max(seq) FROM run"
+            ).fetchone()
+            last = found[0] or 0
+        self._last_seq = last + 1
+        return self._last_seq
+
+    def add(self, row: Row) -> None:
+        """Insert a new run with the next flush."""
+        self.rows[row.run.run_id] = row
+        self._new.append(row)
+        if row.run.status is Status.QUEUED:
+            self.hint = True
+
+    def change(self, row: Row) -> None:
+        """Write the run's row with the next flush; a run that is terminal has just ended."""
+        run = row.run
+        self._changed[run.seq] = row
+        if run.status in TERMINAL:
+            self.hint = True
+            self.ended.append(run.run_id)
+            self.set_waits(row, ())
+        elif run.status is Status.QUEUED or run.control:
+            self.hint = True
+
+    def set_waits(self, row: Row, waits: tuple[Wait, ...]) -> None:
+        """Replace the wait rows of a run with the next flush."""
+        _, _, is_stored = self.waits.get(row.run.seq, (row, (), row.waits > 0))
+        if waits or is_stored:
+            self.waits[row.run.seq] = (row, waits, is_stored)
+        row.waits = len(waits)
+
+    def waits_of(self, row: Row) -> tuple[Wait, ...]:
+        """Return the wait rows that were set for a run and are not written yet."""
+        _, waits, _ = self.waits.get(row.run.seq, (row, (), False))
+        return waits
+
+    def add_attempt(self, row: Row, attempt: Attempt) -> None:
+        """Insert an attempt of a run with the next flush."""
+        self._attempts += rows.attempted(attempt, row.run.seq, self.names)
+
+    # --- writing it --------------------------------------------------------------------------
+
+    def write_runs(self) -> None:
+        """Write new and changed runs, and attempts.
+
+        Raises:
+            NotNew: another run has an id or unique_key of a new one.
+        """
+        if self._new:
+            self._insert_runs()
+        if self._changed:
+            parameters: list[Any] = []
+            for row in self._changed.values():
+                parameters += rows.changed(row, self.names, self.payloads)
+            self._changed.clear()
+            UPDATE_RUNS.run(self.connection, parameters)
+        if self._attempts:
+            INSERT_ATTEMPTS.run(self.connection, self._attempts)
+            self._attempts.clear()
+
+    def _insert_runs(self) -> None:
+        parameters: list[Any] = []
+        for row in self._new:
+            parameters += rows.created(row.run, self.namespace, self.names, self.payloads)
+        if INSERT_RUNS.run(self.connection, parameters) != len(self._new):
+            raise NotNew
+        self._new.clear()

@@ -1,0 +1,170 @@
+"""Transitions of workers: register, heartbeat, retire, rescue, give back."""
+
+# ruff: noqa: S608 -- statements are put together from constants of this package
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from perdure.model import lifecycle
+from perdure.model.records import TERMINAL
+from perdure.model.transitions import (
+    Beaten,
+    GiveBack,
+    Heartbeat,
+    Outcome,
+    RegisterWorker,
+    Rescued,
+    RescueWorker,
+    RetireWorker,
+)
+from perdure.stores.sqlite import rows
+from perdure.stores.sqlite.codes import CONTROLS, pack_mapping, pack_texts, unpack_id
+from perdure.stores.sqlite.flushing import flush
+from perdure.stores.sqlite.rows import Row
+from perdure.stores.sqlite.unit import Unit
+
+BEAT = "SELECT beat FROM worker WHERE namespace = ? AND id = ?"
+
+INSERT = (
+    f"INSERT INTO worker (namespace, {rows.WORKER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT DO NOTHING"
+)
+
+RAISE_BEAT = "UPDATE worker SET beat = beat + 1, beat_at = ? WHERE namespace = ? AND id = ?"
+
+DELETE = "DELETE FROM worker WHERE namespace = ? AND id = ?"
+
+MISMATCHED = (
+    f"SELECT {rows.HOT} FROM run WHERE namespace = ? AND status = 3 AND status IN (3, 5, 6)"
+    " AND reason = 'mismatch' ORDER BY seq"
+)
+
+HELD = f"SELECT {rows.HOT} FROM run WHERE status = 1 AND namespace = ? AND worker = ? ORDER BY seq"
+
+COUNT_HELD = "SELECT count(*) FROM run WHERE status = 1 AND namespace = ? AND worker = ?"
+
+CONTROLLED = (
+    "SELECT id, control FROM run WHERE status = 1 AND control <> 0"
+    " AND namespace = ? AND worker = ? ORDER BY seq"
+)
+
+PROGRESSED = "SELECT 1 FROM checkpoint WHERE run = ? AND epoch = ? LIMIT 1"
+
+
+def register(unit: Unit, transition: RegisterWorker) -> Outcome:
+    """Announce a worker, and give paused mismatches that it may fit another chance."""
+    flush(unit)
+    worker: rows.SqlRow = (
+        unit.namespace,
+        unit.names.number(transition.worker_id),
+        transition.host,
+        transition.pid,
+        pack_mapping(transition.definitions),
+        pack_texts(transition.queues),
+        transition.slots,
+        unit.now,
+        unit.now,
+        0,
+    )
+    if unit.connection.execute(INSERT, worker).rowcount:
+        mismatched = unit.connection.execute(MISMATCHED, (unit.namespace,)).fetchall()
+        for row in unit.adopt(mismatched):
+            if lifecycle.may_refit(row.run, transition.definitions):
+                lifecycle.refit(row.run, unit.now)
+                unit.change(row)
+    return _beaten(unit, transition.worker_id)
+
+
+def heartbeat(unit: Unit, transition: Heartbeat) -> Outcome:
+    """Raise a worker's beat."""
+    flush(unit)
+    number = unit.names.find(transition.worker_id)
+    if number is not None:
+        unit.connection.execute(RAISE_BEAT, (unit.now, unit.namespace, number))
+    return _beaten(unit, transition.worker_id)
+
+
+def retire(unit: Unit, transition: RetireWorker) -> Outcome:
+    """Remove a worker that stops in order."""
+    held = _held(unit, transition.worker_id)
+    if held is None:
+        return Rescued()
+    _take_back(unit, held)
+    _delete(unit, transition.worker_id)
+    return _rescued(held)
+
+
+def give_back(unit: Unit, transition: GiveBack) -> Outcome:
+    """Take from a worker what it does not know of."""
+    known = set(transition.held)
+    held = _held(unit, transition.worker_id) or []
+    unknown = [row for row in held if (row.run.run_id, row.run.epoch) not in known]
+    _take_back(unit, unknown)
+    return _rescued(unknown)
+
+
+def rescue(unit: Unit, transition: RescueWorker) -> Outcome:
+    """Give back what a dead worker held, and remove it."""
+    held = _held(unit, transition.worker_id)
+    if held is None or transition.beat not in {None, _beat(unit, transition.worker_id)}:
+        return Rescued()
+    for row in held:
+        run = row.run
+        unit.add_attempt(row, lifecycle.attempt_row(run, "crashed", transition.error, unit.now))
+        progress = unit.connection.execute(PROGRESSED, (run.seq, run.epoch)).fetchone()
+        lifecycle.rescue(run, transition, progressed=progress is not None, now=unit.now)
+        unit.change(row)
+    _delete(unit, transition.worker_id)
+    return _rescued(held)
+
+
+def _beat(unit: Unit, worker_id: str) -> int | None:
+    """Return the beat of a registered worker, None of any other."""
+    number = unit.names.find(worker_id)
+    if number is None:
+        return None
+    row = unit.connection.execute(BEAT, (unit.namespace, number)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def is_registered(unit: Unit, worker_id: str) -> bool:
+    """Tell whether the worker is registered."""
+    return _beat(unit, worker_id) is not None
+
+
+def _beaten(unit: Unit, worker_id: str) -> Beaten:
+    beat = _beat(unit, worker_id)
+    if beat is None:
+        return Beaten(known=False, beat=0, held=0)
+    whose = (unit.namespace, unit.names.number(worker_id))
+    (held,) = unit.connection.execute(COUNT_HELD, whose).fetchone()
+    controlled: list[tuple[Any, int]] = unit.connection.execute(CONTROLLED, whose).fetchall()
+    controls = tuple((unpack_id(run_id), CONTROLS[control]) for run_id, control in controlled)
+    return Beaten(True, beat, held, controls)
+
+
+def _held(unit: Unit, worker_id: str) -> list[Row] | None:
+    """Return what a registered worker holds, in order; None where it is not registered."""
+    flush(unit)
+    if not is_registered(unit, worker_id):
+        return None
+    whose = (unit.namespace, unit.names.number(worker_id))
+    return unit.adopt(unit.connection.execute(HELD, whose).fetchall())
+
+
+def _take_back(unit: Unit, held: Iterable[Row]) -> None:
+    for row in held:
+        lifecycle.take_back(row.run, unit.now)
+        unit.change(row)
+
+
+def _delete(unit: Unit, worker_id: str) -> None:
+    unit.connection.execute(DELETE, (unit.namespace, unit.names.number(worker_id)))
+
+
+def _rescued(held: list[Row]) -> Rescued:
+    ended = [row.run.run_id for row in held if row.run.status in TERMINAL]
+    queued = [row.run.run_id for row in held if row.run.status not in TERMINAL]
+    return Rescued(tuple(queued), tuple(ended))
