@@ -9,34 +9,35 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from perdure.model.records import Control, Status, StepKind, StepOutcome, WaitKind
+from perdure.model.records import Control, Rank, Status, StepKind, StepOutcome, WaitKind
 
 StoredId: TypeAlias = bytes | str
 
-STATUSES: Final[tuple[Status, ...]] = (
-    Status.QUEUED,
-    Status.RUNNING,
-    Status.WAITING,
-    Status.PAUSED,
-    Status.COMPLETED,
-    Status.FAILED,
-    Status.CANCELLED,
-)
-CONTROLS: Final[tuple[Control, ...]] = (Control.NONE, Control.CANCEL)
-WAIT_KINDS: Final[tuple[WaitKind, ...]] = (WaitKind.DELAY, WaitKind.RETRY, WaitKind.CHILD)
-STEP_KINDS: Final[tuple[StepKind, ...]] = (StepKind.STEP, StepKind.ENQUEUE, StepKind.CHILD)
-STEP_OUTCOMES: Final[tuple[StepOutcome, ...]] = (
-    StepOutcome.OK,
-    StepOutcome.ERROR,
-    StepOutcome.TIMEOUT,
-    StepOutcome.PENDING,
-)
+STATUSES: Final = {
+    0: Status.QUEUED,
+    1: Status.RUNNING,
+    2: Status.WAITING,
+    3: Status.PAUSED,
+    4: Status.COMPLETED,
+    5: Status.FAILED,
+    6: Status.CANCELLED,
+}
+RANKS: Final = {0: Rank.RESUMED, 1: Rank.FRESH, 2: Rank.SUSPECT}
+CONTROLS: Final = {0: Control.NONE, 1: Control.CANCEL}
+WAIT_KINDS: Final = {0: WaitKind.DELAY, 1: WaitKind.RETRY, 2: WaitKind.CHILD}
+STEP_KINDS: Final = {0: StepKind.STEP, 1: StepKind.ENQUEUE, 2: StepKind.CHILD}
+STEP_OUTCOMES: Final = {
+    0: StepOutcome.OK,
+    1: StepOutcome.ERROR,
+    2: StepOutcome.TIMEOUT,
+    3: StepOutcome.PENDING,
+}
 
-STATUS_CODES: Final = {status: code for code, status in enumerate(STATUSES)}
-CONTROL_CODES: Final = {control: code for code, control in enumerate(CONTROLS)}
-WAIT_KIND_CODES: Final = {kind: code for code, kind in enumerate(WAIT_KINDS)}
-STEP_KIND_CODES: Final = {kind: code for code, kind in enumerate(STEP_KINDS)}
-STEP_OUTCOME_CODES: Final = {outcome: code for code, outcome in enumerate(STEP_OUTCOMES)}
+STATUS_CODES: Final = {status: code for code, status in STATUSES.items()}
+CONTROL_CODES: Final = {control: code for code, control in CONTROLS.items()}
+WAIT_KIND_CODES: Final = {kind: code for code, kind in WAIT_KINDS.items()}
+STEP_KIND_CODES: Final = {kind: code for code, kind in STEP_KINDS.items()}
+STEP_OUTCOME_CODES: Final = {outcome: code for code, outcome in STEP_OUTCOMES.items()}
 
 _encoder = msgspec.json.Encoder()
 _texts = msgspec.json.Decoder(tuple[str, ...])

@@ -13,7 +13,6 @@ from perdure.model.records import (
     Checkpoint,
     Ending,
     Micros,
-    Rank,
     RunRecord,
     StepKey,
     Wait,
@@ -24,6 +23,7 @@ from perdure.model.transitions import SaveCheckpoint
 from perdure.stores.sqlite.codes import (
     CONTROL_CODES,
     CONTROLS,
+    RANKS,
     STATUS_CODES,
     STATUSES,
     STEP_KIND_CODES,
@@ -42,8 +42,6 @@ from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
 
 SqlRow: TypeAlias = tuple[Any, ...]
-
-RANKS: Final[tuple[Rank, ...]] = (Rank.RESUMED, Rank.FRESH, Rank.SUSPECT)
 
 
 class Row(msgspec.Struct, gc=False):
