@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import collections.abc
 import dataclasses
-import sys
 import types
 import typing
 from collections.abc import Callable
@@ -146,7 +145,7 @@ class Builder:
         if origin in (typing.Union, types.UnionType):
             return self._union(args, env, annotation)
         if origin is typing.Literal:
-            return LiteralShape(args, _label(annotation), self.build)
+            return LiteralShape(args, self.build)
         if getattr(origin, "_name", None) in _WRAPPER_NAMES:
             return self.build(args[0], env)
         if hasattr(origin, "__value__"):
@@ -244,9 +243,11 @@ class Builder:
         self._records[cls, args] = record
         hints, env = _hints(cls), _variables(cls, args)
         listed = dataclasses.fields(cls)
-        record.fields = tuple(
-            Field(f.name, f.name, self._field(cls, f.name, hints[f.name], env), _must(f))
-            for f in listed
+        record.complete(
+            tuple(
+                Field(f.name, f.name, self._field(cls, f.name, hints[f.name], env), _must(f))
+                for f in listed
+            )
         )
         record.make = _dataclass_maker(cls, listed)
 
@@ -263,59 +264,39 @@ class Builder:
         for info in listed:
             if info.encode_name == TAG:
                 raise DefinitionError(f'a field of {cls.__qualname__} must not be named "{TAG}"')
-        record.fields = tuple(
-            Field(
-                info.name,
-                info.encode_name,
-                self._field(cls, info.name, hints[info.name], env),
-                info.required,
+        record.complete(
+            tuple(
+                Field(
+                    info.name,
+                    info.encode_name,
+                    self._field(cls, info.name, hints[info.name], env),
+                    info.required,
+                )
+                for info in listed
             )
-            for info in listed
         )
         if hasattr(cls, "__post_init__"):
             record.make = _forced(cls, frozenset(), msgspec.structs.force_setattr)
 
-    def attrs(self, cls: Any, args: tuple[Any, ...]) -> None:
-        """Add the record of an attrs class."""
-        record = ObjectRecord(cls, _class_label(cls, args))
-        self._records[cls, args] = record
-        hints, env = _hints(cls), _variables(cls, args)
-        listed: list[Any] = list(cls.__attrs_attrs__)
-        nothing = sys.modules["attr"].NOTHING
-        record.fields = tuple(
-            Field(
-                f.name,
-                f.name,
-                self._field(cls, f.name, hints.get(f.name, Any), env),
-                f.default is nothing and f.init,
-            )
-            for f in listed
-        )
-        names = {f.name: f.alias for f in listed if f.init}
-
-        def make(values: dict[str, Any]) -> Any:
-            made = cls(**{names[k]: v for k, v in values.items() if k in names})
-            for name, value in values.items():
-                object.__setattr__(made, name, value)
-            return made
-
-        record.make = make
-
     def typed_dict(self, cls: Any, args: tuple[Any, ...]) -> None:
         """Add the record of a TypedDict."""
-        record = DictRecord(_class_label(cls, args), closed=bool(getattr(cls, "__closed__", False)))
+        record = DictRecord(
+            cls, _class_label(cls, args), closed=bool(getattr(cls, "__closed__", False))
+        )
         self._records[cls, args] = record
         hints, env = _hints(cls), _variables(cls, args)
         if TAG in hints:
             raise DefinitionError(f'a key of {cls.__qualname__} must not be "{TAG}"')
-        record.fields = tuple(
-            Field(
-                name,
-                name,
-                self._field(cls, name, hint, env),
-                _required_key(cls, name, hint),
+        record.complete(
+            tuple(
+                Field(
+                    name,
+                    name,
+                    self._field(cls, name, hint, env),
+                    _required_key(cls, name, hint),
+                )
+                for name, hint in hints.items()
             )
-            for name, hint in hints.items()
         )
 
     def named_tuple(self, cls: Any, args: tuple[Any, ...]) -> None:
@@ -323,15 +304,17 @@ class Builder:
         record = TupleRecord(cls, _class_label(cls, args))
         self._records[cls, args] = record
         hints, env = _hints(cls), _variables(cls, args)
-        record.fields = tuple(
-            Field(
-                name,
-                name,
-                self._field(cls, name, hints.get(name, Any), env),
-                name not in cls._field_defaults,
-                cls._field_defaults.get(name),
+        record.complete(
+            tuple(
+                Field(
+                    name,
+                    name,
+                    self._field(cls, name, hints.get(name, Any), env),
+                    name not in cls._field_defaults,
+                    cls._field_defaults.get(name),
+                )
+                for name in cls._fields
             )
-            for name in cls._fields
         )
 
     def _field(self, cls: Any, name: str, hint: Any, env: Env) -> Shape:
@@ -368,8 +351,6 @@ def _record_builder(cls: Any) -> Callable[[Builder, Any, tuple[Any, ...]], None]
         return Builder.dataclass
     if typing.is_typeddict(cls):
         return Builder.typed_dict
-    if hasattr(cls, "__attrs_attrs__"):
-        return Builder.attrs
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):  # pyright: ignore[reportUnknownArgumentType]
         return Builder.named_tuple
     return None
@@ -455,7 +436,7 @@ def _add_member(members: dict[str, Shape], shape: Shape) -> None:
     known = members.get(shape.label)
     if known is None:
         members[shape.label] = shape
-    elif known.takes != shape.takes:
+    elif known.exact != shape.exact:
         raise DefinitionError(
             f"two members of a union are called {shape.label}; rename one of the classes, "
             "because stored values are told apart by that name"

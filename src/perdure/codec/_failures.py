@@ -32,6 +32,7 @@ _MOST_NOTES = 20
 _LONGEST_REPR = 1_000
 _LONGEST_MESSAGE = 10_000
 _LARGEST_STATE = 65_536
+_LARGEST_RECORD = 262_144
 
 # What exceptions written in C keep outside of args and __dict__, by the class that has it.
 _MEMBERS: tuple[tuple[type[BaseException], tuple[str, ...]], ...] = (
@@ -66,7 +67,11 @@ class ErrorSummary:
 
 def encode_error(error: BaseException) -> bytes:
     """Return an exception's record as bytes. It never fails, whatever the exception is."""
-    return _untyped.encode(_record(error, 0))
+    try:
+        data = _untyped.encode(_record(error, 0))
+    except Exception:  # noqa: BLE001 -- a user's property or __class__; what is left is its name
+        data = b""
+    return data if 0 < len(data) <= _LARGEST_RECORD else _untyped.encode(_named(error))
 
 
 def decode_error(data: bytes) -> BaseException:
@@ -112,14 +117,7 @@ def _carry_tracebacks(original: BaseException | None, replayed: BaseException | 
 
 
 def _record(error: BaseException, depth: int) -> dict[str, Any]:
-    cls = type(error)
-    record: dict[str, Any] = {
-        "module": _text(cls.__module__),
-        "qualname": _text(cls.__qualname__),
-        "message": _message(error),
-        "frames": _frames(error.__traceback__),
-    }
-    record.update(_arguments(error))
+    record = {**_named(error), "frames": _frames(error.__traceback__), **_arguments(error)}
     if state := _representable(_state(error)):
         record["state"] = state
     if members := _representable(_members(error)):
@@ -137,6 +135,16 @@ def _record(error: BaseException, depth: int) -> dict[str, Any]:
                 "count": len(group.exceptions),
             }
     return record
+
+
+def _named(error: BaseException) -> dict[str, Any]:
+    """What every record has; alone, it is rebuilt as StepFailed."""
+    cls = class_of(error)
+    return {
+        "module": _text(cls.__module__),
+        "qualname": _text(cls.__qualname__),
+        "message": _message(error),
+    }
 
 
 def _arguments(error: BaseException) -> dict[str, Any]:

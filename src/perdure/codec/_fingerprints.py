@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ._refusal import class_of
+from ._refusal import DEEPEST, class_of
 from ._untyped import AS_IS, SCALARS, TAG, as_base, encode
 
 __all__ = [
@@ -35,11 +35,12 @@ __all__ = [
 # In front of everything that is hashed: another way to count is another number.
 SCHEME = b"1"
 MOST_TEXT = 256
-_DEEPEST = 100
+# More containers than a payload can hold: a graph whose nodes are reached in too many ways.
+_MOST_CONTAINERS = 1_000_000
 _TOO_BIG = 10**4_000
 
 FAST = frozenset({str, int, bool, type(None)})
-"""Types whose JSON is canonical as it is. Measured: f("item-17", 3) 1.1 us instead of 3.5."""
+"""Types whose JSON is canonical as it is. Measured: ("item-17", 3) takes 0.8 us instead of 2.6."""
 
 # Types whose values never count, not even by name: Secret[T] joins here when it exists.
 _LEFT_OUT: tuple[type, ...] = ()
@@ -106,13 +107,29 @@ def same(left: Any, right: Any) -> bool:
 # ---- the canonical form -------------------------------------------------------------------------
 
 
-def canonical(value: Any, above: tuple[int, ...] = ()) -> Any:
-    """Return the JSON form that stands for any value at all.
+def canonical(value: Any) -> Any:
+    """Return the JSON form that stands for any value at all."""
+    try:
+        return _form(value, _Walk())
+    except _TooManyError:
+        return _tag("type", _name(class_of(value)))
 
-    Args:
-        value: anything.
-        above: the ids of the containers it is in, to notice a circle.
-    """
+
+class _TooManyError(Exception):
+    """There are more containers to visit than any payload holds."""
+
+
+class _Walk:
+    """The containers that are being visited, to notice circles, and how many were."""
+
+    __slots__ = ("count", "open")
+
+    def __init__(self) -> None:
+        self.open: set[int] = set()
+        self.count = 0
+
+
+def _form(value: Any, walk: _Walk) -> Any:
     cls = class_of(value)
     if cls in AS_IS:
         return value
@@ -122,9 +139,21 @@ def canonical(value: Any, above: tuple[int, ...] = ()) -> Any:
         return value if math.isfinite(value) else _tag("float", repr(value))
     if cls in SCALARS:
         return _scalar(value, cls)
-    if id(value) in above or len(above) >= _DEEPEST:
+    place = id(value)
+    if place in walk.open or len(walk.open) >= DEEPEST:
         return _tag("type", _name(cls))
-    return _CONTAINERS.get(cls, _other)(value, (*above, id(value)))
+    walk.count += 1
+    if walk.count > _MOST_CONTAINERS:
+        raise _TooManyError
+    walk.open.add(place)
+    try:
+        return _CONTAINERS.get(cls, _other)(value, walk)
+    except (_TooManyError, RecursionError):
+        raise
+    except Exception:  # noqa: BLE001 -- a user's property or iterator; the class still counts
+        return _tag("type", _name(cls))
+    finally:
+        walk.open.discard(place)
 
 
 def canonical_bytes(form: Any) -> bytes:
@@ -143,47 +172,48 @@ def _scalar(value: Any, cls: type) -> Any:
         return _tag(tag, str(value) if tag == "decimal" else "")
 
 
-def _list(value: Any, above: tuple[int, ...]) -> list[Any]:
-    return [item if class_of(item) in AS_IS else canonical(item, above) for item in value]
+def _list(value: Any, walk: _Walk) -> list[Any]:
+    return [item if class_of(item) in AS_IS else _form(item, walk) for item in value]
 
 
-def _dict(value: dict[Any, Any], above: tuple[int, ...]) -> Any:
+def _dict(value: dict[Any, Any], walk: _Walk) -> Any:
     if TAG not in value and all(class_of(key) is str for key in value):
-        return {key: canonical(value[key], above) for key in sorted(value)}
-    pairs = [[canonical(key, above), canonical(item, above)] for key, item in value.items()]
+        return {key: _form(value[key], walk) for key in sorted(value)}
+    pairs = [[_form(key, walk), _form(item, walk)] for key, item in value.items()]
     return _tag("dict", sorted(pairs, key=canonical_bytes))
 
 
-def _members(value: Any, above: tuple[int, ...]) -> list[Any]:
-    return sorted(_list(value, above), key=canonical_bytes)
+def _members(value: Any, walk: _Walk) -> list[Any]:
+    return sorted(_list(value, walk), key=canonical_bytes)
 
 
-_CONTAINERS: dict[type, Callable[[Any, tuple[int, ...]], Any]] = {
+_CONTAINERS: dict[type, Callable[[Any, _Walk], Any]] = {
     list: _list,
     dict: _dict,
-    tuple: lambda value, above: _tag("tuple", _list(value, above)),
-    set: lambda value, above: _tag("set", _members(value, above)),
-    frozenset: lambda value, above: _tag("frozenset", _members(value, above)),
+    tuple: lambda value, walk: _tag("tuple", _list(value, walk)),
+    set: lambda value, walk: _tag("set", _members(value, walk)),
+    frozenset: lambda value, walk: _tag("frozenset", _members(value, walk)),
 }
 
 
-def _other(value: Any, above: tuple[int, ...]) -> Any:
+def _other(value: Any, walk: _Walk) -> Any:
+    # issubclass, not isinstance: a mock pretends to be an instance of anything.
     cls: Any = class_of(value)
-    if isinstance(value, Enum):
-        return _tag("enum", _name(cls), value.value if isinstance(value, Flag) else value.name)
+    if issubclass(cls, Enum):
+        return _tag("enum", _name(cls), value.value if issubclass(cls, Flag) else value.name)
     fields = _fields(cls)
     if fields is not None:
-        return _tag("record", _name(cls), _record(value, fields, above))
+        return _tag("record", _name(cls), _record(value, fields, walk))
     for base in (str, int, float, *SCALARS):
-        if isinstance(value, base) and (plain := as_base(value, base)) is not None:
-            return canonical(plain, above)
+        if issubclass(cls, base) and (plain := as_base(value, base)) is not None:
+            return _form(plain, walk)
     for base, form in _CONTAINERS.items():
-        if isinstance(value, base):  # a defaultdict, a named tuple without annotations
-            return _tag("of", _name(cls), form(base(value), above))
-    return _opaque(value, above)
+        if issubclass(cls, base):  # a defaultdict, a named tuple without annotations
+            return _tag("of", _name(cls), form(base(value), walk))
+    return _opaque(value, walk)
 
 
-def _opaque(value: Any, above: tuple[int, ...]) -> Any:
+def _opaque(value: Any, walk: _Walk) -> Any:
     """What no codec represents: by name only."""
     if isinstance(value, type):
         return _tag("class", _name(value))
@@ -193,7 +223,7 @@ def _opaque(value: Any, above: tuple[int, ...]) -> Any:
         return _tag("function", _name(value.__func__))
     if isinstance(value, functools.partial):
         parts = (value.func, value.args, value.keywords)
-        return _tag("partial", *(canonical(part, above) for part in parts))
+        return _tag("partial", *(_form(part, walk) for part in parts))
     return _tag("type", _name(class_of(value)))
 
 
@@ -231,17 +261,17 @@ class _Field(NamedTuple):
     default: bytes | None
 
 
-def _record(value: Any, fields: tuple[_Field, ...], above: tuple[int, ...]) -> dict[str, Any]:
+def _record(value: Any, fields: tuple[_Field, ...], walk: _Walk) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for name, default in fields:
         item = getattr(value, name, None)
         if isinstance(item, _LEFT_OUT):
             continue
-        form = item if class_of(item) in AS_IS else canonical(item, above)
+        form = item if class_of(item) in AS_IS else _form(item, walk)
         if default is None or canonical_bytes(form) != default:
             record[name] = form
     if extra := getattr(value, "__pydantic_extra__", None):
-        record.update({name: canonical(extra[name], above) for name in sorted(extra)})
+        record.update({name: _form(extra[name], walk) for name in sorted(extra)})
     return record
 
 
@@ -268,8 +298,8 @@ _FACTORIES = (list, dict, set, tuple, frozenset, str, int, float, bool, bytes)
 
 
 def _is_missing(default: Any) -> bool:
-    """The markers for "no default" of dataclasses, msgspec, pydantic and attrs."""
-    names = ("_MISSING_TYPE", "NoDefaultType", "PydanticUndefinedType", "_Nothing", "Factory")
+    """The markers for "no default" of dataclasses, msgspec and pydantic."""
+    names = ("_MISSING_TYPE", "NoDefaultType", "PydanticUndefinedType")
     return class_of(default).__name__ in names
 
 
@@ -286,15 +316,10 @@ def _of_dataclass(cls: Any) -> Iterator[tuple[str, Any, Any]]:
     return ((f.name, f.default, f.default_factory) for f in dataclasses.fields(cls))
 
 
-def _of_attrs(cls: Any) -> Iterator[tuple[str, Any, Any]]:
-    return ((f.name, f.default, getattr(f.default, "factory", None)) for f in cls.__attrs_attrs__)
-
-
 _DECLARED: tuple[tuple[str, Callable[[Any], Iterator[tuple[str, Any, Any]]]], ...] = (
     ("__struct_fields__", _of_struct),
     ("__pydantic_fields__", _of_model),
     ("__dataclass_fields__", _of_dataclass),
-    ("__attrs_attrs__", _of_attrs),
 )
 
 

@@ -55,6 +55,7 @@ class PydanticShape(Shape):
                 f"{label} needs pydantic 2.11 or later, got {pydantic.VERSION}; upgrade it"
             )
         self.label = label
+        self.exact = f"{label}@{id(annotation) if is_model(annotation) else annotation}"
         self._model = annotation if is_model(annotation) else None
         if self._model is not None:
             self.takes = frozenset({self._model})

@@ -13,9 +13,10 @@ from perdure.errors import InvalidValue
 
 __all__ = ["DEEPEST", "Refused", "class_of", "invalid", "kind_of", "shown", "too_deep"]
 
-# A figure of our own instead of Python's recursion limit, so that whether a value is accepted
-# does not depend on how deep the caller's stack is.
-DEEPEST = 200
+# A figure of our own instead of Python's recursion limit, so that whether a value is accepted, and
+# whether it can be read again, does not depend on how deep the caller's stack is. A level takes
+# up to four frames to load (a tuple in a tuple), which leaves more than half of the usual 1,000.
+DEEPEST = 100
 _LONGEST_PATH = 200
 
 class_of: Callable[[object], type[Any]] = type

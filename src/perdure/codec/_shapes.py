@@ -14,6 +14,8 @@ from datetime import datetime, time
 from enum import Enum, Flag
 from typing import Any
 
+from perdure.errors import DefinitionError
+
 from . import _untyped
 from ._refusal import DEEPEST, Refused, class_of, kind_of, shown, too_deep
 from ._untyped import (
@@ -21,6 +23,8 @@ from ._untyped import (
     SCALARS,
     TAG,
     as_base,
+    dump_float,
+    dump_int,
     dump_scalar,
     load_scalar,
     mistake,
@@ -44,6 +48,7 @@ __all__ = [
     "TupleShape",
     "UntypedShape",
     "checks_of",
+    "exact_name",
 ]
 
 ANY_KIND = frozenset({type(None), bool, int, float, str, list, dict})
@@ -57,7 +62,9 @@ class Shape:
     """How the values of one annotation are written and read.
 
     Attributes:
-        label: the annotation as text, for messages and as the tag of a union's member.
+        label: the annotation as text, for messages and as the tag of a union's member: the same
+            in every process and whatever the order of a union's members.
+        exact: the annotation as text that is never stored and tells classes of one name apart.
         kinds: the JSON types that ``dump`` may return.
         takes: the exact Python types whose values ``dump`` accepts; None says "ask it".
         atoms: the exact types among JSON's own whose values are their own dump and load, so
@@ -65,6 +72,7 @@ class Shape:
     """
 
     label: str
+    exact: str
     kinds: frozenset[type] = ANY_KIND
     takes: frozenset[type] | None = None
     atoms: frozenset[type] = frozenset()
@@ -93,7 +101,7 @@ class Shape:
 class UntypedShape(Shape):
     """Any, object, no annotation: by value."""
 
-    label = "Any"
+    label = exact = "Any"
     atoms: frozenset[type] = frozenset({str, bool, type(None), int, float})
 
     def dump(self, value: Any, depth: int, /) -> Any:
@@ -108,7 +116,7 @@ class PlainShape(Shape):
 
     def __init__(self, cls: type) -> None:
         self.cls = cls
-        self.label = "None" if cls is type(None) else cls.__name__
+        self.label = self.exact = "None" if cls is type(None) else cls.__name__
         self.kinds = self.takes = self.atoms = frozenset({cls})
 
     def dump(self, value: Any, _depth: int, /) -> Any:
@@ -131,11 +139,13 @@ class IntShape(PlainShape):
         super().__init__(int)
 
     def dump(self, value: Any, depth: int, /) -> Any:
+        if class_of(value) is int:
+            return dump_int(value)
         if class_of(value) is bool:
             raise Refused(
                 repr(value), "where int is declared and a bool is not one", "return int(value)"
             )
-        return _untyped.dump(super().dump(value, depth))
+        return dump_int(super().dump(value, depth))
 
 
 class FloatShape(PlainShape):
@@ -146,9 +156,11 @@ class FloatShape(PlainShape):
         self.takes = frozenset({float, int})
 
     def dump(self, value: Any, depth: int, /) -> Any:
+        if class_of(value) is float:
+            return dump_float(value)
         if class_of(value) is int:
             return self._converted(value)
-        return _untyped.dump(super().dump(value, depth))
+        return dump_float(super().dump(value, depth))
 
     def load(self, data: Any, /) -> Any:
         return self._converted(data) if class_of(data) is int else super().load(data)
@@ -167,7 +179,7 @@ class ScalarShape(Shape):
 
     def __init__(self, cls: type) -> None:
         self.cls = cls
-        self.label = cls.__name__
+        self.label = self.exact = cls.__name__
         self.kinds = frozenset({str})
         self.takes = frozenset({cls})
         self._write = SCALARS[cls][1]
@@ -190,6 +202,7 @@ class EnumShape(Shape):
     def __init__(self, cls: type[Enum]) -> None:
         self.cls = cls
         self.label = cls.__name__
+        self.exact = exact_name(cls)
         self.takes = frozenset({cls})
         self._flag = issubclass(cls, Flag)
         kinds = {class_of(_bare(member.value)) for member in cls}
@@ -222,17 +235,19 @@ def _bare(value: Any) -> Any:
 class LiteralShape(Shape):
     """One of the values that a ``Literal`` lists: compared by type and value, so 1 is not True."""
 
-    def __init__(
-        self, values: tuple[Any, ...], label: str, shape_of: Callable[[Any], Shape]
-    ) -> None:
-        self.label = label
+    def __init__(self, values: tuple[Any, ...], shape_of: Callable[[Any], Shape]) -> None:
+        # Sorted, because Python holds Literal[1, 2] and Literal[2, 1] for equal.
+        self.label = f"Literal[{', '.join(sorted(map(repr, values)))}]"
+        self.exact = f"Literal{[(exact_name(class_of(value)), value) for value in values]}"
         self.values = values
         self._dumped: dict[tuple[type, Any], Any] = {}
         self._loaded: dict[tuple[type, Any], Any] = {}
         for value in values:
             data = shape_of(class_of(value)).dump(value, 0)
+            if (class_of(data), data) in self._loaded:
+                raise DefinitionError(f"two values of {self.label} are stored as {data!r}")
             self._dumped[class_of(value), value] = data
-            self._loaded.setdefault((class_of(data), data), value)
+            self._loaded[class_of(data), data] = value
         self.takes = frozenset(cls for cls, _ in self._dumped)
         self.kinds = frozenset(cls for cls, _ in self._loaded)
         self.as_json = [data for _, data in self._loaded]
@@ -268,6 +283,7 @@ class ItemsShape(Shape):
         self.item = item
         ellipsis = ", ..." if cls is tuple else ""
         self.label = f"{cls.__name__}[{item.label}{ellipsis}]"
+        self.exact = f"{cls.__name__}[{item.exact}{ellipsis}]"
         self.takes = frozenset({cls})
         self._sorted = issubclass(cls, (set, frozenset))
 
@@ -280,7 +296,7 @@ class ItemsShape(Shape):
         items: list[Any] = []
         try:
             for item in value:
-                items.append(item if class_of(item) in safe else dump(item, depth + 1))  # noqa: PERF401 -- how many there are tells where it failed
+                items.append(item if class_of(item) in safe else dump(item, depth + 1))  # noqa: PERF401 -- their number tells where it failed
         except Refused as refused:
             raise _placed(refused, "<member>" if self._sorted else len(items)) from None
         if self._sorted:
@@ -314,6 +330,7 @@ class TupleShape(Shape):
     def __init__(self, items: tuple[Shape, ...]) -> None:
         self.items = items
         self.label = f"tuple[{', '.join(item.label for item in items) or '()'}]"
+        self.exact = f"tuple[{', '.join(item.exact for item in items) or '()'}]"
 
     def dump(self, value: Any, depth: int, /) -> Any:
         if class_of(value) is not tuple:
@@ -358,6 +375,7 @@ class DictShape(Shape):
         self.key = key
         self.item = item
         self.label = f"dict[{key.label}, {item.label}]"
+        self.exact = f"dict[{key.exact}, {item.exact}]"
         self._digits = key.kinds == _ONLY_INT
         self._as_text = self._digits or key.kinds == _ONLY_STR
 
@@ -437,6 +455,7 @@ class Checked(Shape):
     def __init__(self, inner: Shape, checks: list[tuple[Callable[[Any], bool], str]]) -> None:
         self.inner = inner
         self.label = inner.label
+        self.exact = f"{inner.exact} that must {', '.join(words for _, words in checks)}"
         self.kinds = inner.kinds
         self.takes = inner.takes
         self._checks = checks
@@ -455,6 +474,11 @@ class Checked(Shape):
         for check, demand in self._checks:
             if not check(value):
                 raise Refused(shown(value), f"which must {demand}")
+
+
+def exact_name(cls: type) -> str:
+    """Return a name of the class that no other class of this process has."""
+    return f"{cls.__module__}.{cls.__qualname__}@{id(cls)}"
 
 
 def checks_of(meta: Any) -> list[tuple[Callable[[Any], bool], str]]:
@@ -489,6 +513,7 @@ class Later(Shape):
 
     def __init__(self, label: str) -> None:
         self.label = label
+        self.exact = f"{label}@{id(self)}"
         self.shape: Shape | None = None
 
     def dump(self, value: Any, depth: int, /) -> Any:

@@ -33,8 +33,9 @@ class UnionShape(Shape):
     """
 
     def __init__(self, members: list[Shape], equal: Callable[[Any, Any], bool]) -> None:
-        self.members = sorted(members, key=lambda member: member.label)
-        self.label = " | ".join(member.label for member in members)
+        self.members = sorted(members, key=lambda member: (member.label == "None", member.label))
+        self.label = " | ".join(member.label for member in self.members)
+        self.exact = " | ".join(member.exact for member in self.members)
         self._equal = equal
         takes = [member.takes for member in members]
         known = [exact for exact in takes if exact is not None]

@@ -35,6 +35,8 @@ __all__ = [
     "TAG",
     "as_base",
     "dump",
+    "dump_float",
+    "dump_int",
     "dump_scalar",
     "encode",
     "explain",
@@ -77,7 +79,8 @@ def sort_key(dumped: Any) -> bytes:
 # ---- scalars: one text form each, used with and without an annotation -----------------------
 
 
-def _dump_int(value: int) -> int:
+def dump_int(value: int) -> int:
+    """Return the int, if it has at most 4,000 digits."""
     if -_TOO_BIG < value < _TOO_BIG:
         return value
     raise Refused(
@@ -87,7 +90,8 @@ def _dump_int(value: int) -> int:
     )
 
 
-def _dump_float(value: float) -> float:
+def dump_float(value: float) -> float:
+    """Return the float, if it is finite."""
     if math.isfinite(value):
         return value
     raise Refused(
@@ -257,8 +261,8 @@ def _scalar_dumper(tag: str, write: Callable[[Any], str]) -> Callable[[Any, int]
 
 
 _DUMPERS: dict[type, Callable[[Any, int], Any]] = {
-    int: lambda value, _depth: _dump_int(value),
-    float: lambda value, _depth: _dump_float(value),
+    int: lambda value, _depth: dump_int(value),
+    float: lambda value, _depth: dump_float(value),
     dict: _dump_dict,
     list: _dump_list,
     tuple: _dump_tuple,
@@ -359,12 +363,11 @@ def unknown(value: Any) -> Refused:
     )
 
 
-# dataclass, msgspec.Struct, pydantic model, attrs class, named tuple
+# dataclass, msgspec.Struct, pydantic model, named tuple
 _RECORD_MARKS = (
     "__dataclass_fields__",
     "__struct_fields__",
     "__pydantic_validator__",
-    "__attrs_attrs__",
     "_fields",
 )
 _CLASSIC_MISTAKES: tuple[tuple[type | tuple[type, ...], str, str], ...] = (
