@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench import measures as table
@@ -26,7 +26,7 @@ def main() -> int:
     if args.what == "peers" and args.install:
         install_peers()
         return 0
-    ground = Ground(args.scratch, peer_python(args.peer_python))
+    ground = Ground(args.scratch.resolve(), peer_python(args.peer_python))
     if os.getloadavg()[0] > BUSY_LOAD:
         say(f"the machine is busy (load {os.getloadavg()[0]:.2f}): trust ratios, not rates")
     match args.what:
@@ -53,12 +53,8 @@ def sqlite(ground: Ground, args: argparse.Namespace) -> int:
             continue
         verdicts.append(verdict)
         print_unless(args.json, *verdict.lines())
-    if verdicts:
-        last = verdicts[-1].ours.last
-        before |= {"journal_mode": last.journal_mode, "synchronous": last.synchronous}
-        before |= {"perdure": last.versions.get("perdure", "?")}
     report = {
-        "environment": before | {"repeats": args.repeat},
+        "environment": before | {"repeats": args.repeat} | of_all(verdicts),
         "measures": [verdict.record() for verdict in verdicts],
     }
     print_unless(args.json, "environment " + json.dumps(report["environment"]))
@@ -68,11 +64,22 @@ def sqlite(ground: Ground, args: argparse.Namespace) -> int:
     return int(any(verdict.holds is False for verdict in verdicts))
 
 
+def of_all(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """Return our settings and versions as the measured processes told them, all that occurred."""
+    told: dict[str, set[str]] = {"journal_mode": set(), "synchronous": set()}
+    for outcome in (verdict.ours.last for verdict in verdicts):
+        told["journal_mode"].add(outcome.journal_mode)
+        told["synchronous"].add(outcome.synchronous)
+        for name, version in outcome.versions.items():
+            told.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(values)) for name, values in told.items()}
+
+
 def judge(measure: table.Measure, ground: Ground, repeats: int) -> Verdict:
     """Run a measure and what stands beside it in turn, and hold the medians against the bar."""
     beside = [trial for trial in measure.beside if not trial.is_peer or ground.peer_python]
     spreads = take_turns([*beside, measure.ours], ground, repeats)
-    medians = {spread.label: spread.median for spread in spreads[:-1]}
+    medians = {spread.trial.label: spread.median for spread in spreads[:-1]}
     try:
         bar = measure.bar(medians)
     except KeyError:  # it needs a peer, and there is none
@@ -100,7 +107,10 @@ def trials(chosen: Sequence[Trial], ground: Ground, args: argparse.Namespace) ->
         (spread,) = take_turns([trial], ground, args.repeat)
         records.append(spread.record())
         settings = f"[{spread.last.journal_mode}, {spread.last.synchronous}]"
-        print_unless(args.json, f"{trial.label:<38} {spread!s:>34}  {settings} {spread.last.also}")
+        print_unless(
+            args.json,
+            f"{trial.label:<36} {spread!s:>30} {trial.unit:<9} {settings} {spread.last.also}",
+        )
     deliver({"environment": environment() | {"repeats": args.repeat}, "trials": records}, args)
     return 0
 
@@ -114,7 +124,7 @@ def choose(all_of_them: Sequence[table.Measure], names: Sequence[str]) -> list[t
     return [known[name] for name in names] or list(all_of_them)
 
 
-def deliver(report: dict[str, object], args: argparse.Namespace) -> None:
+def deliver(report: Mapping[str, object], args: argparse.Namespace) -> None:
     """Print the report as JSON and save it, as asked."""
     if args.json:
         print(json.dumps(report, indent=1))

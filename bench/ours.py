@@ -12,25 +12,66 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from perdure import App, Run, Worker, wait_for_event
-
-from bench.reading import Reading, bytes_in_use, settings
+from bench.reading import Reading, bytes_in_use, live_settings
+from perdure import App, Run, Worker, Workflow, step
+from perdure.errors import PerdureError, RunFailed
 
 AT_ONCE = 100
 PATIENCE = "2m"
 WARM_UP = 10
 
 
-@dataclass
-class Go:
-    """The event that wakes a workflow which has its steps behind it."""
+ENTERED_AT: list[float] = []  # lists of the process: a trial has one for itself
+PASSED_AT: list[float] = []
+STARTED_AT: dict[int, float] = {}
 
-    number: int
+
+# ---- what is run ----------------------------------------------------------------------------
+
+
+@step
+async def noop() -> None:
+    """Do nothing, durably."""
+
+
+@step
+async def echo(order: str) -> str:
+    """Take and give a short text, durably."""
+    return order
+
+
+async def in_a_row(steps: int) -> None:
+    """Run so many steps that do nothing."""
+    for _ in range(steps):
+        await noop()
+
+
+async def echoes_in_a_row(steps: int) -> None:
+    """Run so many steps that each take and give a text of ten letters."""
+    for number in range(steps):
+        await echo(f"order-{number:04}")
+
+
+async def fails_once_behind(steps: int, *, echoes: bool) -> None:
+    """Run so many steps and fail behind the last; the next time get past it."""
+    ENTERED_AT.append(time.perf_counter())
+    await (echoes_in_a_row(steps) if echoes else in_a_row(steps))
+    PASSED_AT.append(time.perf_counter())
+    if len(PASSED_AT) % 2:
+        raise RuntimeError("the first time it fails behind its last step")
+
+
+async def nothing() -> None:
+    """Do nothing."""
+
+
+async def stamp(number: int) -> None:
+    """Note the instant at which the body started."""
+    STARTED_AT[number] = time.perf_counter()
 
 
 class Bench:
@@ -38,50 +79,19 @@ class Bench:
 
     def __init__(self, place: Path) -> None:
         self.database = place / "perdure.db"
-        self.app = app = App(f"sqlite:///{self.database}")
-        self.started_at: dict[int, float] = {}
-        self.woken_at = 0.0
-        self.replay_began_at = 0.0
-
-        @app.step
-        async def noop() -> None:
-            pass
-
-        @app.workflow
-        async def in_a_row(steps: int) -> None:
-            for _ in range(steps):
-                await noop()
-
-        @app.workflow
-        async def in_a_row_then_wait(steps: int) -> None:
-            self.replay_began_at = time.perf_counter()
-            for _ in range(steps):
-                await noop()
-            await wait_for_event(Go, timeout=PATIENCE)
-            self.woken_at = time.perf_counter()
-
-        @app.job
-        async def nothing() -> None:
-            pass
-
-        @app.job
-        async def stamp(number: int) -> None:
-            self.started_at[number] = time.perf_counter()
-
-        self.in_a_row = in_a_row
-        self.in_a_row_then_wait = in_a_row_then_wait
-        self.nothing = nothing
-        self.stamp = stamp
+        self.app = App(f"sqlite:///{self.database}")
+        self.in_a_row = self.app.workflow(in_a_row)
+        self.echoes_in_a_row = self.app.workflow(echoes_in_a_row)
+        self.fails_once_behind = self.app.workflow(fails_once_behind)
+        self.nothing = self.app.job(nothing)
+        self.stamp = self.app.job(stamp)
 
     def worker(self) -> Worker:
         return Worker(self.app, concurrency=AT_ONCE)
 
     def reading(self, value: float, **also: float | str) -> Reading:
         """Return the value with the settings of the store's own live connection."""
-        return Reading(value, *self.settings(), also)
-
-    def settings(self) -> tuple[str, str]:
-        raise NotImplementedError
+        return Reading(value, *live_settings(self.database), also)
 
 
 @asynccontextmanager
@@ -103,6 +113,16 @@ async def working(place: Path) -> AsyncIterator[Bench]:
 async def finished(runs: Sequence[Run[Any]]) -> None:
     """Wait until every run has completed; raise if one did not."""
     await asyncio.gather(*(run.result(timeout=PATIENCE) for run in runs))
+
+
+def created(answers: Sequence[Run[Any] | PerdureError]) -> list[Run[Any]]:
+    """Return the runs of enqueue_many; raise the first error if one was not created."""
+    runs: list[Run[Any]] = []
+    for answer in answers:
+        if isinstance(answer, PerdureError):
+            raise answer
+        runs.append(answer)
+    return runs
 
 
 # ---- workflows ------------------------------------------------------------------------------
@@ -144,35 +164,43 @@ async def _milliseconds_a_step(bench: Bench, steps: int) -> float:
 
 
 async def replay(place: Path) -> Reading:
-    """Microseconds a finished step, from an event to the line behind its wait.
+    """Microseconds a finished step, from the retry of a failed run to the line behind the last.
 
     The wake-up and the reading of the history are in it; 2,000 steps make them small.
     """
-    steps = 2_000
     async with working(place) as bench:
-        run = await bench.in_a_row_then_wait.enqueue(steps)
-        while (await run.status()) != "waiting":
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(1)  # a run is not re-entered at once; that pause is not replay
-        sent_at = time.perf_counter()
-        await run.send_event(Go(1))
+        noops, in_body = await _replayed(bench, echoes=False)
+        echoes, _ = await _replayed(bench, echoes=True)
+        return bench.reading(noops, us_in_body=in_body, us_with_a_text_in_and_out=echoes)
+
+
+async def _replayed(bench: Bench, *, echoes: bool) -> tuple[float, float]:
+    steps = 2_000
+    run = await bench.fails_once_behind.enqueue(steps, echoes=echoes)
+    with suppress(RunFailed):
         await run.result(timeout=PATIENCE)
-        body = bench.woken_at - bench.replay_began_at
-        return bench.reading(
-            (bench.woken_at - sent_at) * 1e6 / steps, us_in_body=body * 1e6 / steps
-        )
+    called_at = time.perf_counter()
+    await run.retry()
+    await run.result(timeout=PATIENCE)
+    passed_at, entered_at = PASSED_AT[-1], ENTERED_AT[-1]
+    return (passed_at - called_at) * 1e6 / steps, (passed_at - entered_at) * 1e6 / steps
 
 
 async def kept_bytes(place: Path) -> Reading:
     """Bytes that a finished workflow of 10 steps keeps in the file."""
-    workflows = 2_000
     async with working(place) as bench:
-        read_back = bench.settings()
-    before = bytes_in_use(bench.database)
+        read_back = live_settings(bench.database)
+    noops = await _kept(place, lambda bench: bench.in_a_row)
+    echoes = await _kept(place, lambda bench: bench.echoes_in_a_row)
+    return Reading(noops, *read_back, {"bytes_with_a_text_in_and_out": echoes})
+
+
+async def _kept(place: Path, choose: Callable[[Bench], Workflow[[int], None]]) -> float:
+    workflows = 2_000
+    before = bytes_in_use(place / "perdure.db")
     async with connected(place) as bench, bench.worker():
-        await finished(await bench.in_a_row.enqueue_many([((10,), {})] * workflows))
-    kept = bytes_in_use(bench.database) - before
-    return Reading(kept / workflows, *read_back)
+        await finished(created(await choose(bench).enqueue_many([((10,), {})] * workflows)))
+    return (bytes_in_use(place / "perdure.db") - before) / workflows
 
 
 # ---- jobs -----------------------------------------------------------------------------------
@@ -182,7 +210,7 @@ async def drain(place: Path) -> Reading:
     """No-op jobs a second when 20,000 wait and one worker starts, its start included."""
     waiting = 20_000
     async with connected(place) as bench:
-        runs = await bench.nothing.enqueue_many([((), {})] * waiting)
+        runs = created(await bench.nothing.enqueue_many([((), {})] * waiting))
         began = time.perf_counter()
         async with bench.worker():
             await runs[-1].result(timeout=PATIENCE)
@@ -216,7 +244,7 @@ async def enqueue_in_bulk(place: Path) -> Reading:
         await _enqueue(bench, 200)
         began = time.perf_counter()
         for _ in range(10):
-            await bench.nothing.enqueue_many([((), {})] * 10_000)
+            created(await bench.nothing.enqueue_many([((), {})] * 10_000))
         return bench.reading(100_000 / (time.perf_counter() - began))
 
 
@@ -232,7 +260,7 @@ async def start_in_one_process(place: Path) -> Reading:
     """Median milliseconds from the call of enqueue to the first line of the body."""
     async with working(place) as bench:
         called_at = await _enqueue_now_and_then(bench)
-        return bench.reading(**_latency(called_at, bench.started_at))
+        return bench.reading(**_latency(called_at, STARTED_AT))
 
 
 async def start_across_two(place: Path) -> Reading:
@@ -256,7 +284,7 @@ async def stamping_worker(place: Path) -> Reading:
     async with working(place) as bench:
         print("working", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        return bench.reading(0, **{str(number): at for number, at in bench.started_at.items()})
+        return bench.reading(0, **{str(number): at for number, at in STARTED_AT.items()})
 
 
 async def _enqueue_now_and_then(bench: Bench) -> dict[int, float]:
@@ -330,7 +358,7 @@ async def finish_what_was_left(place: Path) -> Reading:
     """Reopen a killed process's file, finish every run whose id comes on standard input."""
     async with connected(place) as bench, bench.worker():
         ids = sys.stdin.read().split()
-        await finished([bench.app.run(run_id) for run_id in ids])
+        await finished([bench.app.get(run_id) for run_id in ids])
         return bench.reading(len(ids))
 
 

@@ -4,6 +4,7 @@ A kill shows that nothing acknowledged was still in the process. It cannot show 
 survives power loss: for that stand the journal mode and synchronous FULL that are read back.
 """
 
+import json
 import random
 import signal
 import sqlite3
@@ -13,7 +14,7 @@ import threading
 from collections import defaultdict
 from pathlib import Path
 
-from bench.reading import Reading, settings
+from bench.reading import Reading
 
 
 def kill(place: Path) -> Reading:
@@ -22,9 +23,8 @@ def kill(place: Path) -> Reading:
     stored = _runs_in(place / "perdure.db")
     lost = len(acknowledged["enqueued"] - stored.keys())
     undone = sum(stored.get(run) != "completed" for run in acknowledged["finished"])
-    _child("finish_what_was_left", place, "\n".join(acknowledged["enqueued"]))
-    connection = sqlite3.connect(place / "perdure.db")
-    (integrity,) = connection.execute("PRAGMA integrity_check").fetchone()
+    reopened = _finish_what_was_left(place, acknowledged["enqueued"])
+    integrity = _integrity_of(place / "perdure.db")
     also: dict[str, float | str] = {
         "enqueued_acknowledged": len(acknowledged["enqueued"]),
         "finished_acknowledged": len(acknowledged["finished"]),
@@ -33,7 +33,7 @@ def kill(place: Path) -> Reading:
     }
     if integrity != "ok":
         raise AssertionError(f"the file is damaged: {integrity}")
-    return Reading(lost + undone, *settings(connection), also)
+    return Reading(lost + undone, reopened["journal_mode"], reopened["synchronous"], also)
 
 
 def _killed_while_acknowledging(place: Path) -> dict[str, set[str]]:
@@ -67,15 +67,26 @@ def _runs_in(database: Path) -> dict[str, str]:
         connection.close()
 
 
-def _child(trial: str, place: Path, standard_input: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "bench.child", f"ours:{trial}", str(place)],
-        input=standard_input,
+def _integrity_of(database: Path) -> str:
+    connection = sqlite3.connect(database)
+    try:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def _finish_what_was_left(place: Path, run_ids: set[str]) -> dict[str, str]:
+    """Let a fresh worker finish every acknowledged run; return the reading it prints."""
+    process = subprocess.run(
+        [sys.executable, "-m", "bench.child", "ours:finish_what_was_left", str(place)],
+        input="\n".join(run_ids),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
         timeout=300,
     )
+    reading: dict[str, str] = json.loads(process.stdout.splitlines()[-1])
+    return reading
 
 
 TRIALS = {"kill": kill}

@@ -4,6 +4,7 @@ Separate because every trial, ours, a yardstick or a proof, needs it and nothing
 the process that is measured imports little else.
 """
 
+import gc
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,30 @@ def settings(connection: sqlite3.Connection) -> tuple[str, str]:
     (journal_mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
     return str(journal_mode), SYNCHRONOUS[synchronous]
+
+
+def live_settings(database: Path) -> tuple[str, str]:
+    """Return the settings of every connection that this process holds to a file, weakest too.
+
+    The connections are looked for among all live objects: nothing that the measured library
+    says about itself is believed. `full, normal` means that one of them is only NORMAL.
+    """
+    connections = [
+        candidate for candidate in gc.get_objects() if isinstance(candidate, sqlite3.Connection)
+    ]
+    found = [settings(connection) for connection in connections if _is_to(database, connection)]
+    if not found:
+        raise LookupError(f"none of {len(connections)} live connections is to the measured file")
+    journal_modes, synchronous = zip(*found, strict=True)
+    return ", ".join(sorted(set(journal_modes))), ", ".join(sorted(set(synchronous)))
+
+
+def _is_to(database: Path, connection: sqlite3.Connection) -> bool:
+    try:
+        (_, _, path), *_ = connection.execute("PRAGMA database_list").fetchall()
+    except sqlite3.ProgrammingError:  # closed, or another thread's
+        return False
+    return bool(path) and database.samefile(path)
 
 
 def bytes_in_use(database: Path) -> int:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sqlite3
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +10,15 @@ from typing import Any
 from bench.measures import Measure
 from bench.trial import Outcome, Trial
 
+RATES = {"runs/s", "commits/s", "rows/s"}
+"""Units whose ratio says something: each is a durable row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
     """Smallest, median and largest of the repeats of one trial, with its last outcome."""
 
-    label: str
+    trial: Trial
     values: tuple[float, ...]
     last: Outcome
 
@@ -33,7 +35,8 @@ class Spread:
     def record(self) -> dict[str, Any]:
         """Return what is saved of it."""
         return {
-            "trial": self.label,
+            "trial": self.trial.label,
+            "unit": self.trial.unit,
             "values": self.values,
             "median": self.median,
             "journal_mode": self.last.journal_mode,
@@ -61,12 +64,12 @@ class Verdict:
         word = {True: "holds", False: "FAILS", None: "no peer"}[self.holds]
         bar = "?" if self.bar is None else number(self.bar)
         head = (
-            f"{self.measure.name:<22} {self.ours!s:>34} {self.measure.unit:<11} "
+            f"{self.measure.name:<22} {self.ours!s:>34} {self.ours.trial.unit:<11} "
             f"bar {bar:>8}  {word:<7}  {self.measure.claim}"
         )
         return [head, *(f"    also {name} {show(value)}" for name, value in self._also())] + [
-            f"    beside {spread.label:<36} {spread!s:>30}  {self._ratio(spread)}"
-            f"  [{spread.last.journal_mode}, {spread.last.synchronous}]"
+            f"    beside {spread.trial.label:<36} {spread!s:>26} {spread.trial.unit:<9} "
+            f"[{spread.last.journal_mode}, {spread.last.synchronous}]  {self._ratio(spread)}"
             for spread in self.beside
         ]
 
@@ -74,7 +77,6 @@ class Verdict:
         """Return what is saved of it."""
         return {
             "name": self.measure.name,
-            "unit": self.measure.unit,
             "claim": self.measure.claim,
             "bar": self.bar,
             "holds": self.holds,
@@ -86,15 +88,18 @@ class Verdict:
         return list(self.ours.last.also.items())
 
     def _ratio(self, spread: Spread) -> str:
+        """Say how many times better ours is, where both are of one kind."""
+        kinds = {self.ours.trial.unit, spread.trial.unit}
         ours, theirs = self.ours.median, spread.median
-        if not ours or not theirs:
+        if not (ours and theirs) or not (len(kinds) == 1 or kinds <= RATES):
             return ""
-        return f"ours / this = {ours / theirs:.3g}, inverse {theirs / ours:.3g}"
+        times = ours / theirs if self.measure.better == "higher" else theirs / ours
+        return f"ours is {times:.3g} x as good"
 
 
 def spread_of(trial: Trial, outcomes: Sequence[Outcome]) -> Spread:
     """Return the spread of a trial's repeats."""
-    return Spread(trial.label, tuple(outcome.value for outcome in outcomes), outcomes[-1])
+    return Spread(trial, tuple(outcome.value for outcome in outcomes), outcomes[-1])
 
 
 def environment() -> dict[str, Any]:
@@ -102,8 +107,6 @@ def environment() -> dict[str, Any]:
     return {
         "cores": len(os.sched_getaffinity(0)),
         "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
         "system": f"{platform.system()} {platform.machine()}",
     }
 

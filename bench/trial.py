@@ -22,6 +22,7 @@ class Trial:
     """What to run: a trial of ours by name, or a peer's script with its arguments."""
 
     label: str
+    unit: str
     arguments: tuple[str, ...]
     is_peer: bool = False
 
@@ -45,14 +46,14 @@ class Ground:
     peer_python: Path | None
 
 
-def here(module: str, name: str) -> Trial:
+def here(module: str, name: str, unit: str) -> Trial:
     """Return a trial that runs under this interpreter."""
-    return Trial(f"{module} {name}", ("-m", "bench.child", f"{module}:{name}"))
+    return Trial(f"{module} {name}", unit, ("-m", "bench.child", f"{module}:{name}"))
 
 
-def peer(label: str, script: str, *arguments: str) -> Trial:
+def peer(label: str, unit: str, script: str, *arguments: str) -> Trial:
     """Return a trial that runs a peer's script under the peers' interpreter."""
-    return Trial(label, (str(PEERS / script), *arguments), is_peer=True)
+    return Trial(label, unit, (str(PEERS / script), *arguments), is_peer=True)
 
 
 def run(trial: Trial, ground: Ground) -> Outcome:
