@@ -28,6 +28,7 @@ from perdure.model.records import (
     TERMINAL,
     Attempt,
     Checkpoint,
+    Control,
     Ending,
     History,
     Micros,
@@ -148,7 +149,7 @@ class Run(Generic[R]):
             UsageError: ``timeout`` inside a body.
         """
         scope = scopes.current()
-        if scope is None:
+        if scope is None or scope.activation.engine is not self._engine:
             return self._outside(None if timeout is None else to_micros(timeout) / 1e6)
         if timeout is not None:
             raise UsageError(
@@ -251,6 +252,9 @@ class Run(Generic[R]):
         verb = "cancel" if isinstance(transition, CancelRun) else "retry"
         match answer:
             case Controlled():
+                if answer.status is Status.RUNNING:
+                    for hear in self._engine.controlled:
+                        hear(self.id, Control.CANCEL)
                 return answer.status
             case Refused():
                 detail = f" ({answer.detail})" if answer.detail else ""

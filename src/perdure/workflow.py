@@ -31,7 +31,7 @@ from perdure.duration import Duration, to_micros
 from perdure.errors import DefinitionError, PerdureError, RunConflict, UsageError
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
-from perdure.model.records import StepKind
+from perdure.model.records import StepKey, StepKind
 from perdure.model.transitions import Created, CreateRun, Exists, Outcome
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 
@@ -175,7 +175,12 @@ class Calls(Generic[P, R]):
         fingerprint = blake2b(data, digest_size=16).digest()
         site = call_site(3)
         call = Call(scope, StepKind.ENQUEUE, self._definition.name, fingerprint, "", site)
-        return self._create_in_run(call, data, delay)
+        create = self._child(call, data, delay)
+        if scope.activation.engine is not self._engine:
+            # A run of another app is no child; its derived id makes every replay create it again
+            # to the same effect.
+            return self._create(create)
+        return self._create_in_run(call, create)
 
     def _input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         definition = self._definition
@@ -208,13 +213,15 @@ class Calls(Generic[P, R]):
         answer = await self._engine.committer.submit(create)
         return self._handle(self._accepted(answer))
 
-    async def _create_in_run(self, call: Call, data: bytes, delay: int) -> Run[R]:
-        key = call.key
+    def _child(self, call: Call, data: bytes, delay: int) -> CreateRun:
         run = call.scope.activation.run
-        run_id = self._options.id
-        create = self._transition(data, delay, run_id or _child_id(run.run_id, run.generation, key))
-        if run_id is None:
-            create = msgspec.structs.replace(create, token=child_token(create.run_id))
+        if self._options.id is not None:
+            return self._transition(data, delay, self._options.id)
+        run_id = _child_id(run.run_id, run.generation, call.key)
+        create = self._transition(data, delay, run_id)
+        return msgspec.structs.replace(create, token=child_token(run_id))
+
+    async def _create_in_run(self, call: Call, create: CreateRun) -> Run[R]:
         return self._handle(self._accepted(await start_child(call, create)))
 
     def _accepted(self, answer: Outcome) -> str:
@@ -335,7 +342,7 @@ class Workflow(Calls[P, R]):
         return f"<workflow {self.name!r} at {self._definition.place}>"
 
 
-def _child_id(parent_id: str, generation: int, key: Any) -> str:
+def _child_id(parent_id: str, generation: int, key: StepKey) -> str:
     return derived_id(
         parent_id, str(generation), key.scope.hex(), key.path, key.fingerprint.hex(), str(key.k)
     )

@@ -7,6 +7,7 @@ It makes nothing durable itself.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ from perdure.clock import Clock, SystemClock, SystemThreads, Threads
 from perdure.defaults import PAYLOAD_LIMIT, STEP_THREADS
 from perdure.errors import AppNotReady, PayloadTooLarge
 from perdure.ids import Ids
-from perdure.model.records import Micros
+from perdure.model.records import Control, Micros
 from perdure.store import Store
 
 
@@ -40,7 +41,11 @@ class Ports:
 
 
 class Engine:
-    """Everything that executing and starting runs share in one app."""
+    """Everything that executing and starting runs share in one app.
+
+    ``controlled`` are told of operators' verbs that were asked for in this process; what others
+    asked for arrives with the heartbeat and with every answer of the store.
+    """
 
     def __init__(self, store: Store | None, registry: Registry, ports: Ports) -> None:
         self._store = store
@@ -52,6 +57,7 @@ class Engine:
         self._committer = None if store is None else Committer(store, ports.clock)
         self._watcher = None if store is None else Watcher(store)
         self.deadlines = Deadlines()
+        self.controlled: list[Callable[[str, Control], None]] = []
         self.payload_limit = PAYLOAD_LIMIT
         self._pool: ThreadPoolExecutor | None = None
         self._store_ahead: Micros = 0
