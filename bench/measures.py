@@ -10,7 +10,7 @@ Medians = Mapping[str, float]
 
 COMMITS = here("yardsticks", "single_commits", "commits/s")
 GROUPED = here("yardsticks", "grouped_rows", "rows/s")
-FSYNC = here("yardsticks", "fsync_latency", "ms p50")
+FSYNC = here("yardsticks", "fsync_latency", "ms fsync")
 
 DBOS = "dbos_sqlite.py"
 DBOS_SYNC = peer("dbos sync, 100 at once", "steps/s", DBOS, "workflows", "--form", "sync")
