@@ -877,6 +877,23 @@ def test_a_literal_field_tells_members_apart():
         schema(payment).decode(b'{"kind":"cheque"}')
 
 
+class Email(TypedDict):
+    kind: NotRequired[Literal["email"]]
+    to: str
+
+
+class Letter(TypedDict):
+    kind: NotRequired[Literal["letter"]]
+    to: str
+    stamp: NotRequired[int]
+
+
+def test_a_literal_that_may_be_missing_tells_nothing():
+    """A key that need not be there cannot be what data is told apart by."""
+    for value in ({"to": "a"}, {"to": "a", "kind": "letter"}, {"to": "a", "stamp": 1}):
+        assert exactly(round_trip(Email | Letter, value), value)
+
+
 def test_members_that_look_alike_are_told_apart_by_their_class():
     """The member is the exact class of the value, and its name is stored."""
     for value in (Metres(1.0), Feet(1.0)):

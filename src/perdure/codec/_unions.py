@@ -194,6 +194,7 @@ def _literals(record: ObjectRecord | DictRecord) -> dict[str, list[Any]]:
         field.key: field.shape.as_json
         for field in record.fields
         if isinstance(field.shape, LiteralShape)
+        and (field.required or isinstance(record, ObjectRecord))
     }
     if record.tag is not None:
         found[record.tag[0]] = [record.tag[1]]
