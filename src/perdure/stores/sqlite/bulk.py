@@ -20,14 +20,16 @@ class Bulk:
     """One statement in eight sizes.
 
     Args:
-        width: how many parameters a row has.
-        text: builds the statement for so many rows; ``rows(n)`` gives the text of their places.
+        columns: those that a row has a parameter for, with commas between.
+        text: builds the statement from the columns and the places of the parameters.
     """
 
-    def __init__(self, width: int, text: Callable[[str], str]) -> None:
-        row = f"({', '.join('?' * width)})"
-        self._width = width
-        self._texts = {size: text(", ".join([row] * size)) for size in _sizes(2 * _LARGEST - 1)}
+    def __init__(self, columns: str, text: Callable[[str, str], str]) -> None:
+        self._width = columns.count(",") + 1
+        row = f"({', '.join('?' * self._width)})"
+        self._texts = {
+            size: text(columns, ", ".join([row] * size)) for size in _sizes(2 * _LARGEST - 1)
+        }
 
     def run(self, connection: sqlite3.Connection, parameters: Sequence[Any]) -> int:
         """Execute it for all rows, whose parameters stand one after the other.

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from perdure.model import lifecycle
-from perdure.model.records import Checkpoint, Ending, Micros, RunRecord
+from perdure.model.records import Checkpoint, Ending, Micros
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
 from perdure.stores.sqlite import rows
 from perdure.stores.sqlite.bulk import Among
@@ -79,6 +79,13 @@ FIRST_OF: Final = {
 }
 
 READ: Final = Among(f"SELECT {rows.FULL} FROM run WHERE seq IN {{keys}}")
+
+# lifecycle.claim, with 3 parameters for all and 1 a run instead of 22.
+CLAIM: Final = Among(
+    "UPDATE run SET status = 1, epoch = epoch + 1, grant_token = ?1, worker = ?2,"
+    " claimed_at = ?3 - created_at, updated_at = ?3 - created_at,"
+    " started_at = coalesce(started_at, ?3 - created_at) WHERE seq IN {keys}"
+)
 
 CHECKPOINTS: Final = Among(
     f"SELECT run, {rows.CHECKPOINT} FROM checkpoint WHERE run IN {{keys}} ORDER BY seq"
@@ -173,8 +180,8 @@ def _give(unit: Unit, transition: Claim, taken: list[int]) -> list[Row]:
     given = [found[seq] for seq in taken]
     for row in given:
         lifecycle.claim(row.run, transition.worker_id, transition.token, unit.now)
-        unit.change(row)
-    unit.write_runs()
+    worker = unit.names.number(transition.worker_id)
+    CLAIM.run(unit.connection, taken, transition.token, worker, unit.now)
     return given
 
 
@@ -188,17 +195,9 @@ def _with_history(unit: Unit, given: list[Row], resumed: list[Row]) -> tuple[Cla
         claimed.append(
             ClaimedRun(run, tuple(checkpoints.get(run.seq, ())), tuple(endings.get(run.seq, ())))
         )
-        unit.rows[run.run_id] = Row(_hot(run), row.waits)
+        # The store keeps a copy: the run that is handed out is a value.
+        unit.rows[run.run_id] = Row(copy(run), row.key, row.waits)
     return tuple(claimed)
-
-
-def _hot(run: RunRecord) -> RunRecord:
-    """Return a copy for the store to keep; the run that is handed out is a value."""
-    hot = copy(run)
-    hot.input = b""
-    hot.meta = hot.options = hot.result = hot.parent_id = hot.root_id = None
-    hot.tags = ()
-    return hot
 
 
 def _checkpoints(unit: Unit, resumed: Iterable[Row]) -> dict[int, list[Checkpoint]]:

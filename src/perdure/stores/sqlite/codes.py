@@ -31,6 +31,7 @@ STEP_OUTCOMES: Final = {
     1: StepOutcome.ERROR,
     2: StepOutcome.TIMEOUT,
     3: StepOutcome.PENDING,
+    4: StepOutcome.CANCELLED,
 }
 
 STATUS_CODES: Final = {status: code for code, status in STATUSES.items()}

@@ -79,11 +79,11 @@ class Journal:
         self._held: dict[str, Row] = {}
         self._version = -1
 
-    def apply(self, batch: Sequence[Transition]) -> tuple[list[Outcome], bool]:
+    def apply(self, batch: Sequence[Transition]) -> Unit:
         """Apply a batch.
 
         Returns:
-            The outcomes in the order given, and whether other processes may be interested.
+            The unit of work that is committed: its ``outcomes``, ``hint`` and ``removed``.
 
         Raises:
             sqlite3.OperationalError: another connection is writing; nothing was done.
@@ -94,14 +94,12 @@ class Journal:
         except NotNew:
             return self._transact(batch, careful=True)
 
-    def _transact(
-        self, batch: Sequence[Transition], *, careful: bool
-    ) -> tuple[list[Outcome], bool]:
+    def _transact(self, batch: Sequence[Transition], *, careful: bool) -> Unit:
         at_commit = False
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             unit = self._unit(batch, careful=careful)
-            outcomes = _apply(unit, batch)
+            _apply(unit, batch)
             at_commit = True
             self._connection.execute("COMMIT")
         except BaseException as error:
@@ -112,7 +110,7 @@ class Journal:
                 raise store_error(error, self._path, at_commit=at_commit) from error
             raise
         self._committed(unit)
-        return outcomes, unit.hint
+        return unit
 
     def _unit(self, batch: Sequence[Transition], *, careful: bool) -> Unit:
         """Begin a unit of work, and read the runs that the batch names."""
@@ -155,7 +153,7 @@ class Journal:
         self._held.clear()
 
 
-def _apply(unit: Unit, batch: Sequence[Transition]) -> list[Outcome]:
+def _apply(unit: Unit, batch: Sequence[Transition]) -> None:
     claims: list[tuple[int, Claim]] = []
     outcomes = unit.outcomes
     for transition in batch:
@@ -167,18 +165,20 @@ def _apply(unit: Unit, batch: Sequence[Transition]) -> list[Outcome]:
     flush(unit)
     for index, transition in claims:
         outcomes[index] = claim(unit, transition)
-    return outcomes
 
 
 def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:
     """Yield the ids of the runs that a batch names, those that it would create if careful."""
     for transition in batch:
-        if isinstance(transition, SaveCheckpoint | Settle):
-            yield transition.grant.run_id
-        elif isinstance(transition, CreateRun):
-            if careful:
+        match transition:
+            case SaveCheckpoint() | Settle():
+                yield transition.grant.run_id
+            case CreateRun():
+                if careful:
+                    yield transition.run_id
+                if transition.by is not None:
+                    yield transition.by.run_id
+            case CancelRun() | RetryRun():
                 yield transition.run_id
-            if transition.by is not None:
-                yield transition.by.run_id
-        elif isinstance(transition, CancelRun | RetryRun):
-            yield transition.run_id
+            case _:
+                pass

@@ -15,11 +15,13 @@ from perdure.model.records import (
     Micros,
     RunRecord,
     StepKey,
+    StepKind,
+    StepOutcome,
     Wait,
     WaitKind,
     WorkerRecord,
 )
-from perdure.model.transitions import SaveCheckpoint
+from perdure.model.transitions import CreateRun, SaveCheckpoint
 from perdure.stores.sqlite.codes import (
     CONTROL_CODES,
     CONTROLS,
@@ -32,6 +34,7 @@ from perdure.stores.sqlite.codes import (
     STEP_OUTCOMES,
     WAIT_KIND_CODES,
     WAIT_KINDS,
+    StoredId,
     pack_id,
     pack_texts,
     unpack_id,
@@ -39,19 +42,20 @@ from perdure.stores.sqlite.codes import (
     unpack_texts,
 )
 from perdure.stores.sqlite.names import Names
-from perdure.stores.sqlite.payloads import Payloads
+from perdure.stores.sqlite.payloads import LONGEST, Payloads
 
 SqlRow: TypeAlias = tuple[Any, ...]
 
 
 class Row(msgspec.Struct, gc=False):
-    """A run inside a batch: its record and what the file knows beyond it.
+    """A run inside a batch: its record, its id as stored, and the count of its wait rows.
 
     The record is *hot*: it lacks what no transition looks at (input, meta, options, tags, version,
     queue, priority, parent, root, result), unless a read asked for all of it.
     """
 
     run: RunRecord
+    key: StoredId
     waits: int = 0
 
 
@@ -109,6 +113,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             culprits=culprits,
             fitness=fitness,
         ),
+        run_id,
         waits,
     )
 
@@ -176,33 +181,62 @@ def created(run: RunRecord, namespace: int, names: Names, payloads: Payloads) ->
     )
 
 
+PLAIN_CREATE: Final = (
+    "namespace, id, definition, queue, priority, created_at, version, token, input"
+)
+
+
+def is_plain_create(create: CreateRun) -> bool:
+    """Tell whether the columns PLAIN_CREATE say all, the others being at their defaults."""
+    return (
+        create.unique_key is None
+        and create.options is None
+        and create.meta is None
+        and create.parent_id is None
+        and create.root_id is None
+        and not create.tags
+        and create.delay <= 0
+        and len(create.input) <= LONGEST
+    )
+
+
+def plain_create(create: CreateRun, namespace: int, now: Micros, names: Names) -> SqlRow:
+    """Fill the columns PLAIN_CREATE: lifecycle.create, with 9 parameters instead of 29.
+
+    With the record that is not built, 4 us less a run.
+    """
+    number = names.number
+    return (
+        namespace,
+        pack_id(create.run_id),
+        number(create.definition),
+        number(create.queue),
+        create.priority,
+        now,
+        number(create.version),
+        create.token,
+        create.input,
+    )
+
+
+COMPLETED: Final = "seq, result, finished_at"
+
+
+def completed(run: RunRecord, payloads: Payloads) -> SqlRow:
+    """Fill the columns COMPLETED."""
+    assert run.finished_at is not None
+    return (run.seq, payloads.write(run.result, run.seq, 3), run.finished_at - run.created_at)
+
+
 CHANGED: Final = (
-    "status",
-    "rank",
-    "due_at",
-    "epoch",
-    "grant_token",
-    "control",
-    "updated_at",
-    "worker",
-    "claimed_at",
-    "started_at",
-    "finished_at",
-    "attempt",
-    "crashes",
-    "waiting_for",
-    "coalesce_for",
-    "waits",
-    "reason",
-    "fitness",
-    "culprits",
-    "result",
-    "error",
+    "seq, status, rank, due_at, epoch, grant_token, control, updated_at, worker, claimed_at,"
+    " started_at, finished_at, attempt, crashes, waiting_for, coalesce_for, waits, reason, fitness,"
+    " culprits, result, error"
 )
 
 
 def changed(row: Row, names: Names, payloads: Payloads) -> SqlRow:
-    """Fill the run's seq and the columns CHANGED: all that any transition may change."""
+    """Fill the columns CHANGED: all that any transition may change."""
     run = row.run
     born = run.created_at
     return (
@@ -247,6 +281,42 @@ def ending(columns: Iterable[Any], payloads: Payloads) -> Ending:
 
 
 # --- what belongs to a run -------------------------------------------------------------------
+
+PLAIN_SAVE: Final = (
+    "run, path, k, scope, fingerprint, position, epoch, started_at, ended_at, site, text, value"
+)
+
+
+def is_plain_save(save: SaveCheckpoint, run: RunRecord) -> bool:
+    """Tell whether the columns PLAIN_SAVE say all, the others being at their defaults."""
+    return (
+        save.outcome is StepOutcome.OK
+        and save.kind is StepKind.STEP
+        and save.tries == 1
+        and save.log is None
+        and save.delay is None
+        and run.generation == 0
+    )
+
+
+def plain_save(save: SaveCheckpoint, run: RunRecord, names: Names) -> SqlRow:
+    """Fill the columns PLAIN_SAVE: with 12 parameters instead of 18, 1.5 us less."""
+    key = save.key
+    return (
+        run.seq,
+        key.path,
+        key.k,
+        key.scope,
+        key.fingerprint,
+        save.position,
+        save.grant.epoch,
+        save.started_at - run.created_at,
+        save.ended_at - save.started_at,
+        names.number(save.site),
+        save.text,
+        save.value,
+    )
+
 
 CHECKPOINT: Final = (
     "generation, path, k, scope, fingerprint, position, kind, outcome, tries, epoch, started_at,"

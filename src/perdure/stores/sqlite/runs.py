@@ -48,7 +48,8 @@ INSERT_AUDIT = f"INSERT INTO audit (run, {rows.AUDIT}) VALUES (?, ?, ?, ?)"
 def create(unit: Unit, transition: CreateRun) -> Outcome:
     """Insert a run. Without ``careful`` one that no other transition of the batch names is new."""
     run_id = transition.run_id
-    row = unit.row(run_id) if unit.careful else unit.rows.get(run_id)
+    is_known = unit.careful or run_id in unit.creates
+    row = unit.row(run_id) if is_known else unit.rows.get(run_id)
     if row is not None and row.run.token == transition.token:
         return Created(run_id)
     if transition.by is not None:
@@ -61,7 +62,7 @@ def create(unit: Unit, transition: CreateRun) -> Outcome:
         row = _live(unit, transition.definition, transition.unique_key)
     if row is not None:
         return Exists(row.run.run_id, _is_same(unit, row, transition))
-    unit.add(Row(lifecycle.create(transition, unit.next_seq(), unit.now)))
+    unit.add(transition)
     return Created(run_id)
 
 

@@ -15,24 +15,30 @@ from perdure.stores.sqlite.codes import STEP_OUTCOME_CODES
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import Unit
 
-_COLUMNS = rows.CHECKPOINT.count(",") + 2
+_COLUMNS = f"run, {rows.CHECKPOINT}"
 _KEY = "run, generation, path, k, scope, fingerprint"
 _PENDING: Final = STEP_OUTCOME_CODES[StepOutcome.PENDING]
 _SAVED: Final = Saved()
 
 INSERT: Final = Bulk(
     _COLUMNS,
-    lambda places: (
-        f"INSERT INTO checkpoint (run, {rows.CHECKPOINT}) VALUES {places}"
-        f" ON CONFLICT ({_KEY}) DO NOTHING"
+    lambda columns, places: (
+        f"INSERT INTO checkpoint ({columns}) VALUES {places} ON CONFLICT ({_KEY}) DO NOTHING"
+    ),
+)
+
+INSERT_PLAIN: Final = Bulk(
+    rows.PLAIN_SAVE,
+    lambda columns, places: (
+        f"INSERT INTO checkpoint ({columns}) VALUES {places} ON CONFLICT ({_KEY}) DO NOTHING"
     ),
 )
 
 # A replaced row keeps its seq, and so its place in the order of first recording.
 REPLACE: Final = Bulk(
     _COLUMNS,
-    lambda places: (
-        f"INSERT INTO checkpoint (run, {rows.CHECKPOINT}) VALUES {places} ON CONFLICT ({_KEY})"
+    lambda columns, places: (
+        f"INSERT INTO checkpoint ({columns}) VALUES {places} ON CONFLICT ({_KEY})"
         " DO UPDATE SET position = excluded.position, kind = excluded.kind,"
         " outcome = excluded.outcome, tries = excluded.tries, epoch = excluded.epoch,"
         " started_at = excluded.started_at, ended_at = excluded.ended_at,"
@@ -88,9 +94,15 @@ def write(unit: Unit) -> None:
     if not saves:
         return
     parameters: list[Any] = []
-    for _, transition, row in saves:
-        parameters += rows.saved(transition, row.run, unit.now, unit.names)
-    if INSERT.run(unit.connection, parameters) != len(saves):
+    if all(rows.is_plain_save(transition, row.run) for _, transition, row in saves):
+        statement = INSERT_PLAIN
+        for _, transition, row in saves:
+            parameters += rows.plain_save(transition, row.run, unit.names)
+    else:  # all of them: their order in one statement is the order of first recording
+        statement = INSERT
+        for _, transition, row in saves:
+            parameters += rows.saved(transition, row.run, unit.now, unit.names)
+    if statement.run(unit.connection, parameters) != len(saves):
         for index, transition, row in saves:
             unit.outcomes[index] = _reconcile(unit, transition, row, unit.outcomes[index])
     saves.clear()

@@ -4,7 +4,8 @@
 -- bytes; statuses and kinds are the numbers of codes.py; 0, 1 and NULL take no byte. Instants are
 -- microseconds since the epoch; where the text says "after", they are a distance, which is shorter.
 -- Payloads over 1 KiB stand in `payload`, because SQLite rewrites a whole row when any column
--- changes. Nothing is NOT NULL without need and no column has a DEFAULT: one place writes each row.
+-- changes. Columns have a DEFAULT so that the common row is inserted with few parameters: each one
+-- costs 0.2 us.
 
 CREATE TABLE name (              -- namespaces, definitions, versions, queues, workers, call sites
     id INTEGER PRIMARY KEY,
@@ -15,27 +16,28 @@ CREATE TABLE run (
     seq INTEGER PRIMARY KEY,     -- the order of creation
     namespace INTEGER NOT NULL,
     id NOT NULL,                 -- a UUID as 16 bytes, any other as text
-    status INTEGER NOT NULL,     -- 0 queued 1 running 2 waiting 3 paused 4 completed 5 failed 6 cancelled
+    -- 0 queued 1 running 2 waiting 3 paused 4 completed 5 failed 6 cancelled
+    status INTEGER NOT NULL DEFAULT 0,
     definition INTEGER,
     queue INTEGER,
-    rank INTEGER,                -- 0 resumed 1 fresh 2 suspect
+    rank INTEGER DEFAULT 1,      -- 0 resumed 1 fresh 2 suspect
     priority INTEGER,
     due_at INTEGER,
-    epoch INTEGER,
-    grant_token INTEGER,
-    control INTEGER,             -- 1 cancel
-    generation INTEGER,
+    epoch INTEGER DEFAULT 0,
+    grant_token INTEGER DEFAULT 0,
+    control INTEGER DEFAULT 0,   -- 1 cancel
+    generation INTEGER DEFAULT 0,
     created_at INTEGER,
-    updated_at INTEGER,          -- after created_at
+    updated_at INTEGER DEFAULT 0, -- after created_at
     worker INTEGER,
     claimed_at INTEGER,          -- after created_at
     started_at INTEGER,          -- after created_at
     finished_at INTEGER,         -- after created_at
-    attempt INTEGER,
-    crashes INTEGER,
+    attempt INTEGER DEFAULT 1,
+    crashes INTEGER DEFAULT 0,
     waiting_for INTEGER,         -- 0 delay 1 retry 2 child
-    coalesce_for INTEGER,
-    waits INTEGER,               -- how many rows of `wait` it has
+    coalesce_for INTEGER DEFAULT 0,
+    waits INTEGER DEFAULT 0,     -- how many rows of `wait` it has
     version INTEGER,
     token INTEGER,
     parent,                      -- as id
@@ -70,15 +72,15 @@ CREATE TABLE payload (
 CREATE TABLE checkpoint (
     seq INTEGER PRIMARY KEY,     -- the order of first recording
     run INTEGER NOT NULL,
-    generation INTEGER NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 0,
     path TEXT NOT NULL,
     k INTEGER NOT NULL,
     scope BLOB NOT NULL,
     fingerprint BLOB NOT NULL,
     position INTEGER,
-    kind INTEGER,                -- 0 step 1 enqueue 2 child
-    outcome INTEGER,             -- 0 ok 1 error 2 timeout 3 pending
-    tries INTEGER,
+    kind INTEGER DEFAULT 0,      -- 0 step 1 enqueue 2 child
+    outcome INTEGER DEFAULT 0,   -- 0 ok 1 error 2 timeout 3 pending 4 cancelled
+    tries INTEGER DEFAULT 1,
     epoch INTEGER,
     started_at INTEGER,          -- after the run's created_at
     ended_at INTEGER,            -- after started_at

@@ -23,7 +23,7 @@ from perdure._platform import on_fork
 from perdure.clock import Clock, SystemClock
 from perdure.errors import StoreClosed, UsageError
 from perdure.model.records import Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
-from perdure.model.transitions import Outcome, RescueWorker, RetireWorker, Transition
+from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
 from perdure.stores.sqlite.connecting import SYNCHRONOUS, connect, prepare
 from perdure.stores.sqlite.failures import is_busy, store_error
@@ -31,6 +31,7 @@ from perdure.stores.sqlite.journal import Journal
 from perdure.stores.sqlite.reads import Reader
 from perdure.stores.sqlite.signs import Signs
 from perdure.stores.sqlite.threads import CallThread
+from perdure.stores.sqlite.unit import Unit
 from perdure.stores.sqlite.wakeups import PROCESS, Bell
 
 T = TypeVar("T")
@@ -164,9 +165,8 @@ class SqliteStore:
 
     def _apply(self, journal: Journal, batch: Sequence[Transition]) -> list[Outcome]:
         with self._writing:
-            outcomes, hint = self._patiently(lambda: journal.apply(batch))
-        self._applied(batch, hint=hint)
-        return outcomes
+            unit = self._patiently(lambda: journal.apply(batch))
+        return self._applied(unit)
 
     def _apply_inline(self, journal: Journal, batch: Sequence[Transition]) -> list[Outcome] | None:
         """Apply a batch at once if that is certain not to block for long; None if it is not."""
@@ -181,7 +181,7 @@ class SqliteStore:
             return None
         began = time.monotonic()
         try:
-            outcomes, hint = journal.apply(batch)
+            unit = journal.apply(batch)
         except sqlite3.Error:  # others are writing: wait in the thread
             return None
         finally:
@@ -190,16 +190,15 @@ class SqliteStore:
         self._pace += (took - self._pace) / 8
         if took > _SLOW:
             self._resting = _REST
-        self._applied(batch, hint=hint)
-        return outcomes
+        return self._applied(unit)
 
-    def _applied(self, batch: Sequence[Transition], *, hint: bool) -> None:
-        """Do what follows a commit."""
-        if hint:
+    def _applied(self, unit: Unit) -> list[Outcome]:
+        """Do what follows a commit, and return its outcomes."""
+        if unit.hint:
             self._bell.ring()
-        for transition in batch:
-            if isinstance(transition, RescueWorker | RetireWorker):
-                self._signs.forget(transition.worker_id)
+        for worker_id in unit.removed:
+            self._signs.forget(worker_id)
+        return unit.outcomes
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Make a call again and again while others hold the file."""

@@ -15,36 +15,55 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any, Final
 
+from perdure.model import lifecycle
 from perdure.model.records import TERMINAL, Attempt, Micros, Status, Wait
-from perdure.model.transitions import Outcome, SaveCheckpoint
+from perdure.model.transitions import CreateRun, Outcome, SaveCheckpoint
 from perdure.stores.sqlite import rows
 from perdure.stores.sqlite.bulk import Among, Bulk
-from perdure.stores.sqlite.codes import pack_id
+from perdure.stores.sqlite.codes import StoredId, pack_id
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
 from perdure.stores.sqlite.rows import Row
 
 LOAD: Final = Among(f"SELECT {rows.HOT} FROM run WHERE namespace = ? AND id IN {{keys}}")
 
+INSERT_PLAIN_RUNS: Final = Bulk(
+    rows.PLAIN_CREATE,
+    lambda columns, places: f"INSERT INTO run ({columns}) VALUES {places} ON CONFLICT DO NOTHING",
+)
+
 INSERT_RUNS: Final = Bulk(
-    rows.CREATED.count(",") + 1,
-    lambda places: f"INSERT INTO run ({rows.CREATED}) VALUES {places} ON CONFLICT DO NOTHING",
+    rows.CREATED,
+    lambda columns, places: f"INSERT INTO run ({columns}) VALUES {places} ON CONFLICT DO NOTHING",
+)
+
+# What lifecycle.settle leaves of a completed run, in 3 parameters instead of 22: 5 us less a run.
+COMPLETE_RUNS: Final = Bulk(
+    rows.COMPLETED,
+    lambda _, places: (
+        "UPDATE run SET status = 4, waiting_for = NULL, due_at = NULL, control = 0, crashes = 0,"
+        " waits = 0, error = NULL, reason = NULL, culprits = NULL,"
+        " result = ended.column2, finished_at = ended.column3, updated_at = ended.column3"
+        f" FROM (VALUES {places}) AS ended WHERE run.seq = ended.column1"
+    ),
 )
 
 _ASSIGNMENTS = ", ".join(
-    f"{column} = changed.column{number}" for number, column in enumerate(rows.CHANGED, 2)
+    f"{name} = changed.column{number}"
+    for number, name in enumerate(rows.CHANGED.split(", "), 1)
+    if name != "seq"
 )
 UPDATE_RUNS: Final = Bulk(
-    len(rows.CHANGED) + 1,
-    lambda places: (
+    rows.CHANGED,
+    lambda _, places: (
         f"UPDATE run SET {_ASSIGNMENTS} FROM (VALUES {places}) AS changed"
         " WHERE run.seq = changed.column1"
     ),
 )
 
 INSERT_ATTEMPTS: Final = Bulk(
-    rows.ATTEMPT.count(",") + 2,
-    lambda places: f"INSERT INTO attempt (run, {rows.ATTEMPT}) VALUES {places}",
+    f"run, {rows.ATTEMPT}",
+    lambda columns, places: f"INSERT INTO attempt ({columns}) VALUES {places}",
 )
 
 
@@ -61,7 +80,8 @@ class Unit:
         held: running rows known from earlier batches and still true; see ``Journal``.
         careful: look before taking a run for new.
 
-    ``hint`` becomes true with whatever may interest another process.
+    ``hint`` becomes true with whatever may interest another process; ``removed`` names the workers
+    that are no longer registered.
     """
 
     def __init__(
@@ -86,12 +106,13 @@ class Unit:
         self.outcomes: list[Outcome] = []
         self.saves: list[tuple[int, SaveCheckpoint, Row]] = []
         self.waits: dict[int, tuple[Row, tuple[Wait, ...], bool]] = {}
-        self.ended: list[str] = []
+        self.ended: list[StoredId] = []
         self._held = held
-        self._new: list[Row] = []
+        self.creates: dict[str, CreateRun] = {}
+        self.removed: list[str] = []
         self._changed: dict[int, Row] = {}
+        self._completed: list[Any] = []
         self._attempts: list[Any] = []
-        self._last_seq: int | None = None
 
     # --- what is there -----------------------------------------------------------------------
 
@@ -112,6 +133,8 @@ class Unit:
 
     def row(self, run_id: str) -> Row | None:
         """Return the run's row, None where there is no such run."""
+        if run_id in self.creates:
+            self._insert_runs()
         if run_id not in self.rows:
             self.load((run_id,))
         return self.rows[run_id]
@@ -129,31 +152,22 @@ class Unit:
 
     # --- what was decided --------------------------------------------------------------------
 
-    def next_seq(self) -> int:
-        """Return the number of the next new run."""
-        last = self._last_seq
-        if last is None:
-            found: tuple[int | None] = self.connection.execute(
-                "SELECT max(seq) FROM run"
-            ).fetchone()
-            last = found[0] or 0
-        self._last_seq = last + 1
-        return self._last_seq
-
-    def add(self, row: Row) -> None:
+    def add(self, transition: CreateRun) -> None:
         """Insert a new run with the next flush."""
-        self.rows[row.run.run_id] = row
-        self._new.append(row)
-        if row.run.status is Status.QUEUED:
+        self.creates[transition.run_id] = transition
+        if transition.delay <= 0:
             self.hint = True
 
     def change(self, row: Row) -> None:
         """Write the run's row with the next flush; a run that is terminal has just ended."""
         run = row.run
-        self._changed[run.seq] = row
+        if run.status is Status.COMPLETED:
+            self._completed += rows.completed(run, self.payloads)
+        else:
+            self._changed[run.seq] = row
         if run.status in TERMINAL:
             self.hint = True
-            self.ended.append(run.run_id)
+            self.ended.append(row.key)
             self.set_waits(row, ())
         elif run.status is Status.QUEUED or run.control:
             self.hint = True
@@ -182,8 +196,11 @@ class Unit:
         Raises:
             NotNew: another run has an id or unique_key of a new one.
         """
-        if self._new:
+        if self.creates:
             self._insert_runs()
+        if self._completed:
+            COMPLETE_RUNS.run(self.connection, self._completed)
+            self._completed.clear()
         if self._changed:
             parameters: list[Any] = []
             for row in self._changed.values():
@@ -195,9 +212,20 @@ class Unit:
             self._attempts.clear()
 
     def _insert_runs(self) -> None:
+        creates = list(self.creates.values())
+        self.creates.clear()
         parameters: list[Any] = []
-        for row in self._new:
-            parameters += rows.created(row.run, self.namespace, self.names, self.payloads)
-        if INSERT_RUNS.run(self.connection, parameters) != len(self._new):
+        if all(map(rows.is_plain_create, creates)):
+            statement = INSERT_PLAIN_RUNS
+            for create in creates:
+                parameters += rows.plain_create(create, self.namespace, self.now, self.names)
+        else:
+            statement = INSERT_RUNS
+            (last,) = self.connection.execute("SELECT max(seq) FROM run").fetchone()
+            for seq, create in enumerate(creates, (last or 0) + 1):
+                run = lifecycle.create(create, seq, self.now)
+                parameters += rows.created(run, self.namespace, self.names, self.payloads)
+        if statement.run(self.connection, parameters) != len(creates):
             raise NotNew
-        self._new.clear()
+        for create in creates:
+            self.rows.pop(create.run_id, None)  # where it was looked for, it was not there

@@ -22,8 +22,8 @@ from perdure.stores.sqlite.unit import Unit
 DELETE: Final = Among("DELETE FROM wait WHERE run IN {keys}")
 
 INSERT: Final = Bulk(
-    rows.WAIT.count(",") + 5,
-    lambda places: f"INSERT INTO wait (run, number, namespace, open, {rows.WAIT}) VALUES {places}",
+    f"run, number, namespace, open, {rows.WAIT}",
+    lambda columns, places: f"INSERT INTO wait ({columns}) VALUES {places}",
 )
 
 ENDED: Final = Among(
@@ -49,7 +49,7 @@ def write(unit: Unit) -> None:
 
     The runs must be written before, and are to be written again after.
     """
-    ended: set[StoredId] = {pack_id(run_id) for run_id in unit.ended}
+    ended = set(unit.ended)
     unit.ended.clear()
     if unit.waits:
         ended |= _replace(unit)

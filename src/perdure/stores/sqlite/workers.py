@@ -162,6 +162,7 @@ def _take_back(unit: Unit, held: Iterable[Row]) -> None:
 
 def _delete(unit: Unit, worker_id: str) -> None:
     unit.connection.execute(DELETE, (unit.namespace, unit.names.number(worker_id)))
+    unit.removed.append(worker_id)
 
 
 def _rescued(held: list[Row]) -> Rescued:
