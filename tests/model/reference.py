@@ -65,6 +65,7 @@ class Run:
     create: CreateRun
     status: Status
     due_at: int | None
+    rank: Rank = Rank.FRESH
     epoch: int = 0
     token: int = 0
     worker: str | None = None
@@ -84,15 +85,12 @@ class Run:
     def ended(self) -> bool:
         return self.status in ENDED
 
-    @property
-    def rank(self) -> Rank:
-        if self.crashes >= 2:
-            return Rank.SUSPECT
-        return Rank.RESUMED if self.epoch else Rank.FRESH
-
     def become(self, status: Status, reason: str | None = None) -> None:
         self.status = status
         self.reason = reason
+        if status is Status.QUEUED:
+            self.rank = Rank.RESUMED if self.epoch else Rank.FRESH
+            self.rank = Rank.SUSPECT if self.crashes >= 2 else self.rank
         self.cancel = self.cancel and status is Status.RUNNING
         self.due_at = None
         if status in ENDED or status is Status.PAUSED:
