@@ -115,7 +115,7 @@ class ObjectRecord(Shape):
 
 
 class DictRecord(Shape):
-    """A TypedDict: a dict with known keys. A JSON object."""
+    """A TypedDict: a dict with known keys, whose order is kept. A JSON object."""
 
     kinds = frozenset({dict})
     takes = frozenset({dict})
@@ -126,36 +126,52 @@ class DictRecord(Shape):
         self.closed = closed
         self.tag: tuple[str, Any] | None = None
         self.fields: tuple[Field, ...] = ()
+        self._shapes: dict[str, Shape] = {}
 
     def complete(self, fields: tuple[Field, ...]) -> None:
         """Set the fields, once their shapes are made."""
         self.fields = fields
+        self._shapes = {field.key: field.shape for field in fields}
 
     def dump(self, value: Any, depth: int, /) -> Any:
         if class_of(value) is not dict:
             raise self.refusal(value)
         if depth >= DEEPEST:
             raise too_deep(value)
+        self._check_required(value)
         out: dict[str, Any] = {}
-        name = ""
+        key: Any = None
         try:
-            for name, key, shape, required, _ in self.fields:
-                if name in value:
-                    out[key] = shape.dump(value[name], depth + 1)
-                elif required:
-                    raise Refused("nothing", f"where {self.label} requires a value")
+            for key, item in value.items():
+                if class_of(key) is not str or key not in self._shapes:
+                    break
+                out[key] = self._shapes[key].dump(item, depth + 1)
         except Refused as refused:
-            raise refused.at_key(name) from refused.__cause__
+            raise refused.at_key(key) from refused.__cause__
         if len(out) != len(value):
-            known = {field.name for field in self.fields}
-            extra = next(key for key in value if key not in known)
-            raise Refused(f"the key {shown(extra)}", f"which {self.label} does not declare")
+            raise Refused(f"the key {shown(key)}", f"which {self.label} does not declare")
         return out
 
     def load(self, data: Any, /) -> Any:
         if class_of(data) is not dict:
             raise self.unfit(data)
-        return _load_fields(self, data)
+        self._check_required(data)
+        values: dict[str, Any] = {}
+        key = ""
+        try:
+            for key, item in data.items():
+                if key in self._shapes:
+                    values[key] = self._shapes[key].load(item)
+        except Refused as refused:
+            raise refused.at_key(key) from refused.__cause__
+        if self.closed:
+            _refuse_extra(self, data)
+        return values
+
+    def _check_required(self, value: dict[Any, Any]) -> None:
+        for field in self.fields:
+            if field.required and field.key not in value:
+                raise Refused("nothing", f"where {self.label} requires a value").at_key(field.key)
 
 
 class TupleRecord(Shape):
@@ -207,7 +223,7 @@ class TupleRecord(Shape):
 _new_tuple: Any = getattr(tuple, "__new__")  # noqa: B009 -- its type is of no use here
 
 
-def _load_fields(record: ObjectRecord | DictRecord, data: dict[str, Any]) -> dict[str, Any]:
+def _load_fields(record: ObjectRecord, data: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     key = ""
     try:
