@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import copy
-from typing import Any, Final
-
-import msgspec
+from typing import Final, TypeAlias
 
 from perdure.model import lifecycle
-from perdure.model.records import Checkpoint, Ending, Micros
+from perdure.model.records import Checkpoint, Ending, Micros, Rank
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
 from perdure.stores.sqlite import rows
 from perdure.stores.sqlite.bulk import Among
@@ -80,6 +78,9 @@ FIRST_OF: Final = {
 
 READ: Final = Among(f"SELECT {rows.FULL} FROM run WHERE seq IN {{keys}}")
 
+# 18 columns instead of 37: with the record that is built from them 3 us less a run.
+READ_FRESH: Final = Among(f"SELECT {rows.FRESH} FROM run WHERE seq IN {{keys}}")
+
 # lifecycle.claim, with 3 parameters for all and 1 a run instead of 22.
 CLAIM: Final = Among(
     "UPDATE run SET status = 1, epoch = epoch + 1, grant_token = ?1, worker = ?2,"
@@ -94,11 +95,12 @@ CHECKPOINTS: Final = Among(
 ENDINGS: Final = Among(
     f"SELECT wait.run, {rows.ENDING}"
     " FROM wait JOIN run AS ended ON ended.namespace = wait.namespace AND ended.id = wait.key"
-    " WHERE wait.kind = 2 AND wait.run IN {keys} AND ended.status IN (4, 5, 6)"
+    " WHERE wait.kind = 2 AND wait.run IN {keys} AND ended.status > 3"
     " ORDER BY wait.run, wait.number"
 )
 
-_encode = msgspec.json.Encoder().encode
+_Places: TypeAlias = tuple[int, str, str]
+"""Namespace, queues and definitions of a claim; the last two are JSON lists."""
 
 
 def claim(unit: Unit, transition: Claim) -> Claimed:
@@ -111,12 +113,12 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
         unit.connection.execute(PROMOTE, (unit.now, unit.namespace))
         unit.hint = True
         next_due_at = _next_due_at(unit)
-    places = _Places(unit, transition)
-    suspects = [seq for (seq,) in unit.connection.execute(SUSPECTS, places.all).fetchall()]
+    places = _places(unit, transition)
+    suspects = [seq for (seq,) in unit.connection.execute(SUSPECTS, places).fetchall()]
     runs = resumed = _given_before(unit, transition)
     if not runs:
         if transition.suspects and suspects:
-            taken = [suspects.pop(0)]
+            taken = {suspects.pop(0): Rank.SUSPECT.value}
         else:
             taken = _first(unit, places, transition.limit)
         runs = _give(unit, transition, taken)
@@ -129,20 +131,16 @@ def _next_due_at(unit: Unit) -> Micros | None:
     return None if row is None else int(row[0])
 
 
-class _Places:
-    """The queues and definitions of a claim as numbers; those that have none hold no runs."""
+def _places(unit: Unit, transition: Claim) -> _Places:
+    find = unit.names.find
+    queues = (find(queue) for queue in set(transition.queues))
+    definitions = (find(definition) for definition in set(transition.definitions))
+    return (unit.namespace, _list(queues), _list(definitions))
 
-    def __init__(self, unit: Unit, transition: Claim) -> None:
-        find = unit.names.find
-        queues = {number for name in transition.queues if (number := find(name)) is not None}
-        definitions = {
-            number for name in transition.definitions if (number := find(name)) is not None
-        }
-        self.all: tuple[Any, ...] = (
-            unit.namespace,
-            _encode(sorted(queues)).decode(),
-            _encode(sorted(definitions)).decode(),
-        )
+
+def _list(numbers: Iterable[int | None]) -> str:
+    """Return numbers as a JSON list; a name without a number has no runs."""
+    return f"[{','.join(str(number) for number in numbers if number is not None)}]"
 
 
 def _given_before(unit: Unit, transition: Claim) -> list[Row]:
@@ -152,11 +150,11 @@ def _given_before(unit: Unit, transition: Claim) -> list[Row]:
     return [rows.full_row(columns, unit.names, unit.payloads) for columns in found]
 
 
-def _first(unit: Unit, places: _Places, limit: int) -> list[int]:
-    """Return the first runs of all the claim's lanes together, suspects left out."""
+def _first(unit: Unit, places: _Places, limit: int) -> dict[int, int]:
+    """Return seq and rank of the first runs of all lanes together, suspects left out."""
     if limit <= 0:
-        return []
-    lanes = unit.connection.execute(LANES, places.all).fetchall()
+        return {}
+    lanes = unit.connection.execute(LANES, places).fetchall()
     first: list[tuple[int, int, int]] = []
     for at in range(0, len(lanes), _LANES_AT_ONCE):
         some = lanes[at : at + _LANES_AT_ONCE]
@@ -168,20 +166,24 @@ def _first(unit: Unit, places: _Places, limit: int) -> list[int]:
         first += unit.connection.execute(FIRST_OF[count], (*parameters, limit)).fetchall()
     if len(lanes) > _LANES_AT_ONCE:
         first.sort()
-    return [seq for _, _, seq in first[:limit]]
+    return {seq: rank for rank, _, seq in first[:limit]}
 
 
-def _give(unit: Unit, transition: Claim, taken: list[int]) -> list[Row]:
-    """Give these queued runs to the worker."""
+def _give(unit: Unit, transition: Claim, taken: dict[int, int]) -> list[Row]:
+    """Give these queued runs, named by seq with their rank, to the worker."""
+    fresh = [seq for seq, rank in taken.items() if rank == Rank.FRESH]
+    others = [seq for seq, rank in taken.items() if rank != Rank.FRESH]
     found = {
-        columns[0]: rows.full_row(columns, unit.names, unit.payloads)
-        for columns in READ.all(unit.connection, taken)
+        columns[0]: rows.fresh_row(columns, unit.names, unit.payloads)
+        for columns in READ_FRESH.all(unit.connection, fresh)
     }
+    for columns in READ.all(unit.connection, others):
+        found[columns[0]] = rows.full_row(columns, unit.names, unit.payloads)
     given = [found[seq] for seq in taken]
     for row in given:
         lifecycle.claim(row.run, transition.worker_id, transition.token, unit.now)
     worker = unit.names.number(transition.worker_id)
-    CLAIM.run(unit.connection, taken, transition.token, worker, unit.now)
+    CLAIM.run(unit.connection, list(taken), transition.token, worker, unit.now)
     return given
 
 

