@@ -105,6 +105,16 @@ async def test_a_caller_is_told_that_it_stays_unknown():
             await bench.committer.submit(create("r1"))
 
 
+async def test_a_refusal_after_an_unknown_try_stays_unknown():
+    """Who is told that nothing was applied may ask anew: so it must be true of every try."""
+    async with Bench() as bench:
+        bench.store.after = [OutcomeUnknown("the answer was lost")]
+        bench.store.before = [None, StoreFull("no space")]
+        with pytest.raises(OutcomeUnknown, match="earlier try"):
+            await bench.committer.submit(create("r1"))
+        assert await bench.store.get("r1") is not None
+
+
 async def test_a_full_store_refuses_callers_and_keeps_the_patient():
     """A caller hears at once that the store is full; a worker's write waits until there is space."""
     async with Bench() as bench:

@@ -88,7 +88,7 @@ class Claimant(Protocol):
 
 
 class _Entry:
-    __slots__ = ("future", "patient", "transition")
+    __slots__ = ("future", "maybe_applied", "patient", "transition")
 
     def __init__(
         self, transition: Transition, future: asyncio.Future[Outcome], *, patient: bool
@@ -96,6 +96,7 @@ class _Entry:
         self.transition = transition
         self.future = future
         self.patient = patient
+        self.maybe_applied = False
 
 
 class Committer:
@@ -239,6 +240,8 @@ class Committer:
     async def _write_failed(self, entries: list[_Entry], error: StoreError) -> None:
         self._failures += 1
         if isinstance(error, OutcomeUnknown):
+            for entry in entries:
+                entry.maybe_applied = True
             await self._again(entries, error, impatient=self._failures >= UNKNOWN_TRIES)
         elif isinstance(error, StoreBusy | StoreFull | StoreReadOnly):
             await self._again(entries, error, impatient=True)
@@ -274,4 +277,13 @@ class Committer:
 def _fail(entries: list[_Entry], error: StoreError) -> None:
     for entry in entries:
         if not entry.future.done():
-            entry.future.set_exception(error)
+            entry.future.set_exception(_said_of(entry, error))
+
+
+def _said_of(entry: _Entry, error: StoreError) -> StoreError:
+    """Return what the error means for one entry: a refused try says nothing of an earlier one."""
+    if not entry.maybe_applied or not isinstance(error, NotApplied):
+        return error
+    unknown = OutcomeUnknown(f"an earlier try may have been applied; the last one was not: {error}")
+    unknown.__cause__ = error
+    return unknown
