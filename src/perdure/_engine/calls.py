@@ -112,7 +112,7 @@ async def perform(call: Call, spec: StepSpec, args: tuple[Any, ...], kwargs: dic
 async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
     """Return or raise what is recorded."""
     scope = call.scope
-    scope.newest = max(scope.newest, record.ended_at)
+    _consume(scope, record.ended_at)
     if record.outcome is StepOutcome.OK:
         return result.decode(record.value or b"null")
     activation = scope.activation
@@ -123,6 +123,11 @@ async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
     error = decode_error(record.value or b"null")
     _mark(error, call.key)
     raise error
+
+
+def _consume(scope: Scope, ended_at: Micros) -> None:
+    """Take note of the time of a checkpoint that the body was given, now or on a replay."""
+    scope.newest = max(scope.newest, ended_at)
 
 
 def _mark(error: BaseException, key: StepKey) -> None:
@@ -283,8 +288,7 @@ class _Execution:
     async def _save(self, outcome: StepOutcome, data: bytes | None) -> None:
         checkpoint = self._checkpoint(outcome, data)
         await self.activation.save(checkpoint)
-        scope = self.call.scope
-        scope.newest = max(scope.newest, checkpoint.ended_at)
+        _consume(self.call.scope, checkpoint.ended_at)
 
     def _checkpoint(
         self, outcome: StepOutcome, data: bytes | None, *, delay: Micros | None = None
@@ -380,6 +384,7 @@ async def perform_inline(
         failure = seen = replayed  # type: ignore[assignment]
     finally:
         scopes.leave(token)
+    ended_at = activation.engine.store_now()
     activation.begin_work()
     try:
         await activation.save(
@@ -391,13 +396,14 @@ async def perform_inline(
                 StepOutcome.OK if failure is None else StepOutcome.ERROR,
                 data,
                 started_at=started_at,
-                ended_at=activation.engine.store_now(),
+                ended_at=ended_at,
                 site=call.site,
                 text=call.text,
             )
         )
     finally:
         activation.end_work()
+    _consume(call.scope, ended_at)
     if failure is not None:
         _mark(failure, call.key)
         raise failure
@@ -490,31 +496,35 @@ async def start_child(call: Call, create: CreateRun) -> Created | Exists:
 
 async def _commit_child(call: Call, activation: Activation, create: CreateRun) -> Created | Exists:
     engine = activation.engine
-    now = engine.store_now()
+    started_at = engine.store_now()
 
-    def record(run_id: str) -> SaveCheckpoint:
-        return SaveCheckpoint(
-            activation.grant,
-            call.key,
-            call.position,
-            StepKind.ENQUEUE,
-            StepOutcome.OK,
-            _text_schema.encode(run_id),
-            started_at=now,
-            ended_at=engine.store_now(),
-            site=call.site,
-            text=call.text,
+    async def record(run_id: str) -> None:
+        ended_at = engine.store_now()
+        await activation.save(
+            SaveCheckpoint(
+                activation.grant,
+                call.key,
+                call.position,
+                StepKind.ENQUEUE,
+                StepOutcome.OK,
+                _text_schema.encode(run_id),
+                started_at=started_at,
+                ended_at=ended_at,
+                site=call.site,
+                text=call.text,
+            )
         )
+        _consume(call.scope, ended_at)
 
     creating = engine.committer.submit(create, patient=True)
     if create.unique_key is None and create.token == child_token(create.run_id):
         # The id is our own, so nobody else can have taken it: both ride in one batch.
-        await activation.save(record(create.run_id))
+        await record(create.run_id)
         answer = await creating
     else:
         answer = await creating
         if isinstance(answer, Created) or (isinstance(answer, Exists) and answer.same):
-            await activation.save(record(answer.run_id))
+            await record(answer.run_id)
     if isinstance(answer, Fenced):
         raise Leave("the run is no longer held by this worker")
     return answer
@@ -528,7 +538,7 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
     """
     record = call.record
     if record is not None:
-        call.scope.newest = max(call.scope.newest, record.ended_at)
+        _consume(call.scope, record.ended_at)
         return _ending_decoder.decode(record.value or b"null")
     scope = here(call)
     activation = scope.activation
@@ -536,6 +546,7 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
     started_at = activation.engine.store_now()
     ending = await activation.wait(scope.branch, end_of(run_id, join))
     assert ending is not None, "a wait for a run ends with its ending"
+    ended_at = activation.engine.store_now()
     activation.begin_work()
     try:
         await activation.save(
@@ -547,13 +558,14 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
                 StepOutcome.OK,
                 _ending_encoder.encode(ending),
                 started_at=started_at,
-                ended_at=activation.engine.store_now(),
+                ended_at=ended_at,
                 site=call.site,
                 text=run_id,
             )
         )
     finally:
         activation.end_work()
+    _consume(call.scope, ended_at)
     return ending
 
 
