@@ -288,6 +288,8 @@ class Worker:
 
     def _look_later(self, next_due: float | None) -> None:
         """Look again at the next due time, at the latest after the poll interval."""
+        if self._state is not State.WORKING:
+            return
         delay = self._poll * (1 - 0.1 * self._engine.rng.random())
         if next_due is not None:
             delay = min(delay, next_due)
