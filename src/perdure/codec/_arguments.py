@@ -27,6 +27,7 @@ _EMPTY: Any = inspect.Parameter.empty
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _ARGS = "*"  # no parameter can be called so
 _KWARGS = "**"
+_NOTHING = b"{}"  # the arguments of a function without parameters: known without looking
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,8 @@ class Arguments:
             InvalidValue: they do not fit the signature or an annotation.
         """
         plan = self._plan()
+        if not (args or kwargs or plan.parameters):
+            return _NOTHING
         bound, rest, others = self._bind(plan, args, kwargs)
         dumped: dict[str, Any] = {}
         name = ""
@@ -143,6 +146,8 @@ class Arguments:
             InvalidValue: they do not fit the signature or an annotation, any more.
         """
         plan = self._plan()
+        if data == _NOTHING and not plan.parameters:
+            return (), {}
         try:
             stored: Any = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
