@@ -209,12 +209,15 @@ async def test_retrying_reopens_the_steps_that_failed_and_no_others(desk: Desk, 
         save(grant, "error", StepOutcome.ERROR, b"e", tries=3, log=b"log"),
         save(grant, "timeout", StepOutcome.TIMEOUT, b"t", tries=2),
         save(grant, "caught", StepOutcome.ERROR, b"c", tries=2),
+        save(grant, "given up", StepOutcome.CANCELLED),
         pending(grant, "open", tries=2, delay=SECOND),
         save(grant, "error", StepOutcome.ERROR, b"e1", k=1),
     )
     clock.advance(5)
     before = (await desk.history()).checkpoints
-    culprits = tuple(key(path) for path in ("ok", "error", "timeout", "open", "unknown"))
+    culprits = tuple(
+        key(path) for path in ("ok", "error", "timeout", "given up", "open", "unknown")
+    )
     await desk.settle(grant, Retrying(b'"boom"', SECOND, culprits))
     after = (await desk.history()).checkpoints
     reopened = {"outcome": StepOutcome.PENDING, "tries": 0, "due_at": START + 5}
