@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from perdure.clock import Clock
 from perdure.errors import StoreError
 from perdure.model.records import Status
 from perdure.model.transitions import (
     CancelRun,
     Claim,
+    Created,
     CreateRun,
     GiveBack,
     Heartbeat,
@@ -26,14 +29,14 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.sqlite import runs, saving, workers
+from perdure.stores.sqlite import rows, runs, saving, workers
 from perdure.stores.sqlite.claims import claim
-from perdure.stores.sqlite.failures import is_busy, store_error
+from perdure.stores.sqlite.failures import UNFIT_VALUES, is_busy, store_error
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
 from perdure.stores.sqlite.rows import Row
-from perdure.stores.sqlite.unit import NotNew, Unit
+from perdure.stores.sqlite.unit import INSERT_PLAIN_RUNS, NotNew, Unit
 
 VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     SaveCheckpoint: saving.save,
@@ -50,6 +53,20 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
 
 _MOST_HELD = 10_000
 _LATER: Final = Missing("")  # stands where a claim's answer will
+
+
+class Applied(msgspec.Struct):
+    """What became of a batch.
+
+    Args:
+        outcomes: the answers, in the order of the batch.
+        hint: other processes may be interested.
+        removed: workers that are no longer registered.
+    """
+
+    outcomes: list[Outcome]
+    hint: bool
+    removed: Sequence[str] = ()
 
 
 class Journal:
@@ -79,22 +96,50 @@ class Journal:
         self._held: dict[str, Row] = {}
         self._version = -1
 
-    def apply(self, batch: Sequence[Transition]) -> Unit:
+    def apply(self, batch: Sequence[Transition]) -> Applied:
         """Apply a batch.
-
-        Returns:
-            The unit of work that is committed: its ``outcomes``, ``hint`` and ``removed``.
 
         Raises:
             sqlite3.OperationalError: another connection is writing; nothing was done.
             StoreError: anything else that went wrong; see :mod:`perdure.store`.
         """
+        if len(batch) == 1 and type(batch[0]) is CreateRun:
+            alone = self._create_alone(batch[0])
+            if alone is not None:
+                return alone
         try:
             return self._transact(batch, careful=False)
         except NotNew:
             return self._transact(batch, careful=True)
 
-    def _transact(self, batch: Sequence[Transition], *, careful: bool) -> Unit:
+    def _create_alone(self, create: CreateRun) -> Applied | None:
+        """Insert one new run by one statement, which is a transaction; None where it takes more.
+
+        Enqueuing one by one is then 10 % quicker, 165 us against 185: two statements less and no
+        unit of work.
+        """
+        names = self._names.numbers
+        namespace = self._namespace
+        if (
+            namespace is None
+            or create.by is not None
+            or create.definition not in names
+            or create.queue not in names
+            or create.version not in names
+            or not rows.is_plain_create(create)
+        ):
+            return None
+        columns = rows.plain_create(create, namespace, self._clock.now(), self._names)
+        try:
+            is_new = INSERT_PLAIN_RUNS.run(self._connection, columns)
+        except (sqlite3.Error, *UNFIT_VALUES) as error:
+            self._rolled_back()
+            if is_busy(error):
+                raise
+            raise store_error(error, self._path, at_commit=True) from error
+        return Applied([Created(create.run_id)], hint=True) if is_new else None
+
+    def _transact(self, batch: Sequence[Transition], *, careful: bool) -> Applied:
         at_commit = False
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -106,11 +151,11 @@ class Journal:
             self._rolled_back()
             if is_busy(error) or isinstance(error, NotNew | StoreError):
                 raise
-            if isinstance(error, (sqlite3.Error, OverflowError, UnicodeError)):
+            if isinstance(error, (sqlite3.Error, *UNFIT_VALUES)):
                 raise store_error(error, self._path, at_commit=at_commit) from error
             raise
         self._committed(unit)
-        return unit
+        return Applied(unit.outcomes, unit.hint, unit.removed)
 
     def _unit(self, batch: Sequence[Transition], *, careful: bool) -> Unit:
         """Begin a unit of work, and read the runs that the batch names."""

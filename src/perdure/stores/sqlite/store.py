@@ -27,11 +27,10 @@ from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
 from perdure.stores.sqlite.connecting import SYNCHRONOUS, connect, prepare
 from perdure.stores.sqlite.failures import is_busy, store_error
-from perdure.stores.sqlite.journal import Journal
+from perdure.stores.sqlite.journal import Applied, Journal
 from perdure.stores.sqlite.reads import Reader
 from perdure.stores.sqlite.signs import Signs
 from perdure.stores.sqlite.threads import CallThread
-from perdure.stores.sqlite.unit import Unit
 from perdure.stores.sqlite.wakeups import PROCESS, Bell
 
 T = TypeVar("T")
@@ -41,8 +40,7 @@ PATIENCE: Final = 30.0
 
 _MOST_INLINE: Final = 4  # transitions in a batch that may be applied on the loop's thread
 _QUICK: Final = 0.000_5  # seconds of the recent commits, on average, for that
-_SLOW: Final = 0.002  # seconds of one commit that end it
-_REST: Final = 200  # batches that go to the thread then
+_WEIGHT: Final = 1 / 8  # of the newest commit: one that took 5 ms sends some ten to the thread
 
 
 class SqliteStore:
@@ -87,7 +85,6 @@ class SqliteStore:
         self._bell = Bell(self.path, namespace, self._data_version)
         self._signs = Signs(self.path, namespace)
         self._pace = 0.0
-        self._resting = 0
         self._closed = "is not open"
 
     @property
@@ -165,8 +162,8 @@ class SqliteStore:
 
     def _apply(self, journal: Journal, batch: Sequence[Transition]) -> list[Outcome]:
         with self._writing:
-            unit = self._patiently(lambda: journal.apply(batch))
-        return self._applied(unit)
+            applied = self._patiently(lambda: self._timed(journal, batch))
+        return self._applied(applied)
 
     def _apply_inline(self, journal: Journal, batch: Sequence[Transition]) -> list[Outcome] | None:
         """Apply a batch at once if that is certain not to block for long; None if it is not."""
@@ -174,31 +171,31 @@ class SqliteStore:
             return self._apply(journal, batch)
         if len(batch) > _MOST_INLINE or self._pace > _QUICK or self._write_thread.pending:
             return None
-        if self._resting:
-            self._resting -= 1
-            return None
         if not self._writing.acquire(blocking=False):
             return None
-        began = time.monotonic()
         try:
-            unit = journal.apply(batch)
+            applied = self._timed(journal, batch)
         except sqlite3.Error:  # others are writing: wait in the thread
             return None
         finally:
             self._writing.release()
-        took = time.monotonic() - began
-        self._pace += (took - self._pace) / 8
-        if took > _SLOW:
-            self._resting = _REST
-        return self._applied(unit)
+        return self._applied(applied)
 
-    def _applied(self, unit: Unit) -> list[Outcome]:
+    def _timed(self, journal: Journal, batch: Sequence[Transition]) -> Applied:
+        """Apply a batch, and keep the moving average of how long small ones take."""
+        began = time.monotonic()
+        applied = journal.apply(batch)
+        if len(batch) <= _MOST_INLINE:
+            self._pace += (time.monotonic() - began - self._pace) * _WEIGHT
+        return applied
+
+    def _applied(self, applied: Applied) -> list[Outcome]:
         """Do what follows a commit, and return its outcomes."""
-        if unit.hint:
+        if applied.hint:
             self._bell.ring()
-        for worker_id in unit.removed:
+        for worker_id in applied.removed:
             self._signs.forget(worker_id)
-        return unit.outcomes
+        return applied.outcomes
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Make a call again and again while others hold the file."""
