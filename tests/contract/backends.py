@@ -3,14 +3,13 @@
 A third party's store joins by one more entry in `BACKENDS`; nothing else knows which store it is.
 """
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from perdure.clock import Clock
 from perdure.store import Store
+from perdure.stores.memory import MemoryData, MemoryStore
+from perdure.stores.sqlite import SqliteStore
 
 Build = Callable[[str], Store]
 """Builds one more unopened store object of a namespace, on the same data as the others."""
@@ -18,19 +17,12 @@ Build = Callable[[str], Store]
 
 def memory(path: Path, clock: Clock) -> Build:
     """Stores that share one MemoryData."""
-    from perdure.stores.memory import MemoryData, MemoryStore
-
     data = MemoryData(clock)
     return lambda namespace: MemoryStore(namespace, data=data)
 
 
 def sqlite(path: Path, clock: Clock) -> Build:
     """Stores that open one file."""
-    spec = importlib.util.find_spec("perdure.stores.sqlite")
-    if spec is None or spec.origin is None:
-        pytest.skip("perdure.stores.sqlite is not written yet")
-    from perdure.stores.sqlite import SqliteStore
-
     return lambda namespace: SqliteStore(path / "perdure.db", namespace=namespace, clock=clock)
 
 
