@@ -252,7 +252,11 @@ def attempt_row(
     )
 
 
-def cancel(run: RunRecord, transition: CancelRun, now: Micros) -> Controlled | Refused:
+def cancel(
+    run: RunRecord,
+    transition: CancelRun,  # noqa: ARG001  # of one shape with settle and rescue
+    now: Micros,
+) -> Controlled | Refused:
     """An operator cancels.
 
     The store's part: audit row; for an ended run delete the wait rows and wake the waiters.
@@ -268,7 +272,11 @@ def cancel(run: RunRecord, transition: CancelRun, now: Micros) -> Controlled | R
     return Controlled(run.status)
 
 
-def retry(run: RunRecord, transition: RetryRun, now: Micros) -> Controlled | Refused:
+def retry(
+    run: RunRecord,
+    transition: RetryRun,  # noqa: ARG001  # of one shape with settle and rescue
+    now: Micros,
+) -> Controlled | Refused:
     """An operator retries. The store's part: key check before, audit row, attempt row, culprits."""
     if run.status not in (Status.FAILED, Status.CANCELLED):
         return Refused(run.run_id, run.status)

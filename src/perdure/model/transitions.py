@@ -139,7 +139,8 @@ class Retrying(msgspec.Struct, frozen=True, gc=False, tag=True):
 class Suspended(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Verdict: the body waits and leaves its worker: ``waiting`` with these wake conditions.
 
-    The wait rows replace those of an earlier suspension and are kept until the next settle.
+    The wait rows (at least one) replace those of an earlier suspension and are kept until the next
+    settle.
     A join is fulfilled when it has ``child`` waits and all of them name runs that are terminal now
     (a child retried by an operator is open again). If a join is fulfilled already, the run is woken
     in this same transition. ``due_at`` becomes the earliest of the waits' and may have passed: the
