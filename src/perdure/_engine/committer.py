@@ -243,10 +243,10 @@ class Committer:
             for entry in entries:
                 entry.maybe_applied = True
             await self._again(entries, error, impatient=self._failures >= UNKNOWN_TRIES)
-        elif isinstance(error, StoreBusy | StoreFull | StoreReadOnly):
-            await self._again(entries, error, impatient=True)
-        elif isinstance(error, NotApplied):
+        elif refuses_the_value(error):
             await self._isolate(entries, error)
+        elif isinstance(error, NotApplied):
+            await self._again(entries, error, impatient=True)
         else:
             _fail(entries, error)
 
@@ -272,6 +272,13 @@ class Committer:
         middle = len(entries) // 2
         for half in (entries[:middle], entries[middle:]):
             await self._write(half, [entry.transition for entry in half], None)
+
+
+def refuses_the_value(error: BaseException) -> bool:
+    """Tell whether the store cannot take what it was given, rather than anything just now."""
+    return isinstance(error, NotApplied) and not isinstance(
+        error, StoreBusy | StoreFull | StoreReadOnly
+    )
 
 
 def _fail(entries: list[_Entry], error: StoreError) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from perdure._engine.activation import Activation, Leaving
 from perdure._engine.calls import culprits, in_pool
+from perdure._engine.committer import refuses_the_value
 from perdure._engine.context import call_options, make_context
 from perdure.codec import encode_error
 from perdure.errors import (
@@ -246,9 +247,13 @@ class Executor:
     def _not_settled(
         self, activation: Activation, verdict: Verdict, failure: BaseException
     ) -> None:
-        """The store cannot take this verdict; unless it cannot take any, say so in its place."""
+        """The store cannot take this verdict: say so in its place.
+
+        Where it can take nothing at all (it was busy until the worker stopped) nothing is said:
+        the claim is left to a rescuer, and the body to a replay.
+        """
         log.error("run %s could not be settled: %s", activation.run.run_id, failure)
-        if isinstance(failure, StoreError) and not isinstance(verdict, Failed):
+        if refuses_the_value(failure) and not isinstance(verdict, Failed):
             second = Failed(encode_error(failure), "error")
             future = self._submit(activation, second)
             future.add_done_callback(lambda done: self._settled(activation, second, done))
