@@ -237,9 +237,13 @@ class Activation:
         raise Leave("the run is no longer held by this worker")
 
     def mismatched(self, error: Mismatch) -> Mismatch:
-        """Note that the replay does not fit: the run is paused whatever its body makes of it."""
+        """Note that the replay does not fit: the run is paused whatever its body makes of it.
+
+        The body must leave, or its `except Exception` would go on with real work.
+        """
         if self.mismatch is None:
             self.mismatch = error
+        self.leave(Leaving.MISMATCH)
         return error
 
     # --- waits -----------------------------------------------------------------------------------
