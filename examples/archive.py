@@ -179,8 +179,8 @@ class EffectLog:
         return self._counts
 
 
-async def make(source: Path, out: Path, concurrency: int) -> None:
-    """Make the archive, or go on making it, or say that it is made."""
+async def make(source: Path, out: Path, concurrency: int) -> str:
+    """Make the archive, or go on making it; return what was done, also if it was done before."""
     (out / "parts").mkdir(parents=True, exist_ok=True)
     log = EffectLog(out / "effects.log")
     app = App(f"sqlite:///{quote(str(out / 'runs.db'))}")
@@ -198,8 +198,8 @@ async def make(source: Path, out: Path, concurrency: int) -> None:
     for folder in ("entries", "parts"):
         shutil.rmtree(out / folder, ignore_errors=True)
     counts = log.counts()
-    print(f"{out}: {summary}")
-    print(f"{len(counts):,} steps, {counts.total() - len(counts):,} of them repeated after a kill")
+    repeated = counts.total() - len(counts)
+    return f"{summary}\n{len(counts):,} steps, {repeated:,} of them repeated after a kill"
 
 
 async def show_progress(run: Run[str], log: EffectLog) -> None:
@@ -233,7 +233,7 @@ def main() -> int:
     if not (given.dir.is_dir() and os.access(given.dir, os.R_OK | os.X_OK)):
         parser.error(f"{given.dir} is not a directory that can be read")
     try:
-        asyncio.run(make(given.dir.resolve(), given.out.resolve(), given.concurrency))
+        done = asyncio.run(make(given.dir.resolve(), given.out.resolve(), given.concurrency))
     except KeyboardInterrupt:
         say("\nstopped; the same command goes on from here")
         return 130
@@ -242,6 +242,7 @@ def main() -> int:
     except (PerdureError, OSError) as error:
         say(f"{parser.prog}: {error}")
         return 1
+    print(f"{given.out}: {done}")
     return 0
 
 
