@@ -200,8 +200,8 @@ async def test_attempts_are_kept_in_order(desk: Desk, clock):
     ]
 
 
-async def test_retrying_reopens_the_steps_that_failed_and_no_others(desk: Desk, clock):
-    """Culprits become pending with no tries, due at once, value and log kept; the rest stands."""
+async def test_retrying_reopens_the_culprits_and_no_others(desk: Desk, clock):
+    """Failed and given up ones become pending with no tries, due at once; the rest stands."""
     await desk.worker()
     grant = await desk.start()
     await desk.apply(
@@ -225,7 +225,9 @@ async def test_retrying_reopens_the_steps_that_failed_and_no_others(desk: Desk, 
         before[0],
         replace(before[1], **reopened),
         replace(before[2], **reopened),
-        *before[3:],
+        before[3],
+        replace(before[4], **reopened),
+        *before[5:],
     )
 
 

@@ -98,7 +98,7 @@ class Run:
 
     def reopen(self, culprits: tuple[StepKey, ...], now: int) -> None:
         for key in culprits:
-            if key in self.steps and self.steps[key].outcome in ("error", "timeout"):
+            if key in self.steps and self.steps[key].outcome not in ("ok", "pending"):
                 self.steps[key] = Step(StepOutcome.PENDING, 0, now, self.steps[key].epoch)
 
 

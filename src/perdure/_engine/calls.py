@@ -256,6 +256,7 @@ class _Execution:
         """The body cancelled the step: record it without waiting, unless the body is leaving."""
         if self.activation.leaving is None:
             checkpoint = self._checkpoint(StepOutcome.CANCELLED, None)
+            self.activation.journal.given_up.append(self.call.key)
             committed = self.engine.committer.submit(checkpoint, patient=True)
             committed.add_done_callback(_retrieve)
 

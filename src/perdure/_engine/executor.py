@@ -205,7 +205,8 @@ class Executor:
         run = activation.run
         policy = call_options(run).policy(activation.definition.policy)
         delay = policy.decide(error, run.attempt, self.engine.rng)
-        reopened = tuple(culprits(error))
+        # The next attempt may not give up what this one did, when what failed does not again.
+        reopened = (*culprits(error), *activation.journal.given_up)
         if delay is None:
             return Failed(encode_error(error), reason, reopened)
         return Retrying(encode_error(error), delay, reopened)

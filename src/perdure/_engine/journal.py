@@ -11,17 +11,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from perdure.model.records import Checkpoint
+from perdure.model.records import Checkpoint, StepKey, StepOutcome
 
 _Identity: TypeAlias = tuple[bytes, str, bytes, int]
 
 
 class Journal:
-    """The checkpoints of a run, each claimed at most once by a call of the body."""
+    """The checkpoints of a run, each claimed at most once by a call of the body.
 
-    __slots__ = ("_by_position", "_unclaimed", "recorded")
+    Attributes:
+        recorded: how many there are.
+        given_up: the calls that the body gave up, then or now.
+    """
+
+    __slots__ = ("_by_position", "_unclaimed", "given_up", "recorded")
 
     def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
+        self.given_up: list[StepKey] = []
         self._unclaimed: dict[_Identity, Checkpoint] = {}
         self._by_position: dict[tuple[bytes, str, int], _Identity] = {}
         for record in checkpoints:
@@ -29,6 +35,8 @@ class Journal:
             identity = (key.scope, key.path, key.fingerprint, key.k)
             self._unclaimed[identity] = record
             self._by_position[key.scope, key.path, record.position] = identity
+            if record.outcome is StepOutcome.CANCELLED:
+                self.given_up.append(key)
         self.recorded = len(self._unclaimed)
 
     def claim(self, scope: bytes, path: str, fingerprint: bytes, k: int) -> Checkpoint | None:

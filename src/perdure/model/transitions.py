@@ -126,9 +126,9 @@ class Retrying(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Verdict: another attempt of the whole run after ``delay``: ``waiting`` for retry.
 
     The attempt is kept as a row of its own and ``attempt`` rises. The checkpoints named by
-    ``culprits`` (steps whose recorded failure ended this attempt) are reopened: outcome
-    ``pending``, tries 0, due at once (``due_at`` is now); value, log and epoch are kept. Every
-    other checkpoint stands, also a named one that is not ``error`` or ``timeout``.
+    ``culprits`` (steps whose recorded failure ended this attempt, and those that the body gave up
+    in it) are reopened: outcome ``pending``, tries 0, due at once (``due_at`` is now); value, log
+    and epoch are kept. Every other checkpoint stands, also a named one that is ``ok``.
     """
 
     error: bytes

@@ -308,11 +308,11 @@ class Journal:
         return Settled(row.run.status)
 
     def _reopen(self, row: _Row, culprits: Iterable[StepKey], now: Micros) -> None:
-        """Make the steps that ended an attempt due again at once."""
+        """Make the steps that failed or were given up in an attempt due again at once."""
         for key in culprits:
             identity = (row.run.generation, key)
             recorded = row.checkpoints.get(identity)
-            if recorded is None or recorded.outcome not in {StepOutcome.ERROR, StepOutcome.TIMEOUT}:
+            if recorded is None or recorded.outcome in {StepOutcome.OK, StepOutcome.PENDING}:
                 continue
             row.checkpoints[identity] = replace(
                 recorded, outcome=StepOutcome.PENDING, tries=0, due_at=now

@@ -55,7 +55,7 @@ FIND = (
 REOPEN = (
     f"UPDATE checkpoint SET outcome = {_PENDING}, tries = 0, due_at = ?"
     " WHERE run = ? AND generation = ? AND path = ? AND k = ? AND scope = ? AND fingerprint = ?"
-    " AND outcome IN (1, 2)"
+    " AND outcome IN (1, 2, 4)"
 )
 
 _Recorded: TypeAlias = tuple[int, int, int, Micros | None]
@@ -131,7 +131,7 @@ def _find(unit: Unit, row: Row, key: StepKey) -> _Recorded | None:
 
 
 def reopen(unit: Unit, row: Row, culprits: Iterable[StepKey]) -> None:
-    """Make the failed steps that ended an attempt due again at once."""
+    """Make the steps that failed or were given up in an attempt due again at once."""
     write(unit)
     for key in culprits:
         unit.connection.execute(REOPEN, (unit.now, *_place(row, key)))
