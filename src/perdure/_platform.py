@@ -36,11 +36,16 @@ _LONGEST_SOCKET_PATH = 100  # bytes; Linux takes 107, macOS and the BSDs 103
 def make_private_file(path: Path) -> None:
     """Create an empty file that only this user may read, unless there is one already.
 
+    One that is there is not opened: closing it again would give up locks of this process on it.
+
     Raises:
         OSError: it cannot be created.
     """
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-    os.close(os.open(path, flags, 0o600))
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    try:
+        os.close(os.open(path, flags, 0o600))
+    except FileExistsError:
+        return
 
 
 def make_private_directory(path: Path) -> None:

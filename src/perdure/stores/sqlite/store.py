@@ -114,6 +114,8 @@ class SqliteStore:
         prepare(self.path)
         writing = connect(self.path, synchronous=self._synchronous)
         try:
+            writing.execute("BEGIN IMMEDIATE")  # now and not at the first write: is it writable?
+            writing.execute("ROLLBACK")
             reading = connect(self.path, synchronous=self._synchronous)
         except sqlite3.Error:
             writing.close()
@@ -124,9 +126,8 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Wait for what is being written, then release everything."""
-        if self._journal is None:
-            return
-        self._closed = "is closed"
+        if self._journal is not None:
+            self._closed = "is closed"
         _OPEN.discard(self)
         self._bell.close()
         for thread in (self._read_thread, self._write_thread):
