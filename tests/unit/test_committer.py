@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -53,7 +53,7 @@ class Bench:
         self.store = Faulty()
         self.committer = Committer(self.store, Impatient())
 
-    async def __aenter__(self) -> Bench:
+    async def __aenter__(self) -> Self:
         await self.store.open()
         self.committer.start()
         return self
@@ -116,7 +116,7 @@ async def test_a_refusal_after_an_unknown_try_stays_unknown():
 
 
 async def test_a_full_store_refuses_callers_and_keeps_the_patient():
-    """A caller hears at once that the store is full; a worker's write waits until there is space."""
+    """A caller hears at once that the store is full; a worker's write waits for space."""
     async with Bench() as bench:
         bench.store.before = [StoreFull("no space") for _ in range(20)]
         caller = bench.committer.submit(create("caller"))
