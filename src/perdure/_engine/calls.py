@@ -335,15 +335,22 @@ async def _within(seconds: float, awaitable: Any, call: Call) -> Any:
     before = task.cancelling()
     deadline = call.scope.activation.engine.deadlines.after(seconds, expire)
     try:
-        return await awaitable
+        result = await awaitable
     except asyncio.CancelledError:
-        if late and task.uncancel() <= before:
-            raise StepTimeout(
-                f"step {call.path!r} took longer than its timeout of {seconds:g} s"
-            ) from None
-        raise
+        if not late or task.uncancel() > before:
+            raise
+    except Exception:
+        if not late:
+            raise
+        task.uncancel()
+    else:
+        if not late:
+            return result
+        # It swallowed the cancellation: what it made of it came too late all the same.
+        task.uncancel()
     finally:
         deadline.cancel()
+    raise StepTimeout(f"step {call.path!r} took longer than its timeout of {seconds:g} s")
 
 
 async def in_pool(

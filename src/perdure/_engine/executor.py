@@ -310,8 +310,11 @@ def _swallowed(activation: Activation) -> bool:
     root = activation.root
     if root is None or not root.done() or root.cancelled():
         return False
-    root.exception()
-    return activation.leaving is Leaving.SUSPENDED or root.exception() is None
+    raised = root.exception()
+    # A mismatch told the body with an Exception, which it may well have caught.
+    return activation.leaving is not Leaving.MISMATCH and (
+        activation.leaving is Leaving.SUSPENDED or raised is None
+    )
 
 
 def _ending(run_id: str, answer: Settled, verdict: Verdict) -> Ending:
