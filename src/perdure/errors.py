@@ -229,7 +229,7 @@ class Mismatch(PerdureError):
 
 
 class SwallowedSuspension(PerdureError):
-    """A body returned, raised or stayed after it was told to leave its worker; see the guide on waits."""
+    """A body returned, raised or stayed after it was told to leave its worker."""
 
     code = "P161"
 
