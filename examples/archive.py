@@ -79,11 +79,14 @@ def define(app: App, archive: "Archive") -> Workflow[[str], str]:
 class Archive:
     """The steps. What they write is moved to its place when it is whole: no kill leaves a half."""
 
-    def __init__(self, source: Path, out: Path, log: "EffectLog") -> None:
-        self.source, self.out, self.log = source, out, log
+    def __init__(self, source: Path, out: Path) -> None:
+        self.source, self.out = source, out
+        out.mkdir(parents=True, exist_ok=True)
+        self.log = EffectLog(out / "effects.log")
+        (out / "parts").mkdir(exist_ok=True)
 
     def list_files(self, directory: str) -> list[str]:
-        """Return what there is to archive, as paths below the directory."""
+        """Return what there is to archive, as paths below the directory: at most 1 MiB of them."""
         found: list[Path] = []
         unlisted = found.append  # a folder that cannot be listed is a file that cannot be read
         for folder, folders, files in os.walk(directory, onerror=lambda e: unlisted(e.filename)):
@@ -164,40 +167,45 @@ class EffectLog:
     """A line for each execution of a step, on the disk before the step returns."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file.open("ab", buffering=0)
-        self._file.write(b"\n")  # ends the line that a kill may have torn
-        self._unread = file.open("rb")
+        self._file, self._read = file, 0
         self._counts: Counter[bytes] = Counter()
+        self._write(b"\n")  # ends the line that a kill may have torn
 
     def append(self, name: str, subject: str | int) -> None:
-        self._file.write(json.dumps([name, subject]).encode() + b"\n")
-        os.fsync(self._file.fileno())
+        self._write(json.dumps([name, subject]).encode() + b"\n")
 
     def counts(self) -> Counter[bytes]:
         """Return how often each line is there."""
-        self._counts.update(line for line in self._unread if line.startswith(b"["))
+        with self._file.open("rb") as file:
+            file.seek(self._read)
+            self._counts.update(line for line in file if line.endswith(b"]\n"))
+            self._read = file.tell()
         return self._counts
+
+    def _write(self, line: bytes) -> None:
+        with self._file.open("ab", buffering=0) as file:
+            file.write(line)
+            os.fsync(file.fileno())
 
 
 async def make(source: Path, out: Path, concurrency: int) -> str:
     """Make the archive, or go on making it; return what was done, also if it was done before."""
-    (out / "parts").mkdir(parents=True, exist_ok=True)
-    log = EffectLog(out / "effects.log")
+    archive = Archive(source, out)
     app = App(f"sqlite:///{quote(str(out / 'runs.db'))}")
-    archive_directory = define(app, Archive(source, out, log))
+    archive_directory = define(app, archive)
     async with app:
         # The same id again is the same run, whether it is new, half done or complete.
         run = await archive_directory.options(id="archive").enqueue(str(source))
         if await run.status() is not Status.COMPLETED:
-            say(f"{'going on with' if log.counts() else 'making'} the archive of {source}")
+            say(f"{'going on with' if archive.log.counts() else 'making'} the archive of {source}")
             for failed in await app.runs(status="failed", limit=1000):
                 await failed.retry()
             async with Worker(app, concurrency=concurrency):
-                await show_progress(run, log)
+                await show_progress(run, archive.log)
         summary = await run.result()
     for folder in ("entries", "parts"):
         shutil.rmtree(out / folder, ignore_errors=True)
-    counts = log.counts()
+    counts = archive.log.counts()
     repeated = counts.total() - len(counts)
     return f"{summary}\n{len(counts):,} steps, {repeated:,} of them repeated after a kill"
 
@@ -205,16 +213,14 @@ async def make(source: Path, out: Path, concurrency: int) -> str:
 async def show_progress(run: Run[str], log: EffectLog) -> None:
     """Until the run has ended, draw on a terminal how far it is."""
     ended = asyncio.create_task(run.result())
-    while not ended.done():
-        counts = log.counts()
-        total = sum(json.loads(line)[1] for line in counts if line.startswith(b'["list_files"'))
-        if total and sys.stderr.isatty():
-            done = sum(line.startswith(b'["record"') for line in counts)
-            bar = "#" * (50 * done // total)
-            print(f"\r[{bar:.<50}] {done:,} of {total:,}", end="", file=sys.stderr, flush=True)
-        await asyncio.wait([ended], timeout=0.1)
-    if sys.stderr.isatty():
-        say("")
+    while sys.stderr.isatty() and not ended.done():
+        await asyncio.wait([ended], timeout=0.2)
+        effects = [json.loads(line) for line in log.counts()]
+        total = max((about for name, about in effects if name == "list_files"), default=0)
+        done = sum(name == "record" for name, _ in effects)
+        bar = "#" * (50 * done // max(total, 1))
+        end = "\n" if ended.done() else ""
+        print(f"\r[{bar:.<50}] {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
     await ended
 
 
@@ -224,14 +230,17 @@ def say(text: str) -> None:
 
 def main() -> int:
     """Read the command line and run the command."""
-    library = Path(sysconfig.get_path("stdlib"))
+    library = sysconfig.get_path("stdlib")
     parser = argparse.ArgumentParser(description=f"{__doc__}".partition("\n")[0])
-    parser.add_argument("dir", nargs="?", type=Path, default=library, help=f"default: {library}")
-    parser.add_argument("--out", type=Path, default="archive-out", help="default: archive-out")
+    parser.add_argument("dir", nargs="?", type=Path, default=library, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default="archive-out", help="default: %(default)s")
     parser.add_argument("--concurrency", type=int, default=16, help="files at once; default: 16")
     given = parser.parse_args()
     if not (given.dir.is_dir() and os.access(given.dir, os.R_OK | os.X_OK)):
         parser.error(f"{given.dir} is not a directory that can be read")
+    strange = given.out.is_dir() and not (given.out / "effects.log").exists()
+    if strange and any(given.out.iterdir()):
+        parser.error(f"{given.out} holds something else; give another --out")
     try:
         done = asyncio.run(make(given.dir.resolve(), given.out.resolve(), given.concurrency))
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ the database itself would already begin to mend it.
 import json
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -109,11 +110,16 @@ class Archiving:
         self.command += ["--out", str(out), "--concurrency", str(concurrency)]
         self.lives: list[Life] = []
 
-    def live(self, moment: Callable[[float, int], bool] | None = None) -> Life:
-        """Start a process and let it end, or kill it at a moment.
+    def live(
+        self,
+        moment: Callable[[float, int], bool] | None = None,
+        sign: signal.Signals = signal.SIGKILL,
+    ) -> Life:
+        """Start a process and let it end, or end it at a moment.
 
         Args:
             moment: told the seconds since the start and how many steps are recorded.
+            sign: the signal that ends it.
         """
         before = self._log_size()
         began_at, began = time.time_ns() // 1000, time.monotonic()
@@ -129,9 +135,9 @@ class Archiving:
                     if moment is not None and moment(elapsed, recorded()):
                         break
                     time.sleep(LOOK)
-            process.kill()
+            process.send_signal(sign)
             ended = time.monotonic() - began
-            output, errors = process.communicate()
+            output, errors = process.communicate(timeout=PATIENCE)
         effects, code = self._effects(before), process.returncode
         life = Life(process.pid, code, began_at, up, ended, effects, output, errors)
         self.lives.append(life)
