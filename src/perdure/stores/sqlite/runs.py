@@ -93,6 +93,8 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
         return Fenced(transition.grant.run_id)
     run = row.run
     if not lifecycle.holds(run, transition.grant):
+        if unit.ended:
+            flush(unit)  # it may have been woken: the answer is what the run is now
         return lifecycle.settle(run, transition, unit.now)  # fenced, or settled before
     before = copy(run) if type(transition.verdict) is Retrying else None
     outcome = lifecycle.settle(run, transition, unit.now)
@@ -157,6 +159,7 @@ def retry(unit: Unit, transition: RetryRun) -> Outcome:
         waiting.unfulfil(unit, (before.run_id,))
         _audit(unit, row, transition.request_id, "retry")
         unit.change(row)
+        flush(unit)  # its unique_key is taken from here on
     return outcome
 
 
