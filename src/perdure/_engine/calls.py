@@ -121,7 +121,7 @@ async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
         activation.check(call)
         await asyncio.get_running_loop().create_future()
     error = decode_error(record.value or b"null")
-    _mark(error, call.key)
+    _mark(error, (call.key,))
     raise error
 
 
@@ -130,9 +130,9 @@ def _consume(scope: Scope, ended_at: Micros) -> None:
     scope.newest = max(scope.newest, ended_at)
 
 
-def _mark(error: BaseException, key: StepKey) -> None:
+def _mark(error: BaseException, keys: tuple[StepKey, ...]) -> None:
     try:
-        error.__perdure_step__ = key  # type: ignore[attr-defined]
+        error.__perdure_steps__ = keys  # type: ignore[attr-defined]
     except AttributeError:
         return
 
@@ -143,10 +143,7 @@ def culprits(error: BaseException | None, seen: set[int] | None = None) -> list[
     if error is None or id(error) in seen:
         return []
     seen.add(id(error))
-    found: list[StepKey] = []
-    key: object = getattr(error, "__perdure_step__", None)
-    if isinstance(key, StepKey):
-        found.append(key)
+    found: list[StepKey] = [*getattr(error, "__perdure_steps__", ())]
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
             found.extend(culprits(member, seen))  # pyright: ignore[reportUnknownArgumentType]
@@ -157,7 +154,7 @@ def culprits(error: BaseException | None, seen: set[int] | None = None) -> list[
 
 def _check_fit(call: Call, activation: Activation) -> None:
     journal = activation.journal
-    if not journal.replaying:
+    if not journal.replaying or call.scope.in_step:
         return
     displaced = journal.displaced(call.scope.digest, call.path, call.position)
     if displaced is None:
@@ -237,7 +234,7 @@ class _Execution:
 
     async def _invoke(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         spec = self.spec
-        inner = self.scope.inside(self.call, self.scope.branch)
+        inner = self.scope.inside(self.call, self.scope.branch, in_step=True)
         token = scopes.enter(inner)
         try:
             if spec.is_async:
@@ -270,7 +267,7 @@ class _Execution:
         if delay is None:
             late = isinstance(error, StepTimeout)
             await self._save(StepOutcome.TIMEOUT if late else StepOutcome.ERROR, data)
-            _mark(seen, self.call.key)
+            _mark(seen, (self.call.key,))
             raise seen
         saved = await self.activation.save(self._checkpoint(StepOutcome.PENDING, data, delay=delay))
         return saved.due_at if saved.due_at is not None else self.engine.store_now() + delay
@@ -289,7 +286,10 @@ class _Execution:
     async def _save(self, outcome: StepOutcome, data: bytes | None) -> None:
         checkpoint = self._checkpoint(outcome, data)
         await self.activation.save(checkpoint)
-        _consume(self.call.scope, checkpoint.ended_at)
+        scope = self.call.scope
+        _consume(scope, checkpoint.ended_at)
+        if scope.in_step and outcome is StepOutcome.OK:
+            self.activation.journal.remember(_recorded(checkpoint))
 
     def _checkpoint(
         self, outcome: StepOutcome, data: bytes | None, *, delay: Micros | None = None
@@ -310,6 +310,25 @@ class _Execution:
             call.site,
             call.text,
         )
+
+
+def _recorded(save: SaveCheckpoint) -> Checkpoint:
+    """Return the record that the store makes of a final outcome."""
+    return Checkpoint(
+        key=save.key,
+        position=save.position,
+        kind=save.kind,
+        outcome=save.outcome,
+        value=save.value,
+        tries=save.tries,
+        log=save.log,
+        due_at=None,
+        started_at=save.started_at,
+        ended_at=save.ended_at,
+        site=save.site,
+        text=save.text,
+        epoch=save.grant.epoch,
+    )
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
@@ -376,20 +395,23 @@ async def perform_inline(
     it may wait durably, because whatever it has done so far is recorded.
     """
     record = call.record
-    if record is not None:
+    if record is not None and record.outcome is not StepOutcome.PENDING:
         return await replay(call, record, result)
     scope = here(call)
     activation = scope.activation
     activation.check(call)
-    _check_fit(call, activation)
+    if record is None:
+        _check_fit(call, activation)
     started_at = activation.engine.store_now()
-    token = scopes.enter(scope.inside(call, scope.branch))
+    token = scopes.enter(scope.inside(call, scope.branch, in_step=scope.in_step))
     failure: Exception | None = None
+    failed_by: list[StepKey] = []
     try:
         data, seen = result.round_trip(await body())
     except Exception as error:  # noqa: BLE001 -- recorded, and raised again below
         data, replayed = replayed_error(error)
         failure = seen = replayed  # type: ignore[assignment]
+        failed_by = culprits(error)
     finally:
         scopes.leave(token)
     ended_at = activation.engine.store_now()
@@ -413,7 +435,7 @@ async def perform_inline(
         activation.end_work()
     _consume(call.scope, ended_at)
     if failure is not None:
-        _mark(failure, call.key)
+        _mark(failure, (call.key, *failed_by))
         raise failure
     return seen
 

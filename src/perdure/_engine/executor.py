@@ -191,7 +191,7 @@ class Executor:
             self.engine.within_limit(data, f"the result of {definition.name!r}")
         except InvalidValue as error:
             return self._failed(error, "error")
-        orphans = activation.journal.unclaimed()
+        orphans = activation.journal.orphans()
         if orphans:
             log.warning(
                 "run %s of %r ended with recorded steps that its code did not ask for: %s",

@@ -48,9 +48,21 @@ class Journal:
         identity = self._by_position.get((scope, path, position))
         return None if identity is None else self._unclaimed.get(identity)
 
-    def unclaimed(self) -> list[Checkpoint]:
-        """Return the records that no call has claimed: orphaned steps, once the body has ended."""
-        return list(self._unclaimed.values())
+    def remember(self, record: Checkpoint) -> None:
+        """Add what was recorded just now inside a step: its next attempt may ask for it."""
+        key = record.key
+        self._unclaimed[key.scope, key.path, key.fingerprint, key.k] = record
+
+    def orphans(self) -> list[Checkpoint]:
+        """Return the steps that no call has claimed, once the body has ended.
+
+        What is recorded inside another step or inlined body goes with that.
+        """
+        return [
+            record
+            for record in self._unclaimed.values()
+            if all(part.startswith("~") for part in record.key.path.split("/")[:-1])
+        ]
 
     @property
     def replaying(self) -> bool:

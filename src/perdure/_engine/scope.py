@@ -115,6 +115,7 @@ class Scope:
         path: readable prefix of the paths of calls made here.
         newest: the store's time of the newest checkpoint consumed here.
         draws: how many random values were derived here.
+        in_step: its code is a step's, which need not do the same when it is executed again.
     """
 
     __slots__ = (
@@ -124,6 +125,7 @@ class Scope:
         "branch",
         "digest_",
         "draws",
+        "in_step",
         "newest",
         "ordinals",
         "path",
@@ -138,6 +140,8 @@ class Scope:
         newest: int,
         digest: bytes | None,
         origin: Call | None = None,
+        *,
+        in_step: bool = False,
     ) -> None:
         self.activation = activation
         self.branch = branch
@@ -148,6 +152,7 @@ class Scope:
         self.ordinals: dict[tuple[str, bytes], int] = {}
         self.positions: dict[str, int] = {}
         self.draws = 0
+        self.in_step = in_step
         self._forks = 0
 
     @property
@@ -170,11 +175,13 @@ class Scope:
             f"{self.path}~{number}/",
             self.newest,
             _digest(self.digest, "branch", str(number)),
+            in_step=self.in_step,
         )
 
-    def inside(self, call: Call, branch: Branch) -> Scope:
-        """Return the scope of the calls nested in a step."""
-        return Scope(self.activation, branch, call.path + "/", self.newest, None, call)
+    def inside(self, call: Call, branch: Branch, *, in_step: bool) -> Scope:
+        """Return the scope of the calls nested in a step, or in a body run inline."""
+        path = call.path + "/"
+        return Scope(self.activation, branch, path, self.newest, None, call, in_step=in_step)
 
 
 def _digest(*parts: bytes | str) -> bytes:
