@@ -222,7 +222,7 @@ class Calls(Generic[P, R]):
         return msgspec.structs.replace(create, token=child_token(run_id))
 
     async def _create_in_run(self, call: Call, create: CreateRun) -> Run[R]:
-        return self._handle(self._accepted(await start_child(call, create)))
+        return self._handle(await start_child(call, create, self._accepted))
 
     def _accepted(self, answer: Outcome) -> str:
         match answer:

@@ -21,7 +21,7 @@ from perdure._engine import scope as scopes
 from perdure._engine.scope import Branch, Call, Scope
 from perdure._engine.waits import end_of, until
 from perdure.codec import Schema, decode_error, error_summary, replayed_error, schema
-from perdure.errors import InvalidValue, Leave, Mismatch, NotInRun, StepTimeout
+from perdure.errors import InvalidValue, Leave, Mismatch, NotInRun, PerdureError, StepTimeout
 from perdure.model.records import (
     Checkpoint,
     Ending,
@@ -30,7 +30,7 @@ from perdure.model.records import (
     StepKind,
     StepOutcome,
 )
-from perdure.model.transitions import Created, CreateRun, Exists, Fenced, SaveCheckpoint
+from perdure.model.transitions import CreateRun, Fenced, Outcome, SaveCheckpoint
 
 if TYPE_CHECKING:
     from perdure._engine.activation import Activation
@@ -493,23 +493,30 @@ def child_token(run_id: str) -> int:
     return (int.from_bytes(digest, "big") >> 1) or 1
 
 
-async def start_child(call: Call, create: CreateRun) -> Created | Exists:
+async def start_child(call: Call, create: CreateRun, accept: Callable[[Outcome], str]) -> str:
     """Start a run inside a body, once however often the body replays.
 
     Args:
         call: the durable call; its record's value is the run's id.
         create: the run to create, without parent and grant, which are added here.
+        accept: takes the store's answer and returns the run's id, or raises where a key named by
+            the call is taken.
 
     Returns:
-        Created with the run's id, or Exists where a key named by the call is taken.
+        The run's id.
+
+    Raises:
+        PerdureError: what ``accept`` raised, now and on every replay.
     """
     record = call.record
     scope = here(call)
     activation = scope.activation
-    if record is not None:
-        return Created(await replay(call, record, _text_schema))
+    if record is not None and record.outcome is not StepOutcome.PENDING:
+        run_id: str = await replay(call, record, _text_schema)
+        return run_id
     activation.check(call)
-    _check_fit(call, activation)
+    if record is None:
+        _check_fit(call, activation)
     run = activation.run
     create = msgspec.structs.replace(
         create,
@@ -519,16 +526,18 @@ async def start_child(call: Call, create: CreateRun) -> Created | Exists:
     )
     activation.begin_work()
     try:
-        return await _commit_child(call, activation, create)
+        return await _commit_child(call, activation, create, accept)
     finally:
         activation.end_work()
 
 
-async def _commit_child(call: Call, activation: Activation, create: CreateRun) -> Created | Exists:
+async def _commit_child(
+    call: Call, activation: Activation, create: CreateRun, accept: Callable[[Outcome], str]
+) -> str:
     engine = activation.engine
     started_at = engine.store_now()
 
-    async def record(run_id: str) -> None:
+    async def record(outcome: StepOutcome, data: bytes) -> None:
         ended_at = engine.store_now()
         await activation.save(
             SaveCheckpoint(
@@ -536,8 +545,8 @@ async def _commit_child(call: Call, activation: Activation, create: CreateRun) -
                 call.key,
                 call.position,
                 StepKind.ENQUEUE,
-                StepOutcome.OK,
-                _text_schema.encode(run_id),
+                outcome,
+                data,
                 started_at=started_at,
                 ended_at=ended_at,
                 site=call.site,
@@ -547,17 +556,23 @@ async def _commit_child(call: Call, activation: Activation, create: CreateRun) -
         _consume(call.scope, ended_at)
 
     creating = engine.committer.submit(create, patient=True)
-    if create.unique_key is None and create.token == child_token(create.run_id):
-        # The id is our own, so nobody else can have taken it: both ride in one batch.
-        await record(create.run_id)
-        answer = await creating
-    else:
-        answer = await creating
-        if isinstance(answer, Created) or (isinstance(answer, Exists) and answer.same):
-            await record(answer.run_id)
+    # Where the id is our own nobody else can have taken it: both ride in one batch.
+    certain = create.unique_key is None and create.token == child_token(create.run_id)
+    if certain:
+        await record(StepOutcome.OK, _text_schema.encode(create.run_id))
+    answer = await creating
     if isinstance(answer, Fenced):
         raise Leave("the run is no longer held by this worker")
-    return answer
+    try:
+        run_id = accept(answer)
+    except PerdureError as error:
+        data, seen = replayed_error(error)
+        await record(StepOutcome.ERROR, data)
+        _mark(seen, (call.key,))
+        raise seen from None
+    if not certain:
+        await record(StepOutcome.OK, _text_schema.encode(run_id))
+    return run_id
 
 
 async def child_ending(call: Call, run_id: str, join: int) -> Ending:
