@@ -52,6 +52,7 @@ class Family:
             async def witness() -> int:
                 return await (await child.enqueue(0)).result()
 
+            self.child = child
             self.witness = witness
             return parent
 
