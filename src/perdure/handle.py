@@ -24,6 +24,7 @@ from perdure.errors import (
     RunNotFound,
     UsageError,
 )
+from perdure.model.lifecycle import decode_keys
 from perdure.model.records import (
     TERMINAL,
     Attempt,
@@ -91,6 +92,8 @@ class RunHistory:
         attempt: the current or last attempt, counted from 1.
         attempts: the ended attempts and crashed claims before it.
         steps: in the order in which they were first recorded.
+        orphans: paths of recorded steps that the code which completed the run did not ask for:
+            they were renamed or removed while the run was in flight.
         waiting_for: ``delay``, ``retry`` or ``child``, while ``waiting``.
         reason: why it is failed or paused.
         error: class and message of the last error.
@@ -110,6 +113,7 @@ class RunHistory:
     error: str | None
     attempts: tuple[FailedAttempt, ...]
     steps: tuple[StepHistory, ...]
+    orphans: tuple[str, ...]
 
 
 class Run(Generic[R]):
@@ -303,7 +307,14 @@ def _readable(history: History) -> RunHistory:
         error=_text(run.error),
         attempts=tuple(_attempt(attempt) for attempt in history.attempts),
         steps=tuple(_step(checkpoint) for checkpoint in history.checkpoints),
+        orphans=_orphans(run),
     )
+
+
+def _orphans(run: RunRecord) -> tuple[str, ...]:
+    if run.status is not Status.COMPLETED:
+        return ()
+    return tuple(key.path for key in decode_keys(run.culprits))
 
 
 def _attempt(attempt: Attempt) -> FailedAttempt:

@@ -199,7 +199,7 @@ class Executor:
                 definition.name,
                 ", ".join(record.key.path for record in orphans),
             )
-        return Completed(data)
+        return Completed(data, tuple(record.key for record in orphans))
 
     def _after_failure(self, activation: Activation, error: BaseException, reason: str) -> Verdict:
         run = activation.run

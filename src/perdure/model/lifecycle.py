@@ -182,7 +182,8 @@ def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
     match verdict:
         case Completed():
             run.result = verdict.result
-            run.error = run.reason = run.culprits = None
+            run.error = run.reason = None
+            run.culprits = encode_keys(verdict.orphans)
             _end(run, Status.COMPLETED, now)
         case Failed():
             run.error = verdict.error

@@ -156,7 +156,9 @@ class RunRecord(msgspec.Struct, gc=False):
         reason: why it is failed or paused: ``error``, ``crash``, ``invalid_input``, ``timeout``,
             ``mismatch``.
         error: encoded error of the last failure, also while another attempt is due.
-        culprits: encoded keys of the steps whose failure ended it; a manual retry reopens them.
+        culprits: encoded keys of the checkpoints that its end points at: those whose failure ended
+            a failed run (a manual retry reopens them), the orphans of a completed one (recorded,
+            but not asked for by the code that finished it).
         fitness: the definition's version that did not fit, while paused by a mismatch.
         coalesce: at most one wake-up by finished children in so many microseconds.
     """

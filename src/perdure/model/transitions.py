@@ -109,9 +109,14 @@ class SaveCheckpoint(msgspec.Struct, frozen=True, gc=False):
 
 
 class Completed(msgspec.Struct, frozen=True, gc=False, tag=True):
-    """Verdict: the body returned; the run is ``completed``."""
+    """Verdict: the body returned; the run is ``completed``.
+
+    ``orphans`` are the recorded calls that the body did not make this time; they are kept in the
+    run's ``culprits``.
+    """
 
     result: bytes
+    orphans: tuple[StepKey, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False, tag=True):
