@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 from perdure._engine import scope as scopes
-from perdure._engine.calls import call_site, child_ending, decode_log
+from perdure._engine.calls import call_site, child_ending, decode_log, mark
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call, Scope
 from perdure.clock import to_datetime
@@ -22,6 +22,7 @@ from perdure.errors import (
     RunCancelled,
     RunFailed,
     RunNotFound,
+    RunUnsuccessful,
     UsageError,
 )
 from perdure.model.lifecycle import decode_keys
@@ -204,6 +205,11 @@ class Run(Generic[R]):
             raise self._missing()
         return _readable(found)
 
+    @property
+    def engine(self) -> Engine:
+        """The machinery of its app."""
+        return self._engine
+
     # --- for the layers above and beside ---------------------------------------------------------
 
     def result_call(self, scope: Scope, site: str) -> Call:
@@ -211,20 +217,28 @@ class Run(Generic[R]):
         digest = blake2b(self.id.encode(), digest_size=16).digest()
         return Call(scope, StepKind.CHILD, "result", digest, self.id, site)
 
-    def unwrap(self, ending: Ending) -> R:
-        """Return the result of an ending, or raise what stands in its place."""
-        match ending.status:
-            case Status.COMPLETED:
-                return self._result.decode(ending.result or b"null")
-            case Status.FAILED:
-                raise self._failure(ending)
-            case _:
-                raise RunCancelled(f"run {self.id} was cancelled", run_id=self.id)
+    def unwrap(self, ending: Ending, call: Call | None = None) -> R:
+        """Return the result of an ending, or raise what stands in its place.
+
+        Args:
+            ending: how the run ended.
+            call: the durable wait that recorded it; a retry of the body may ask it again.
+        """
+        if ending.status is Status.COMPLETED:
+            return self._result.decode(ending.result or b"null")
+        error: RunUnsuccessful
+        if ending.status is Status.FAILED:
+            error = self._failure(ending)
+        else:
+            error = RunCancelled(f"run {self.id} was cancelled", run_id=self.id)
+        if call is not None:
+            mark(error, (call.key,))
+        raise error
 
     # --- stages ----------------------------------------------------------------------------------
 
     async def _inside(self, call: Call, join: int) -> R:
-        return self.unwrap(await child_ending(call, self.id, join))
+        return self.unwrap(await child_ending(call, self.id, join), call)
 
     async def _outside(self, timeout: float | None) -> R:
         return self.unwrap(await self._ending(timeout))
@@ -256,9 +270,8 @@ class Run(Generic[R]):
         verb = "cancel" if isinstance(transition, CancelRun) else "retry"
         match answer:
             case Controlled():
-                if answer.status is Status.RUNNING:
-                    for hear in self._engine.controlled:
-                        hear(self.id, Control.CANCEL)
+                if isinstance(transition, CancelRun):
+                    self._tell_of_cancel(answer.status)
                 return answer.status
             case Refused():
                 detail = f" ({answer.detail})" if answer.detail else ""
@@ -267,6 +280,14 @@ class Run(Generic[R]):
                 )
             case _:
                 raise self._missing()
+
+    def _tell_of_cancel(self, status: Status) -> None:
+        """Tell those in this process who would otherwise hear of it with the next poll."""
+        if status is Status.RUNNING:
+            for hear in self._engine.controlled:
+                hear(self.id, Control.CANCEL)
+        else:
+            self._engine.watcher.announce(Ending(self.id, status, None, None, None))
 
     async def _record(self) -> RunRecord:
         found = await self._engine.store.get(self.id)
@@ -351,7 +372,7 @@ def _step(record: Checkpoint) -> StepHistory:
         arguments=record.text,
         site=record.site,
         size=len(record.value or b""),
-        error=_text(record.value) if is_error else None,
+        error=_text(record.value) if is_error and record.kind is not StepKind.CHILD else None,
     )
 
 

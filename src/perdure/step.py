@@ -345,13 +345,17 @@ async def gather(*runs: Run[T]) -> list[T]:
     scope = scopes.current()
     if scope is None:
         return list(await asyncio.gather(*(run.result() for run in runs)))
+    if any(run.engine is not scope.activation.engine for run in runs):
+        raise UsageError("gather joins runs of the body's own app; await the others one by one")
     join = scope.activation.next_join()
     site = call_site(1)
     calls = [run.result_call(scope, site) for run in runs]
     endings = await asyncio.gather(
         *(child_ending(call, run.id, join) for call, run in zip(calls, runs, strict=True))
     )
-    return [run.unwrap(ending) for run, ending in zip(runs, endings, strict=True)]
+    return [
+        run.unwrap(ending, call) for run, ending, call in zip(runs, endings, calls, strict=True)
+    ]
 
 
 # --- values that are equal on replay -----------------------------------------------------------

@@ -13,13 +13,13 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, get_origin
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, get_origin
 
 import msgspec
 
 from perdure import defaults
 from perdure._engine import scope as scopes
-from perdure._engine.calls import call_site, child_token, perform_inline, start_child
+from perdure._engine.calls import call_site, child_token, in_pool, perform_inline, start_child
 from perdure._engine.committer import MAX_BATCH
 from perdure._engine.context import CallOptions, encode_options, meta_schema
 from perdure._engine.definition import Definition
@@ -161,7 +161,9 @@ class Calls(Generic[P, R]):
             args, kwargs = definition.arguments.inject(args, kwargs, context)
         if definition.is_async:
             return await definition.function(*args, **kwargs)
-        return definition.function(*args, **kwargs)
+        if scopes.current() is None:
+            return await asyncio.to_thread(definition.function, *args, **kwargs)
+        return await in_pool(self._engine.body_pool, definition.function, args, kwargs)
 
     # --- durably ---------------------------------------------------------------------------------
 
@@ -443,5 +445,12 @@ def code_version(function: Callable[..., Any]) -> str:
             if inspect.iscode(constant):
                 pending.append(constant)
             else:
-                hasher.update(repr(constant).encode("utf-8", "backslashreplace"))
+                hasher.update(_constant_text(constant).encode("utf-8", "backslashreplace"))
     return hasher.hexdigest()
+
+
+def _constant_text(constant: Any) -> str:
+    if isinstance(constant, frozenset):
+        # The order of a set's repr differs from process to process.
+        return str(sorted(map(repr, cast("frozenset[object]", constant))))
+    return repr(constant)

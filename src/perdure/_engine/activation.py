@@ -57,6 +57,10 @@ class Leaving(StrEnum):
     LOST = "lost"
     TIMEOUT = "timeout"
     MISMATCH = "mismatch"
+    ENDED = "ended"
+
+
+_DESPITE_AN_OUTCOME = frozenset({Leaving.CANCELLED, Leaving.LOST})
 
 
 class Activation:
@@ -71,6 +75,7 @@ class Activation:
         self.grant = Grant(run.run_id, run.epoch, run.grant)
         self.journal = Journal(claimed.checkpoints)
         self.endings: dict[str, Ending] = {ending.run_id: ending for ending in claimed.endings}
+        self.children: set[str] = set()
         self.leaving: Leaving | None = None
         self.mismatch: Mismatch | None = None
         self.root: asyncio.Future[Any] | None = None
@@ -102,6 +107,9 @@ class Activation:
 
     def leave(self, why: Leaving) -> None:
         """Tell the body to leave: set the mark and cancel the root. Later calls change nothing."""
+        root_done = self.root is not None and self.root.done()
+        if self.leaving is None and root_done and why not in _DESPITE_AN_OUTCOME:
+            return  # it has ended by itself, and its outcome is about to be settled
         if self.leaving is None:
             self.leaving = why
         self._stop_idling()
@@ -133,7 +141,9 @@ class Activation:
         return tasks
 
     def close(self) -> None:
-        """Forget everything that could fire later."""
+        """Forget everything that could fire later; threads left over record nothing more."""
+        if self.leaving is None:
+            self.leaving = Leaving.ENDED
         self._stop_idling()
         if self.deadline is not None:
             self.deadline.cancel()
@@ -352,7 +362,7 @@ class Activation:
             owner = getattr(getattr(handle, "_callback", None), "__self__", None)
             if isinstance(owner, asyncio.Timeout) and not handle.cancelled():
                 timed.add(getattr(owner, "_task", None))
-        refused = [wait for wait in self._waits if wait.branch.task in timed]
+        refused = [wait for wait in self._waits if wait.branch.within(timed)]
         for wait in refused:
             self._forget(wait)
             if not wait.future.done():

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import inspect
 import sys
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,10 +20,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from perdure._engine import scope as scopes
-from perdure._engine.scope import Branch, Call, Scope
+from perdure._engine.scope import Call, Scope
 from perdure._engine.waits import end_of, until
 from perdure.codec import Schema, decode_error, error_summary, replayed_error, schema
-from perdure.errors import InvalidValue, Leave, Mismatch, NotInRun, PerdureError, StepTimeout
+from perdure.errors import (
+    InvalidValue,
+    Leave,
+    Mismatch,
+    NotInRun,
+    PerdureError,
+    RunNotFound,
+    StepTimeout,
+)
 from perdure.model.records import (
     Checkpoint,
     Ending,
@@ -104,33 +114,31 @@ async def perform(call: Call, spec: StepSpec, args: tuple[Any, ...], kwargs: dic
     activation.check(call)
     if record is None:
         _check_fit(call, activation)
-    else:
-        await _until_due(call, record, scope.branch)
     return await _Execution(call, spec, scope).run(args, kwargs)
 
 
 async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
     """Return or raise what is recorded."""
-    scope = call.scope
-    _consume(scope, record.ended_at)
+    _consume(call, record.ended_at)
     if record.outcome is StepOutcome.OK:
         return result.decode(record.value or b"null")
-    activation = scope.activation
+    activation = call.scope.activation
     if record.outcome is StepOutcome.CANCELLED:
         # The body gave it up then and will give it up now; until it does, nothing happens.
         activation.check(call)
         await asyncio.get_running_loop().create_future()
     error = decode_error(record.value or b"null")
-    _mark(error, (call.key,))
+    mark(error, (call.key,))
     raise error
 
 
-def _consume(scope: Scope, ended_at: Micros) -> None:
-    """Take note of the time of a checkpoint that the body was given, now or on a replay."""
+def _consume(call: Call, ended_at: Micros) -> None:
+    """Take note of the time of a checkpoint that the code awaiting it is given, now or again."""
+    scope = here(call)
     scope.newest = max(scope.newest, ended_at)
 
 
-def _mark(error: BaseException, keys: tuple[StepKey, ...]) -> None:
+def mark(error: BaseException, keys: tuple[StepKey, ...]) -> None:
     try:
         error.__perdure_steps__ = keys  # type: ignore[attr-defined]
     except AttributeError:
@@ -173,17 +181,20 @@ def _check_fit(call: Call, activation: Activation) -> None:
     )
 
 
-async def _until_due(call: Call, record: Checkpoint, branch: Branch) -> None:
-    activation = call.scope.activation
-    if record.due_at is not None and record.due_at > activation.engine.store_now():
-        join = activation.next_join()
-        await activation.wait(branch, until(call.path, record.due_at, join))
-
-
 class _Execution:
     """The attempts of one step in this process."""
 
-    __slots__ = ("activation", "call", "engine", "log", "scope", "spec", "started_at", "tries")
+    __slots__ = (
+        "activation",
+        "call",
+        "engine",
+        "log",
+        "scope",
+        "spec",
+        "started_at",
+        "thread",
+        "tries",
+    )
 
     def __init__(self, call: Call, spec: StepSpec, scope: Scope) -> None:
         self.call = call
@@ -195,15 +206,27 @@ class _Execution:
         self.tries = 0 if record is None else record.tries
         self.log = None if record is None else record.log
         self.started_at = 0
+        self.thread: asyncio.Future[Any] | None = None
 
     async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        record = self.call.record
+        if record is not None and (record.due_at or 0) > self.engine.store_now():
+            await self._wait(record.due_at or 0)
         while True:
             due_at, outcome = await self._attempt(args, kwargs)
             if due_at is None:
                 return outcome
-            condition = until(self.call.path, due_at, self.activation.next_join())
-            await self.activation.wait(self.scope.branch, condition)
+            await self._wait(due_at)
             self.activation.check(self.call)
+
+    async def _wait(self, due_at: Micros) -> None:
+        """Wait for the next attempt."""
+        condition = until(self.call.path, due_at, self.activation.next_join())
+        try:
+            await self.activation.wait(self.scope.branch, condition)
+        except asyncio.CancelledError:
+            self._given_up()
+            raise
 
     async def _attempt(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -214,9 +237,17 @@ class _Execution:
         self.tries += 1
         self.started_at = self.engine.store_now()
         try:
+            asked = _cancellations()
             try:
                 value = await self._invoke(args, kwargs)
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
+                if _cancellations() == asked and activation.leaving is None:
+                    failure = PerdureError(
+                        f"step {self.call.path!r} raised CancelledError, and nobody had cancelled "
+                        "it; something that it awaited was cancelled elsewhere"
+                    )
+                    failure.__cause__ = error
+                    return await self._failed(failure, self._delay_after(failure)), None
                 self._given_up()
                 raise
             except Exception as error:  # noqa: BLE001 -- recorded, and raised again
@@ -242,12 +273,23 @@ class _Execution:
                 if spec.timeout is None:
                     return await awaitable
                 return await _within(spec.timeout, awaitable, self.call)
-            in_thread = in_pool(self.activation, spec.function, args, kwargs)
-            if spec.timeout is None:
-                return await in_thread
-            return await _within(spec.timeout, in_thread, self.call)
+            return await self._in_thread(args, kwargs)
         finally:
             scopes.leave(token)
+
+    async def _in_thread(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a `def`, after the thread of an attempt that took too long has ended."""
+        spec = self.spec
+        if self.thread is not None:
+            await asyncio.wait([self.thread])
+        self.thread = in_pool(self.engine.pool, spec.function, args, kwargs)
+        waiting = asyncio.shield(self.thread)
+        self.thread.add_done_callback(_retrieve)
+        value = await (
+            waiting if spec.timeout is None else _within(spec.timeout, waiting, self.call)
+        )
+        # `lambda: fetch(1)` is a def whose result is a coroutine; it belongs on the loop.
+        return await value if inspect.isawaitable(value) else value
 
     def _given_up(self) -> None:
         """The body cancelled the step: record it without waiting, unless the body is leaving."""
@@ -264,10 +306,16 @@ class _Execution:
         """Record a failed attempt; return when the next is due, or raise what is final."""
         data, seen = replayed_error(error)
         self._note(data)
+        if delay is None and self.call.scope.in_step:
+            # Final for this attempt of the step around it, which may be tried again and then
+            # asks anew: only what succeeded in it is kept.
+            again = self._checkpoint(StepOutcome.PENDING, data, delay=0)
+            await self.activation.save(msgspec.structs.replace(again, tries=0))
+            raise seen
         if delay is None:
             late = isinstance(error, StepTimeout)
             await self._save(StepOutcome.TIMEOUT if late else StepOutcome.ERROR, data)
-            _mark(seen, (self.call.key,))
+            mark(seen, (self.call.key,))
             raise seen
         saved = await self.activation.save(self._checkpoint(StepOutcome.PENDING, data, delay=delay))
         return saved.due_at if saved.due_at is not None else self.engine.store_now() + delay
@@ -286,9 +334,8 @@ class _Execution:
     async def _save(self, outcome: StepOutcome, data: bytes | None) -> None:
         checkpoint = self._checkpoint(outcome, data)
         await self.activation.save(checkpoint)
-        scope = self.call.scope
-        _consume(scope, checkpoint.ended_at)
-        if scope.in_step and outcome is StepOutcome.OK:
+        _consume(self.call, checkpoint.ended_at)
+        if self.call.scope.in_step and outcome is StepOutcome.OK:
             self.activation.journal.remember(_recorded(checkpoint))
 
     def _checkpoint(
@@ -372,18 +419,21 @@ async def _within(seconds: float, awaitable: Any, call: Call) -> Any:
     raise StepTimeout(f"step {call.path!r} took longer than its timeout of {seconds:g} s")
 
 
-async def in_pool(
-    activation: Activation,
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def in_pool(
+    pool: ThreadPoolExecutor,
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
-    """Call a function in a thread of the pool, in the running code's context."""
+) -> asyncio.Future[Any]:
+    """Call a function in a thread of a pool, in the running code's context."""
     context = copy_context()
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(
-        activation.engine.pool, lambda: context.run(function, *args, **kwargs)
-    )
+    return loop.run_in_executor(pool, lambda: context.run(function, *args, **kwargs))
 
 
 async def perform_inline(
@@ -408,6 +458,7 @@ async def perform_inline(
     failed_by: list[StepKey] = []
     try:
         data, seen = result.round_trip(await body())
+        activation.engine.within_limit(data, f"the result of {call.path!r}")
     except Exception as error:  # noqa: BLE001 -- recorded, and raised again below
         data, replayed = replayed_error(error)
         failure = seen = replayed  # type: ignore[assignment]
@@ -433,9 +484,9 @@ async def perform_inline(
         )
     finally:
         activation.end_work()
-    _consume(call.scope, ended_at)
+    _consume(call, ended_at)
     if failure is not None:
-        _mark(failure, (call.key, *failed_by))
+        mark(failure, (call.key, *failed_by))
         raise failure
     return seen
 
@@ -513,6 +564,7 @@ async def start_child(call: Call, create: CreateRun, accept: Callable[[Outcome],
     activation = scope.activation
     if record is not None and record.outcome is not StepOutcome.PENDING:
         run_id: str = await replay(call, record, _text_schema)
+        activation.children.add(run_id)
         return run_id
     activation.check(call)
     if record is None:
@@ -526,9 +578,11 @@ async def start_child(call: Call, create: CreateRun, accept: Callable[[Outcome],
     )
     activation.begin_work()
     try:
-        return await _commit_child(call, activation, create, accept)
+        run_id = await _commit_child(call, activation, create, accept)
     finally:
         activation.end_work()
+    activation.children.add(run_id)
+    return run_id
 
 
 async def _commit_child(
@@ -553,7 +607,7 @@ async def _commit_child(
                 text=call.text,
             )
         )
-        _consume(call.scope, ended_at)
+        _consume(call, ended_at)
 
     creating = engine.committer.submit(create, patient=True)
     # Where the id is our own nobody else can have taken it: both ride in one batch.
@@ -568,7 +622,7 @@ async def _commit_child(
     except PerdureError as error:
         data, seen = replayed_error(error)
         await record(StepOutcome.ERROR, data)
-        _mark(seen, (call.key,))
+        mark(seen, (call.key,))
         raise seen from None
     if not certain:
         await record(StepOutcome.OK, _text_schema.encode(run_id))
@@ -579,15 +633,21 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
     """Wait durably for another run to end, and record how it did.
 
     Returns:
-        Its ending, the same on every replay.
+        Its ending, the same on every replay. One without a result is recorded as an error, so
+        that a retry of the body, if the error ended it, looks at the other run again.
+
+    Raises:
+        RunNotFound: there is no such run.
     """
     record = call.record
-    if record is not None:
-        _consume(call.scope, record.ended_at)
+    if record is not None and record.outcome is not StepOutcome.PENDING:
+        _consume(call, record.ended_at)
         return _ending_decoder.decode(record.value or b"null")
     scope = here(call)
     activation = scope.activation
     activation.check(call)
+    if run_id not in activation.children and await activation.engine.store.get(run_id) is None:
+        raise RunNotFound(f"there is no run {run_id!r} here, or its retention has ended")
     started_at = activation.engine.store_now()
     ending = await activation.wait(scope.branch, end_of(run_id, join))
     assert ending is not None, "a wait for a run ends with its ending"
@@ -600,7 +660,7 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
                 call.key,
                 call.position,
                 StepKind.CHILD,
-                StepOutcome.OK,
+                StepOutcome.OK if ending.status == "completed" else StepOutcome.ERROR,
                 _ending_encoder.encode(ending),
                 started_at=started_at,
                 ended_at=ended_at,
@@ -610,7 +670,7 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
         )
     finally:
         activation.end_work()
-    _consume(call.scope, ended_at)
+    _consume(call, ended_at)
     return ending
 
 

@@ -22,6 +22,9 @@ from perdure.ids import Ids
 from perdure.model.records import Control, Micros
 from perdure.store import Store
 
+BODY_THREADS = 10_000
+"""No limit in practice: a worker's concurrency is the limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ports:
@@ -60,6 +63,7 @@ class Engine:
         self.controlled: list[Callable[[str, Control], None]] = []
         self.payload_limit = PAYLOAD_LIMIT
         self._pool: ThreadPoolExecutor | None = None
+        self._body_pool: ThreadPoolExecutor | None = None
         self._store_ahead: Micros = 0
 
     @property
@@ -98,6 +102,7 @@ class Engine:
     async def open(self) -> None:
         """Open the store and begin to write."""
         await self.store.open()
+        self.watcher.open()
         self.heard_store_time(await self.store.now())
         self.committer.start()
 
@@ -107,9 +112,10 @@ class Engine:
         await self.committer.close()
         await self.store.close()
         self.deadlines.close()
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        for pool in (self._pool, self._body_pool):
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+        self._pool = self._body_pool = None
 
     @property
     def pool(self) -> ThreadPoolExecutor:
@@ -117,6 +123,16 @@ class Engine:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(STEP_THREADS, thread_name_prefix="perdure-step")
         return self._pool
+
+    @property
+    def body_pool(self) -> ThreadPoolExecutor:
+        """The threads of bodies written with ``def``: one each, as many as runs are executing.
+
+        They are apart from those of steps, or bodies waiting for their steps would hold all.
+        """
+        if self._body_pool is None:
+            self._body_pool = ThreadPoolExecutor(BODY_THREADS, thread_name_prefix="perdure-body")
+        return self._body_pool
 
     def heard_store_time(self, now: Micros) -> None:
         """Take note of the store's time, as of an answer that arrived just now."""

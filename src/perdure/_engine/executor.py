@@ -22,7 +22,6 @@ from perdure.errors import (
     InvalidValue,
     PerdureError,
     StepTimeout,
-    StoreError,
     SwallowedSuspension,
 )
 from perdure.model.records import TERMINAL, Ending
@@ -79,6 +78,12 @@ class Executor:
         except InvalidValue as error:
             self._settle(activation, self._failed(error, "invalid_input"))
             return
+        except Exception as error:
+            # An annotation that cannot be resolved, say: no fault of the input, and no reason to
+            # keep the other runs of this claim from starting.
+            log.exception("run %s of %r could not be started", run.run_id, run.definition)
+            self._settle(activation, self._failed(error, "error"))
+            return
         root = activation.begin(self._body(activation, definition, args, kwargs))
         root.add_done_callback(lambda _: self._ended(activation))
         if definition.timeout is not None:
@@ -97,8 +102,13 @@ class Executor:
             if definition.is_async:
                 body: Coroutine[Any, Any, Any] = definition.function(*args, **kwargs)
                 return body
-            return in_pool(activation, definition.function, args, kwargs)
+            return self._in_thread(definition, args, kwargs)
         return self._body_with_context(activation, definition, args, kwargs)
+
+    async def _in_thread(
+        self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return await in_pool(self.engine.body_pool, definition.function, args, kwargs)
 
     async def _body_with_context(
         self,
@@ -112,7 +122,7 @@ class Executor:
         args, kwargs = definition.arguments.inject(args, kwargs, context)
         if definition.is_async:
             return await definition.function(*args, **kwargs)
-        return await in_pool(activation, definition.function, args, kwargs)
+        return await self._in_thread(definition, args, kwargs)
 
     # --- ending --------------------------------------------------------------------------------
 
@@ -155,7 +165,13 @@ class Executor:
         match activation.leaving:
             case Leaving.CANCELLED:
                 return CancelledByWorker()
-            case Leaving.RELEASED | Leaving.SUSPENDED | Leaving.LOST | Leaving.MISMATCH:
+            case (
+                Leaving.RELEASED
+                | Leaving.SUSPENDED
+                | Leaving.LOST
+                | Leaving.MISMATCH
+                | Leaving.ENDED
+            ):
                 return Released()
             case Leaving.TIMEOUT:
                 return self._after_failure(
@@ -276,12 +292,12 @@ class Executor:
         self._spawn(self._suspend(activation, verdict))
 
     async def _suspend(self, activation: Activation, verdict: Suspended) -> None:
-        try:
-            answer = await self._submit(activation, verdict)
-            if isinstance(answer, Settled) and answer.status in TERMINAL:
-                self.announce(activation, _ending(activation.run.run_id, answer, verdict))
-        except StoreError as error:
-            log.warning("run %s could not be suspended: %s", activation.run.run_id, error)
+        settled = self._submit(activation, verdict)
+        settled.add_done_callback(lambda future: self._settled(activation, verdict, future))
+        # Until it is committed the body stays as it is, unless it must leave before: the store
+        # may be out of reach, and a stop cannot wait for it.
+        assert activation.root is not None
+        await asyncio.wait([settled, activation.root], return_when=asyncio.FIRST_COMPLETED)
         activation.close()
         activation.leave(Leaving.SUSPENDED)
         in_time = await activation.unwind()

@@ -43,6 +43,10 @@ class Journal:
         """Return the record of exactly this identity and mark it claimed; None for new work."""
         return self._unclaimed.pop((scope, path, fingerprint, k), None)
 
+    def look_up(self, scope: bytes, path: str, fingerprint: bytes, k: int) -> Checkpoint | None:
+        """Return the record without claiming it: the next attempt of the step around may ask."""
+        return self._unclaimed.get((scope, path, fingerprint, k))
+
     def displaced(self, scope: bytes, path: str, position: int) -> Checkpoint | None:
         """Return the unclaimed record at this position among the calls of this name, if any."""
         identity = self._by_position.get((scope, path, position))

@@ -46,6 +46,15 @@ class Branch:
         self.children = 0
         self.waits = 0
 
+    def within(self, tasks: set[object]) -> bool:
+        """Tell whether this branch, or one that it descends from, is one of these tasks."""
+        branch: Branch | None = self
+        while branch is not None:
+            if branch.task is not None and branch.task in tasks:
+                return True
+            branch = branch.parent
+        return False
+
     def blocked(self) -> bool:
         """Tell whether nothing can move here until a durable wait ends, here or in a child."""
         if not self.waits and not self.children:
@@ -88,9 +97,9 @@ class Call:
         ordinals[asked] = self.k + 1
         self.position = positions.get(name, 0)
         positions[name] = self.position + 1
-        self.record: Checkpoint | None = scope.activation.journal.claim(
-            scope.digest, self.path, fingerprint, self.k
-        )
+        journal = scope.activation.journal
+        find = journal.look_up if scope.in_step else journal.claim
+        self.record: Checkpoint | None = find(scope.digest, self.path, fingerprint, self.k)
 
     @property
     def key(self) -> StepKey:

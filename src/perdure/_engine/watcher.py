@@ -41,6 +41,10 @@ class Watcher:
         self._stop_listening: Callable[[], None] | None = None
         self._closed = False
 
+    def open(self) -> None:
+        """Begin, or begin again after a close."""
+        self._closed = False
+
     def watch(self, run_id: str, listener: Listener) -> None:
         """Call back once when the run has ended.
 
