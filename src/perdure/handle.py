@@ -36,6 +36,7 @@ from perdure.model.records import (
     Micros,
     RunRecord,
     Status,
+    StepKey,
     StepKind,
 )
 from perdure.model.transitions import CancelRun, Controlled, Refused, RetryRun
@@ -217,12 +218,13 @@ class Run(Generic[R]):
         digest = blake2b(self.id.encode(), digest_size=16).digest()
         return Call(scope, StepKind.CHILD, "result", digest, self.id, site)
 
-    def unwrap(self, ending: Ending, call: Call | None = None) -> R:
+    def unwrap(self, ending: Ending, waits: tuple[StepKey, ...] = ()) -> R:
         """Return the result of an ending, or raise what stands in its place.
 
         Args:
             ending: how the run ended.
-            call: the durable wait that recorded it; a retry of the body may ask it again.
+            waits: the durable waits that recorded it, and others that ended like it; a retry of
+                the body asks them again.
         """
         if ending.status is Status.COMPLETED:
             return self._result.decode(ending.result or b"null")
@@ -231,14 +233,13 @@ class Run(Generic[R]):
             error = self._failure(ending)
         else:
             error = RunCancelled(f"run {self.id} was cancelled", run_id=self.id)
-        if call is not None:
-            mark(error, (call.key,))
+        mark(error, waits)
         raise error
 
     # --- stages ----------------------------------------------------------------------------------
 
     async def _inside(self, call: Call, join: int) -> R:
-        return self.unwrap(await child_ending(call, self.id, join), call)
+        return self.unwrap(await child_ending(call, self.id, join), (call.key,))
 
     async def _outside(self, timeout: float | None) -> R:
         return self.unwrap(await self._ending(timeout))

@@ -30,7 +30,7 @@ from perdure.duration import Duration, to_micros
 from perdure.errors import DefinitionError, NotInRun, UsageError
 from perdure.handle import Run
 from perdure.ids import check_id
-from perdure.model.records import StepKind
+from perdure.model.records import Status, StepKind
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 
 P = ParamSpec("P")
@@ -353,9 +353,13 @@ async def gather(*runs: Run[T]) -> list[T]:
     endings = await asyncio.gather(
         *(child_ending(call, run.id, join) for call, run in zip(calls, runs, strict=True))
     )
-    return [
-        run.unwrap(ending, call) for run, ending, call in zip(runs, endings, calls, strict=True)
-    ]
+    # One error is raised, but a retry of the body asks after all that ended without a result.
+    failed = tuple(
+        call.key
+        for call, ending in zip(calls, endings, strict=True)
+        if ending.status is not Status.COMPLETED
+    )
+    return [run.unwrap(ending, failed) for run, ending in zip(runs, endings, strict=True)]
 
 
 # --- values that are equal on replay -----------------------------------------------------------

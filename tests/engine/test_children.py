@@ -217,6 +217,33 @@ async def test_gather_raises_the_first_failure_in_order(place: Place, family: Fa
         assert await run.result(timeout="5s") == "child 2"
 
 
+async def test_a_retry_asks_after_all_children_that_failed(place: Place):
+    """Retried after its failed children, a parent that gathers them gets their new results."""
+    broken = {2, 3}
+
+    def define(app: App) -> Any:
+        @app.workflow
+        async def child(number: int) -> int:
+            if number in broken:
+                raise LookupError(f"child {number}")
+            return number
+
+        @app.workflow
+        async def parent() -> list[int]:
+            return await gather(*[await child.enqueue(n) for n in (1, 2, 3)])
+
+        return parent
+
+    async with place.life(define) as life:
+        run = await life.flow.enqueue()
+        with pytest.raises(RunFailed):
+            await run.result(timeout="5s")
+        broken.clear()
+        for failed in await life.app.runs(status="failed"):  # the newest first: the children
+            await failed.retry()
+        assert await run.result(timeout="5s") == [1, 2, 3]
+
+
 async def test_a_result_awaited_twice_is_the_same(place: Place, family: Family):
     """A child's result may be awaited again, in the body or in a branch."""
 
