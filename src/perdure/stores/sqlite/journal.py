@@ -94,7 +94,7 @@ class Journal:
         self._namespace_name = namespace
         self._namespace: int | None = None
         self._held: dict[str, Row] = {}
-        self._version = -1
+        (self._version,) = connection.execute("PRAGMA data_version").fetchone()
 
     def apply(self, batch: Sequence[Transition]) -> Applied:
         """Apply a batch.

@@ -29,7 +29,7 @@ from perdure._platform import (
 )
 
 _POLL: Final = 0.5  # seconds
-_LONGEST_PLACE: Final = 70  # bytes of the directory's path, so that a socket's name fits behind it
+_LONGEST_PLACE: Final = 85  # bytes of the directory's path, so that a socket's name fits behind it
 _MEMORY: Final = 0.1  # seconds for which the directory is not read again: it costs 9 us
 
 
