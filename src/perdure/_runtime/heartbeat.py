@@ -191,9 +191,6 @@ class Heart:
     async def tick(self, store: Store) -> None:
         """Beat if it is time, look at the other workers, and look after the loop."""
         now = self._engine.clock.monotonic()
-        if now - self._last_look > self._pulse.interval:
-            self._sightings.forget()
-        self._last_look = now
         if now - self._last_beat >= self._pulse.interval - self._pulse.look / 2:
             await self._give_sign(store)
             self._last_beat = now
@@ -218,6 +215,11 @@ class Heart:
         for departed in store.departed(worker.worker_id for worker in others):
             self._tell(self._worker.rescue, departed, None)
         now = self._engine.clock.monotonic()
+        if now - self._last_look > self._pulse.interval:
+            # Asked after reading: this process may have been frozen since the last look, or in the
+            # middle of this one, and the others with it.
+            self._sightings.forget()
+        self._last_look = now
         for worker_id, beat in self._sightings.expired(others, now):
             self._tell(self._worker.rescue, worker_id, beat)
 
