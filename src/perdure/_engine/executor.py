@@ -242,7 +242,9 @@ class Executor:
         return self.engine.committer.submit(Settle(activation.grant, verdict), patient=True)
 
     def _free(self, activation: Activation) -> None:
-        self.active.pop(activation.run.run_id, None)
+        run_id = activation.run.run_id
+        if self.active.get(run_id) is activation:  # else it was claimed again while this one left
+            del self.active[run_id]
         self._left()
 
     def _settled(
