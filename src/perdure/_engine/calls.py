@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -122,14 +122,18 @@ async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
     _consume(call, record.ended_at)
     if record.outcome is StepOutcome.OK:
         return result.decode(record.value or b"null")
-    activation = call.scope.activation
     if record.outcome is StepOutcome.CANCELLED:
-        # The body gave it up then and will give it up now; until it does, nothing happens.
-        activation.check(call)
-        await asyncio.get_running_loop().create_future()
+        await _until_given_up(call)
     error = decode_error(record.value or b"null")
     mark(error, (call.key,))
     raise error
+
+
+async def _until_given_up(call: Call) -> NoReturn:
+    """Do nothing until the body gives the call up, as it did when that was recorded."""
+    call.scope.activation.check(call)
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("nobody sets this future")
 
 
 def _consume(call: Call, ended_at: Micros) -> None:
@@ -640,6 +644,8 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
         RunNotFound: there is no such run.
     """
     record = call.record
+    if record is not None and record.outcome is StepOutcome.CANCELLED:
+        await _until_given_up(call)
     if record is not None and record.outcome is not StepOutcome.PENDING:
         _consume(call, record.ended_at)
         return _ending_decoder.decode(record.value or b"null")
@@ -649,29 +655,43 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
     if run_id not in activation.children and await activation.engine.store.get(run_id) is None:
         raise RunNotFound(f"there is no run {run_id!r} here, or its retention has ended")
     started_at = activation.engine.store_now()
-    ending = await activation.wait(scope.branch, end_of(run_id, join))
+    try:
+        ending = await activation.wait(scope.branch, end_of(run_id, join))
+    except asyncio.CancelledError:
+        if activation.leaving is None:
+            given_up = _awaited(call, run_id, StepOutcome.CANCELLED, None, started_at)
+            activation.journal.given_up.append(call.key)
+            activation.engine.committer.submit(given_up, patient=True).add_done_callback(_retrieve)
+        raise
     assert ending is not None, "a wait for a run ends with its ending"
-    ended_at = activation.engine.store_now()
+    outcome = StepOutcome.OK if ending.status == "completed" else StepOutcome.ERROR
+    save = _awaited(call, run_id, outcome, _ending_encoder.encode(ending), started_at)
     activation.begin_work()
     try:
-        await activation.save(
-            SaveCheckpoint(
-                activation.grant,
-                call.key,
-                call.position,
-                StepKind.CHILD,
-                StepOutcome.OK if ending.status == "completed" else StepOutcome.ERROR,
-                _ending_encoder.encode(ending),
-                started_at=started_at,
-                ended_at=ended_at,
-                site=call.site,
-                text=run_id,
-            )
-        )
+        await activation.save(save)
     finally:
         activation.end_work()
-    _consume(call, ended_at)
+    _consume(call, save.ended_at)
     return ending
+
+
+def _awaited(
+    call: Call, run_id: str, outcome: StepOutcome, ending: bytes | None, started_at: Micros
+) -> SaveCheckpoint:
+    """Return the checkpoint of a wait for a run."""
+    activation = call.scope.activation
+    return SaveCheckpoint(
+        activation.grant,
+        call.key,
+        call.position,
+        StepKind.CHILD,
+        outcome,
+        ending,
+        started_at=started_at,
+        ended_at=activation.engine.store_now(),
+        site=call.site,
+        text=run_id,
+    )
 
 
 _ending_encoder = msgspec.json.Encoder()
