@@ -81,7 +81,8 @@ class Mortal:
         doom: asked about each batch; where it says True the process dies with that batch,
             `applied` (the answer is lost) or not.
         died: set when it did.
-        keeps: asked about each batch; where it says True the batch waits for `let_go`.
+        keeps: asked about each batch; the batch waits for the event that it returns, if any.
+        kept: set when a batch waits so.
     """
 
     def __init__(self, inner: Store, killed: set[str], alive: "Mortal | None" = None) -> None:
@@ -90,9 +91,8 @@ class Mortal:
         self.doom: Doom | None = None
         self.doomed_batch_is_applied = True
         self.died = asyncio.Event()
-        self.keeps: Doom | None = None
+        self.keeps: Callable[[Sequence[Transition]], asyncio.Event | None] | None = None
         self.kept = asyncio.Event()
-        self.let_go = asyncio.Event()
         self._dead = False
         self._of = alive
         self._applying = 0
@@ -121,9 +121,9 @@ class Mortal:
     async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
         """Apply the batch, unless the process dies of it."""
         await self._answer()
-        if self.keeps is not None and self.keeps(batch):
+        if self.keeps is not None and (let_go := self.keeps(batch)) is not None:
             self.kept.set()
-            await self.let_go.wait()
+            await let_go.wait()
         dies = self.doom is not None and self.doom(batch)
         if dies:
             self.cut()
@@ -322,6 +322,8 @@ class Life:
             await asyncio.wait(tasks, timeout=PATIENCE)
         for activation in activations:
             activation.close()
+        for rescue in worker._rescuing.values():
+            rescue.cancel()
         await worker._heart.stop()
         remove_factory(asyncio.get_running_loop())
         adrift.remove()

@@ -226,11 +226,6 @@ async def test_now_is_equal_on_replay_behind_every_kind_of_call(place: Place):
     assert sorted(set(seen[0])) == seen[0]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a replay gives all recorded outcomes at once, not in the order in which they were "
-    "recorded, so a branch that was behind is ahead",
-)
 async def test_now_is_equal_on_replay_beside_other_branches(place: Place):
     """now() in a body does not depend on how far a step that it has not awaited yet has come."""
     halt = Halt()
@@ -329,16 +324,7 @@ async def test_a_nested_step_is_not_repeated_by_its_outer_steps_next_attempt(pla
     assert effects == ["inner", "outer", "outer"]
 
 
-FAILS_WITHIN = pytest.mark.xfail(
-    strict=True,
-    reason="what failed within a step stays recorded as failed when its next attempt begins after "
-    "a suspension: saving a failed attempt would have to reopen it, as Retrying does",
-)
-
-
-@pytest.mark.parametrize(
-    "pause", ["1ms", pytest.param("80ms", marks=FAILS_WITHIN)], ids=["in memory", "suspended"]
-)
+@pytest.mark.parametrize("pause", ["1ms", "80ms"], ids=["in memory", "suspended"])
 async def test_a_nested_failure_is_tried_again_by_its_outer_steps_next_attempt(
     place: Place, pause: str
 ):

@@ -217,11 +217,14 @@ async def test_cancel_beats_a_completion_that_is_not_yet_written(place: Place):
         return "done"
 
     async with place.client(flow_of(flow)) as client, place.life(flow_of(flow)) as life:
-        life.store.keeps = lambda batch: any(isinstance(item, Settle) for item in batch)
+        let_go = asyncio.Event()
+        life.store.keeps = lambda batch: (
+            let_go if any(isinstance(item, Settle) for item in batch) else None
+        )
         run = await client.flow.enqueue()
         await asyncio.wait_for(life.store.kept.wait(), 5)
         assert await run.cancel() == Status.RUNNING
-        life.store.let_go.set()
+        let_go.set()
         await is_cancelled(run)
         await is_cancelled(life.get(run))
 

@@ -11,7 +11,7 @@ from perdure import App, Status, carry, constant, gather, step
 from perdure._engine import activation as activations
 from perdure.errors import RunFailed
 from perdure.model.records import WaitKind
-from perdure.model.transitions import Settle, Suspended
+from perdure.model.transitions import Settle, Suspended, Transition
 from tests.engine.families import Family, one_child
 from tests.engine.places import Life, Place, eventually
 
@@ -30,6 +30,11 @@ async def waits_of(life: Life, run: Any) -> list[tuple[str, str]]:
     """Return the run's wake conditions as stored."""
     history = await life.store.history(run.id)
     return [(wait.kind, wait.key) for wait in history.waits]
+
+
+def is_suspension(transition: Transition) -> bool:
+    """Tell whether it settles a run as suspended."""
+    return isinstance(transition, Settle) and isinstance(transition.verdict, Suspended)
 
 
 # --- the three reasons to wait -----------------------------------------------------------------
@@ -288,15 +293,14 @@ async def test_a_child_that_ends_during_the_suspension_wakes_its_parent(
         place.life(family.of(one_child), only=["child"]) as other,
         place.life(family.of(one_child), only=["parent"]) as life,
     ):
-        life.store.keeps = lambda batch: any(
-            isinstance(item, Settle) and isinstance(item.verdict, Suspended) for item in batch
-        )
+        let_go = asyncio.Event()
+        life.store.keeps = lambda batch: let_go if any(map(is_suspension, batch)) else None
         run = await life.flow.enqueue()
         await life.store.kept.wait()
         family.let(1)
         [child] = await other.app.runs(name="child")
         await child.result(timeout="5s")
-        life.store.let_go.set()
+        let_go.set()
         assert await run.result(timeout="5s") == 10
     assert family.passes == 2
 
