@@ -56,7 +56,7 @@ from perdure.model.transitions import (
 )
 from perdure.stores.memory import MemoryData, MemoryStore
 from perdure.stores.sqlite import SqliteStore
-from tests.contract.desk import Desk, ManualClock, child, fresh_token
+from tests.contract.desk import Desk, ManualClock, child, fresh_token, register
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class Chance:
             self.cancel: 7,
             self.retry: 6,
             self.register: 4,
-            self.about_worker: 8,
+            self.about_worker: 5,
         }
         drawn = self.random.choices(list(kinds), list(kinds.values()), k=self.one(1, 1, 2, 5, 12))
         batch = [draw() for draw in drawn]
@@ -242,6 +242,8 @@ async def test_batches_are_answered_as_in_memory(tmp_path: Path, seed: int):
     chance = Chance(seed, clock)
     statuses: set[Status] = set()
     async with stores(tmp_path / "perdure.db", clock) as (memory, files):
+        for store in (memory, files[0]):
+            await store.apply([register(worker, {"d": "1", "e": "1"}) for worker in WORKERS])
         for _ in range(STEPS):
             clock.advance(chance.random.randrange(6))
             batch = chance.batch()
@@ -262,7 +264,7 @@ async def test_batches_are_answered_as_in_memory(tmp_path: Path, seed: int):
                     statuses.add(history.run.status)
             assert await reader.workers() == await memory.workers()
             assert await reader.endings(RUNS) == await memory.endings(RUNS)
-    assert len(statuses) >= 5, "these batches met too little"
+    assert len(statuses) >= 4, "these batches met too little"
 
 
 # What the batches above seldom meet, each a mistake that the store has made.
