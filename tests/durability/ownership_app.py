@@ -19,6 +19,7 @@ from typing import Any
 from perdure import App, Worker, Workflow, constant, step
 from perdure._engine import watcher
 from perdure._engine.engine import Ports
+from perdure._runtime import heartbeat
 from perdure.clock import SystemClock
 from perdure.stores.sqlite import SqliteStore
 from tests.durability.processes import LOOK, Effects, fact
@@ -82,6 +83,10 @@ class Acts:
         """Be done a little later."""
         await asyncio.sleep(LOOK)
 
+    async def _linger(self, gate: str) -> None:
+        """Be done after a while."""
+        await asyncio.sleep(10 * LOOK)
+
     async def _hold(self, gate: str) -> None:
         """Wait for the step's own gate, or the one called ``all``."""
         await fact("a gate opens", lambda: self._gates.is_open(gate) or self._gates.is_open("all"))
@@ -130,9 +135,16 @@ def make_app(
 
 
 async def work(
-    directory: Path, *, clock: str | None = None, store_clock: str | None = None, **options: Any
+    directory: Path,
+    *,
+    clock: str | None = None,
+    store_clock: str | None = None,
+    stall_limit: float = heartbeat.STALL_LIMIT,
+    **options: Any,
 ) -> None:
     """Be a worker until SIGTERM; ``options`` are the worker's."""
+    heartbeat.STALL_LIMIT = stall_limit
+    heartbeat.STALL_WARNING = stall_limit / 2
     effects = Effects(directory)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)

@@ -1,120 +1,26 @@
 """Who may execute a run: leases, heartbeats, fencing and rescue, with real processes on one file.
 
 Leases are a second and a half where time has to run out, and minutes where a test shows that it
-was something else than a lease that let a run go on.
+was something else than a lease that let a run go on. Figures are printed and, in tier 1, compared
+with nothing.
 """
 
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from perdure import Run, Status
+from perdure._runtime.heartbeat import EXIT_STALLED
 from perdure.defaults import CRASH_CAP
-from perdure.model.records import WorkerRecord
-from tests.durability import ownership_app
-from tests.durability.ownership_app import DAY, Gates
-from tests.durability.processes import PATIENCE, Effects, Fleet, Process, fact
+from tests.durability.ownership_app import DAY
+from tests.durability.processes import Effects, Process, fact
+from tests.durability.yard import LONG, SHORT, TIMEOUT, Yard
 
-SHORT = {"lease": "1.5s", "heartbeat": "0.5s"}
-LONG = {"lease": "10m", "heartbeat": "1m"}
 BEATS = 3
-"""Heartbeats of a lease."""
-TIMEOUT = f"{PATIENCE:g}s"
-
-Figure = Callable[[str, float], None]
-
-
-class Yard:
-    """A database, the processes on it, and an app of the test's own to look at it with."""
-
-    def __init__(self, directory: Path, fleet: Fleet) -> None:
-        self.directory = directory
-        self.fleet = fleet
-        self.gates = Gates(directory)
-        self.effects = Effects(directory)
-        self.app, self.perform = ownership_app.make_app(directory)
-
-    async def worker(self, **options: object) -> Process:
-        """Start a worker and wait until it works."""
-        process = self.fleet.start("work", **options)
-        await self.working(process)
-        return process
-
-    async def working(self, *processes: Process) -> None:
-        """Wait until these workers work."""
-        for process in processes:
-            await fact("a worker works", partial(self._works_or_ended, process))
-            assert not process.ended, process.output
-
-    def _works_or_ended(self, process: Process) -> bool:
-        return process.ended or bool(self.effects.find("working", pid=process.pid))
-
-    async def enqueue(self, name: str, *acts: str) -> Run[list[int]]:
-        """Create a run that does these acts."""
-        return await self.perform.options(id=name).enqueue(name, acts)
-
-    async def started(self, run: str, step: int = 0, *, pid: int = 0) -> float:
-        """Wait until a step was started, and return when it was first."""
-        what = f"step {step} of {run} starts" + (f" in process {pid}" if pid else "")
-        effects = await fact(what, lambda: self.effects.find("start", run, step, pid=pid))
-        return effects[0].at
-
-    async def ended(self, process: Process) -> None:
-        """Wait until a process has ended by itself."""
-        await fact("a process ends", lambda: process.ended)
-
-    async def workers(self) -> dict[int, WorkerRecord]:
-        """Return the registered workers by the ids of their processes."""
-        return {worker.pid: worker for worker in await self.app.engine.store.workers()}
-
-    async def beaten(self, *processes: Process, times: int) -> None:
-        """Wait until the hearts of all these processes have beaten so often."""
-        before = await self.workers()
-
-        async def look() -> bool:
-            now = await self.workers()
-            return all(now[one.pid].beat >= before[one.pid].beat + times for one in processes)
-
-        await fact(f"{times} heartbeats", look)
-
-    async def crashed_once(self, run: Run[list[int]]) -> None:
-        """Assert that the run's history shows one crashed claim and nothing else unusual."""
-        history = await run.history()
-        assert [attempt.outcome for attempt in history.attempts] == ["crashed"]
-        assert (history.status, history.attempt, history.crashes) == (Status.COMPLETED, 1, 0)
-        assert [step.tries for step in history.steps] == [1] * len(history.steps)
-
-    def executions(self, run: str, step: int) -> list[int]:
-        """Return which processes started a step, in order."""
-        return [effect.pid for effect in self.effects.find("start", run, step)]
-
-
-@pytest.fixture
-async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
-    """A place of the test's own, without workers."""
-    with Fleet(Path(ownership_app.__file__), tmp_path) as fleet:
-        yard = Yard(tmp_path, fleet)
-        async with yard.app:
-            yield yard
-    print(fleet.output)  # noqa: T201  # pytest shows it where the test has failed
-    assert "database is locked" not in fleet.output
-    assert "Traceback" not in fleet.output
-
-
-@pytest.fixture
-def figure(capsys: pytest.CaptureFixture[str]) -> Figure:
-    """How to print what was measured; nothing is compared with it in tier 1."""
-
-    def show(what: str, seconds: float) -> None:
-        with capsys.disabled():
-            print(f"\n    {what}: {seconds:.2f} s", end=" ")  # noqa: T201  # a figure to read
-
-    return show
+"""Heartbeats of a lease, in SHORT."""
 
 
 def overlaps(effects: Effects) -> list[tuple[str, int]]:
@@ -203,28 +109,32 @@ async def test_a_living_worker_takes_over_from_a_killed_one_at_once(yard, figure
 
 
 async def test_a_frozen_worker_is_rescued_and_refused_when_it_wakes(yard, figure):
-    """What it held goes on elsewhere; woken, it can write nothing of it, and joins again."""
+    """What it held goes on elsewhere; woken, it can write nothing of it, and goes on as another."""
     frozen = await yard.worker(**SHORT)
     cancelled = await yard.enqueue("cancelled", "hold", "go")
     await yard.started("cancelled")
     # This one blocks the loop: on waking, its step ends and is written before anything is heard.
     refused = await yard.enqueue("refused", "block", "hold")
     await yard.started("refused")
-    rescuer = await yard.worker(**SHORT)
+    rescuer = await yard.worker(concurrency=2, **SHORT)
     yard.gates.open("refused-0", rescuer.pid)
     lost = (await yard.workers())[frozen.pid].worker_id
-    frozen.freeze()
+    await yard.freeze(frozen)
     froze = time.monotonic()
     await yard.started("refused", 1, pid=rescuer.pid)
     rescued = await yard.started("cancelled", 0, pid=rescuer.pid)
     figure("from the freeze to resumed, with a lease of 1.5 s", rescued - froze)
 
+    # The rescuer has no slot left: these wait for the one that was frozen.
+    backlog = [await yard.enqueue(f"later{number}", "go") for number in range(3)]
     yard.gates.open("refused-0", frozen.pid)
     frozen.thaw()
     await fact(
         "the woken worker joins again",
         lambda: _has_joined_again(yard, frozen, lost),
     )
+    for run in backlog:
+        assert await run.result(timeout=TIMEOUT) == [frozen.pid]
     assert yard.effects.find("end", "refused", 0, pid=frozen.pid)
     assert yard.effects.find("cancelled", "cancelled", 0, pid=frozen.pid)
     yard.gates.open("all")
@@ -234,11 +144,6 @@ async def test_a_frozen_worker_is_rescued_and_refused_when_it_wakes(yard, figure
     assert yard.executions("cancelled", 1) == [rescuer.pid]
     for run in (refused, cancelled):
         await yard.crashed_once(run)
-
-    rescuer.stop()
-    await yard.ended(rescuer)
-    after = await yard.enqueue("after", "go")
-    assert await after.result(timeout=TIMEOUT) == [frozen.pid]
 
 
 async def _has_joined_again(yard: Yard, process: Process, lost: str) -> bool:
@@ -254,7 +159,7 @@ async def test_a_frozen_worker_is_rescued_within_17_seconds_by_default(yard, fig
     await yard.started("order")
     rescuer = await yard.worker()
     await yard.beaten(frozen, rescuer, times=1)
-    frozen.freeze()
+    await yard.freeze(frozen)
     froze = time.monotonic()
     yard.gates.open("all")
     assert await run.result(timeout=TIMEOUT) == [rescuer.pid]
@@ -350,6 +255,21 @@ async def test_a_poison_run_ends_and_its_neighbours_complete(yard):
 
 async def _dead_or_done(worker: Process, poison: Run[list[int]]) -> bool:
     return worker.ended or await poison.status() is Status.FAILED
+
+
+# --- stalled ---------------------------------------------------------------------------------
+
+
+async def test_a_process_whose_loop_stands_still_for_too_long_is_ended(yard):
+    """Its heart ends it, with the place in the log, so that others take over."""
+    stalled = await yard.worker(stall_limit=1.0, lease="10m", heartbeat="0.5s")
+    run = await yard.enqueue("blocks", "block", "go")
+    other = await yard.worker(**LONG)
+    yard.gates.open("blocks-0", other.pid)
+    assert await run.result(timeout=TIMEOUT) == [other.pid, other.pid]
+    await yard.crashed_once(run)
+    assert stalled.status == EXIT_STALLED
+    assert "in _block" in stalled.output
 
 
 # --- stopped ---------------------------------------------------------------------------------
