@@ -10,12 +10,12 @@ import asyncio
 import inspect
 import random as _random
 import uuid as _uuid
-import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial, update_wrapper
 from hashlib import blake2b
+from types import FunctionType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from perdure import defaults
@@ -147,14 +147,16 @@ def _is_async(function: Callable[..., Any]) -> bool:
     )
 
 
+MOST_SPECS = 1_000
+"""How many steps' functions are kept inspected: names may be made up at every call."""
+
+
 class Inline:
     """Calls any function as a step, named where it is called; get one from ``step.options``."""
 
     def __init__(self, options: StepOptions) -> None:
         self._options = options
-        self._specs: weakref.WeakKeyDictionary[Callable[..., Any], dict[str, StepSpec]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._specs: dict[tuple[str, Callable[..., Any]], StepSpec] = {}
 
     @overload
     def __call__(
@@ -212,15 +214,15 @@ class Inline:
         return perform(make_call(scope, spec, digest, text, site), spec, args, kwargs)
 
     def _spec(self, name: str, function: Callable[..., Any]) -> StepSpec:
-        # Keeping the spec by function saves inspecting it at every call: 12 us.
-        try:
-            known = self._specs.setdefault(function, {})
-        except TypeError:
-            known = {}
-        spec = known.get(name)
+        # Keeping the spec saves inspecting the function at every call: 12 us. One that was made in
+        # a body is another at the next call and must be let go, with all that it closes over.
+        if type(function) is not FunctionType or "<locals>" in function.__qualname__:
+            return self._options.spec(function, name)
+        spec = self._specs.get((name, function))
         if spec is None:
-            spec = self._options.spec(function, name)
-            known[name] = spec
+            if len(self._specs) >= MOST_SPECS:
+                self._specs.clear()
+            spec = self._specs[name, function] = self._options.spec(function, name)
         return spec
 
 
