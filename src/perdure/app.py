@@ -6,9 +6,12 @@ definitions here and now; everything durable needs one and says so.
 
 from __future__ import annotations
 
+import asyncio
+import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import fields
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -19,7 +22,7 @@ from perdure._engine.registry import Registry
 from perdure.codec import Schema, schema
 from perdure.context import Context
 from perdure.duration import Duration
-from perdure.errors import UsageError
+from perdure.errors import DefinitionError, UsageError
 from perdure.handle import Run
 from perdure.model.records import RunQuery, Status
 from perdure.retry import Backoff, RetryOn
@@ -72,6 +75,7 @@ class App:
         opened = open_store(store) if isinstance(store, str) else store
         self._engine = Engine(opened, self._registry, ports or Ports())
         self._users = 0
+        self._connecting = asyncio.Lock()
 
     @property
     def engine(self) -> Engine:
@@ -114,6 +118,7 @@ class App:
         """
         options.setdefault("max_attempts", defaults.WORKFLOW_MAX_ATTEMPTS)
         options.setdefault("timeout", None)
+        _refuse_unknown(Declaration, options)
         return self._declare(function, Declaration(**options))
 
     @overload
@@ -138,6 +143,7 @@ class App:
         """
         options.setdefault("max_attempts", defaults.JOB_MAX_ATTEMPTS)
         options.setdefault("timeout", defaults.JOB_TIMEOUT)
+        _refuse_unknown(Declaration, options)
         return self._declare(function, Declaration(**options))
 
     @overload
@@ -160,6 +166,7 @@ class App:
         Raises:
             DefinitionError, DuplicateName: it is declared wrongly.
         """
+        _refuse_unknown(StepOptions, options)
         chosen = StepOptions(**options)
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
@@ -195,20 +202,18 @@ class App:
             AppNotReady: the app has no store.
             StoreError: the store cannot be used; nothing was created or changed.
         """
-        self._users += 1
-        if self._users == 1:
-            try:
+        async with self._connecting:
+            if not self._users:
                 await self._engine.open()
-            except BaseException:
-                self._users -= 1
-                raise
+            self._users += 1
 
     async def close(self) -> None:
         """Write what is pending and close the store, when its last user leaves."""
-        if self._users:
-            self._users -= 1
-            if not self._users:
-                await self._engine.close()
+        async with self._connecting:
+            if self._users:
+                self._users -= 1
+                if not self._users:
+                    await self._engine.close()
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -249,6 +254,8 @@ class App:
         """
         if not 1 <= limit <= 1000:
             raise UsageError(f"limit must be between 1 and 1000, got {limit!r}")
+        if status is not None and status not in tuple(Status):
+            raise UsageError(f"there is no status {status!r}; a run is one of {', '.join(Status)}")
         statuses = () if status is None else (Status(status),)
         found = await self._engine.store.list_runs(RunQuery(statuses, name, reason, None, limit))
         return [Run(run.run_id, self._engine, self._result_of(run.definition)) for run in found]
@@ -308,6 +315,26 @@ class StepDecorator:
     def __call__(self, function: Callable[P, R], /) -> Step[P, R]:
         """Declare the step."""
         raise NotImplementedError
+
+
+_OTHER_WORDS: dict[str, str] = dict.fromkeys(("retries", "max_retries", "attempts"), "max_attempts")
+"""What other libraries call it."""
+
+
+def _refuse_unknown(record: type[Declaration | StepOptions], options: Iterable[str]) -> None:
+    """Raise for an option that does not exist.
+
+    Raises:
+        DefinitionError: the message suggests one that does.
+    """
+    known = [field.name for field in fields(record)]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, *_OTHER_WORDS], n=1)
+            hint = f"there are {', '.join(known)}"
+            if close:
+                hint = f"did you mean {_OTHER_WORDS.get(close[0], close[0])!r}?"
+            raise DefinitionError(f"there is no option {name!r}; {hint}")
 
 
 def open_store(url: str) -> Store:

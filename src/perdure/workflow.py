@@ -324,9 +324,11 @@ class Workflow(Calls[P, R]):
             check_id(queue, "queue")
         if max_attempts is not None:
             RetryPolicy(max_attempts)
-        if priority is not None and (isinstance(priority, bool) or priority not in _PRIORITIES):
-            raise UsageError(f"priority must be a whole number of 32 bits, got {priority!r}")
-        given = Options(id, unique_key, queue, priority, meta, tuple(tags), max_attempts)
+        if priority is not None:
+            check_priority(priority)
+        if meta is not None and not isinstance(cast("object", meta), Mapping):
+            raise UsageError(f"meta is a mapping of names to values, got {meta!r}")
+        given = Options(id, unique_key, queue, priority, meta, check_tags(tags), max_attempts)
         return Calls(self._definition, self._engine, given)
 
     def __call__(self, *_: P.args, **__: P.kwargs) -> NoReturn:
@@ -397,12 +399,35 @@ class Declaration:
             timeout=None if self.timeout is None else to_micros(self.timeout) / 1e6,
             version=self.version or code_version(function),
             queue=check_id(self.queue, "queue"),
-            priority=self.priority,
+            priority=check_priority(self.priority),
             place=place,
             services=services,
             description=self.description or inspect.getdoc(function) or "",
-            tags=tuple(self.tags),
+            tags=check_tags(self.tags),
         )
+
+
+def check_priority(given: object) -> int:
+    """Return the priority if it is one.
+
+    Raises:
+        UsageError: it is no whole number of 32 bits.
+    """
+    if type(given) is not int or given not in _PRIORITIES:
+        raise UsageError(f"priority must be a whole number of 32 bits, got {given!r}")
+    return given
+
+
+def check_tags(given: object) -> tuple[str, ...]:
+    """Return the tags if they are some.
+
+    Raises:
+        UsageError: it is no tuple or list of texts.
+        InvalidValue: one of them is no usable text.
+    """
+    if not isinstance(given, tuple | list):
+        raise UsageError(f'tags are a tuple of texts such as ("nightly",), got {given!r}')
+    return tuple(check_id(tag, "a tag") for tag in cast("tuple[str, ...]", given))
 
 
 def name_of(function: Callable[..., Any]) -> str:

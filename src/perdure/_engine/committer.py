@@ -221,7 +221,7 @@ class Committer:
         self, entries: list[_Entry], batch: list[Transition], claimant: Claimant | None
     ) -> None:
         try:
-            outcomes = await self._store.apply(batch)
+            outcomes = await self._apply(batch)
         except StoreError as error:
             if claimant is not None:
                 claimant.claim_failed()
@@ -235,7 +235,21 @@ class Committer:
             if not future.done():
                 future.set_result(outcome)
         if claimant is not None:
-            claimant.claim_answered(cast("Claimed", outcomes[-1]))
+            try:
+                claimant.claim_answered(cast("Claimed", outcomes[-1]))
+            except Exception:
+                # Whoever claims answers for its own errors; the writes of all others go on.
+                log.exception("a worker could not take its claim's answer")
+
+    async def _apply(self, batch: list[Transition]) -> list[Outcome]:
+        """Apply a batch; a store that breaks its promise about errors is taken for unknown."""
+        try:
+            return await self._store.apply(batch)
+        except StoreError:
+            raise
+        except Exception as error:
+            log.exception("the store failed in a way that no store may")
+            raise OutcomeUnknown(f"the store failed unexpectedly: {error!r}") from error
 
     async def _write_failed(self, entries: list[_Entry], error: StoreError) -> None:
         self._failures += 1
@@ -270,8 +284,14 @@ class Committer:
             _fail(entries, error)
             return
         middle = len(entries) // 2
-        for half in (entries[:middle], entries[middle:]):
-            await self._write(half, [entry.transition for entry in half], None)
+        first, second = entries[:middle], entries[middle:]
+        await self._write(first, [entry.transition for entry in first], None)
+        kept = [entry for entry in first if not entry.future.done()]
+        if kept:
+            # The first half must wait for the store, so the second waits behind it, in order.
+            self._pending[len(kept) : len(kept)] = second
+        else:
+            await self._write(second, [entry.transition for entry in second], None)
 
 
 def refuses_the_value(error: BaseException) -> bool:

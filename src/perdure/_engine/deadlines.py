@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import Protocol
 
 EXACT_BELOW = 10.0
@@ -54,7 +55,8 @@ class Deadlines:
         entries = self._grains.get(grain)
         if entries is None:
             entries = self._grains[grain] = set()
-            self._timers[grain] = loop.call_at(grain * GRAIN, self._fire, grain)
+            # In a context of its own: it outlives the body that happens to make it.
+            self._timers[grain] = loop.call_at(grain * GRAIN, self._fire, grain, context=Context())
         entry = _Entry(callback, entries)
         entries.add(entry)
         return entry

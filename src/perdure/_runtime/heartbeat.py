@@ -187,6 +187,10 @@ class Heart:
         except StoreError as error:
             self._sightings.forget()
             log.warning("a heartbeat failed: %s", error)
+        except Exception:
+            # Whatever it is, a heart that stops beating costs the worker all its runs.
+            self._sightings.forget()
+            log.exception("a heartbeat failed unexpectedly")
 
     async def tick(self, store: Store) -> None:
         """Beat if it is time, look at the other workers, and look after the loop."""

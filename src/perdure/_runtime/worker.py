@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from enum import Enum
 from typing import Protocol, Self
 
@@ -27,6 +28,7 @@ from perdure.duration import Duration, to_micros
 from perdure.errors import PerdureError, StoreError, UsageError
 from perdure.model.records import Control, Grant, RunRecord
 from perdure.model.transitions import (
+    CancelRun,
     Claim,
     Claimed,
     CreateRun,
@@ -43,17 +45,24 @@ from perdure.model.transitions import (
 
 log = logging.getLogger("perdure.worker")
 
-REASONS = frozenset({CreateRun, Settle, RetryRun, RescueWorker})
+REASONS = frozenset(
+    {CreateRun, Settle, CancelRun, RetryRun, RescueWorker, RetireWorker, RegisterWorker, GiveBack}
+)
 """Transitions after which something may be claimable, or due at another time, than before."""
 
 SUSPECT_PATIENCE = 30.0
 """Seconds for which suspects may be passed over by a worker that is never idle."""
 
 
+OTHER_HALF = 0.001
+"""Seconds after which the slots that a claim left free are looked after, if no batch did it."""
+
+
 class State(Enum):
     """What a worker is about."""
 
     STOPPED = "stopped"
+    STARTING = "starting"
     WORKING = "working"
     STOPPING = "stopping"
     LOST = "lost"
@@ -109,10 +118,12 @@ class Worker:
         grace: Duration = defaults.GRACE,
         crash_cap: int = defaults.CRASH_CAP,
     ) -> None:
-        if isinstance(concurrency, bool) or concurrency < 1:
-            raise UsageError(f"concurrency must be a whole number above 0, got {concurrency!r}")
-        if crash_cap < 1:
-            raise UsageError(f"crash_cap must be a whole number above 0, got {crash_cap!r}")
+        _check_count("concurrency", concurrency)
+        _check_count("crash_cap", crash_cap)
+        if isinstance(queues, str) or isinstance(only, str):
+            raise UsageError('queues and only are lists of names: write ["default"], not "default"')
+        if to_micros(poll) <= 0:
+            raise UsageError(f"poll must be longer than nothing, got {poll!r}")
         self._app = app
         self._engine = app.engine
         self.concurrency = concurrency
@@ -130,6 +141,7 @@ class Worker:
         self._half = (concurrency + 1) // 2
         self._token = 0
         self._claiming = False
+        self._hinted = False
         self._more = True
         self._alone = False
         self._suspects = False
@@ -139,6 +151,7 @@ class Worker:
         self._unlisten: Callable[[], None] | None = None
         self._release_sign: Callable[[], None] | None = None
         self._rejoining: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._rescuing: dict[str, asyncio.Task[None]] = {}
         self._changed: asyncio.Event | None = None
         self.worker_id = ""
@@ -157,40 +170,66 @@ class Worker:
         if self._state is not State.STOPPED:
             raise UsageError("this worker runs already")
         self._names = self._serves()
-        await self._app.connect()
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._state = State.STARTING
+        async with AsyncExitStack() as undo:
+            undo.callback(self._set_state, State.STOPPED)
+            await self._app.connect()
+            undo.push_async_callback(self._app.close)
+            install_factory(self._loop)
+            undo.callback(remove_factory, self._loop)
+            adrift.install()
+            undo.callback(adrift.remove)
+            self._executor = Executor(self._engine, self._slot_freed)
+            undo.callback(self._drop_sign)
+            await self._join()
+            self._undo = undo.pop_all()
         self._state = State.WORKING
-        install_factory(self._loop)
-        adrift.install()
-        self._executor = Executor(self._engine, self._slot_freed)
-        await self._join()
         self._unlisten = self._engine.store.listen(self.look)
         self._engine.committer.add_claimant(self)
         self._engine.controlled.append(self.controlled)
         self.look()
 
+    def _set_state(self, state: State) -> None:
+        self._state = state
+
     async def stop(self, grace: Duration | None = None) -> None:
         """Claim nothing more, let bodies finish within the grace, hand the rest back at once.
+
+        Every caller waits for the same stop. One that is cancelled ends the grace.
 
         Args:
             grace: instead of the worker's own.
         """
-        if self._state in (State.STOPPED, State.STOPPING):
+        if self._state is State.STOPPED:
             return
-        seconds = self._grace if grace is None else to_micros(grace) / 1e6
+        if self._stopping is None:
+            seconds = self._grace if grace is None else to_micros(grace) / 1e6
+            self._stopping = asyncio.Task(self._stop(seconds), loop=self._loop)
+        try:
+            await asyncio.shield(self._stopping)
+        except asyncio.CancelledError:
+            # Whoever waited is out of patience: no grace, but still in order.
+            self._hurry.set()
+            self._signal()
+            await asyncio.wait([self._stopping])
+            raise
+
+    async def _stop(self, seconds: float) -> None:
         self._state = State.STOPPING
         self._stop_looking()
-        await self._stop_rejoining()
-        await self._drain(seconds)
-        for activation in list(self._executor.active.values()):
-            activation.leave(Leaving.RELEASED)
-        await self._executor.empty()
-        await self._leave_store()
-        remove_factory(self._loop)
-        adrift.remove()
-        self._state = State.STOPPED
-        await self._app.close()
+        try:
+            await self._stop_rejoining()
+            await self._drain(seconds)
+            for activation in list(self._executor.active.values()):
+                activation.leave(Leaving.RELEASED)
+            await self._executor.empty()
+            await self._leave_store()
+        finally:
+            self._stopping = None
+            await self._undo.aclose()
 
     async def run_once(self) -> int:
         """Execute what can be claimed now until nothing is left, then stop.
@@ -252,7 +291,6 @@ class Worker:
             await self._engine.committer.submit(RetireWorker(self.worker_id))
         except StoreError as error:
             log.warning("could not sign off; the lease will run out: %s", error)
-        self._drop_sign()
 
     async def _drain(self, seconds: float) -> None:
         assert self._changed is not None
@@ -260,7 +298,7 @@ class Worker:
         while self._executor.active:
             self._changed.clear()
             remaining = deadline - self._loop.time()
-            if remaining <= 0:
+            if remaining <= 0 or self._hurry.is_set():
                 return
             try:
                 await asyncio.wait_for(self._changed.wait(), remaining)
@@ -273,6 +311,7 @@ class Worker:
         """Something may be claimable: claim with the next batch, if there is room."""
         if self._state is State.WORKING:
             self._more = True
+            self._hinted = self._claiming  # the claim under way may have looked before this
             if not self._claiming and self._free > 0:
                 self._engine.committer.kick()
 
@@ -305,7 +344,9 @@ class Worker:
         """Return a claim to ride in the batch now forming, if there is room and reason."""
         if not self._more and any(type(transition) in REASONS for transition in batch):
             self._more = True
-        if self._claiming or not self._more or self._free <= 0 or self._alone:
+        if self._state is not State.WORKING or self._claiming:
+            return None
+        if not self._more or self._free <= 0 or self._alone:
             return None
         idle = self._free == self.concurrency
         if not idle and self._overdue_suspects():
@@ -338,14 +379,18 @@ class Worker:
             for claimed in answer.runs:
                 self._hand_back(claimed.run)
             return
-        self._more = len(answer.runs) > 0
+        self._more = len(answer.runs) > 0 or self._hinted
+        self._hinted = False
         self._note_suspects(answer)
         self._free -= len(answer.runs)
         for claimed in answer.runs:
             self._alone = self._alone or claimed.run.crashes >= 2
             self._executor.start(claimed)
-        due = answer.next_due_at
-        self._look_later(None if due is None else max(0.0, (due - answer.now) / 1e6))
+        if self._more and self._free > 0:
+            self._look_later(OTHER_HALF)
+        else:
+            due = answer.next_due_at
+            self._look_later(None if due is None else max(0.0, (due - answer.now) / 1e6))
         self._signal()
 
     def _note_suspects(self, answer: Claimed) -> None:
@@ -393,10 +438,22 @@ class Worker:
         pairs = tuple(
             (run_id, activation.grant.epoch) for run_id, activation in self._executor.active.items()
         )
-        self._engine.committer.submit(GiveBack(self.worker_id, pairs), patient=True)
+        # No claim until it is answered: what a claim gave meanwhile would be taken back, too.
+        self._claiming = True
+        given_back = self._engine.committer.submit(GiveBack(self.worker_id, pairs), patient=True)
+        given_back.add_done_callback(self._gave_back)
+
+    def _gave_back(self, answer: asyncio.Future[Rescued]) -> None:
+        self._claiming = False
+        if not answer.cancelled() and answer.exception() is None:
+            log.warning("gave back %d runs that nobody executed", len(answer.result().queued))
+        self.look()
 
     def lost(self) -> None:
         """The lease was lost: stop every body, and join again as a new worker."""
+        if self._state is State.STOPPING:
+            for activation in list(self._executor.active.values()):
+                activation.leave(Leaving.LOST)
         if self._state is State.WORKING and (self._rejoining is None or self._rejoining.done()):
             log.error("worker %s lost its lease; its runs go on elsewhere", self.worker_id)
             self._rejoining = asyncio.Task(self._rejoin(), loop=self._loop)
@@ -461,6 +518,11 @@ class Worker:
     def stalled(self) -> None:
         """The event loop stood still for long and moves again."""
         log.warning("the event loop of worker %s moves again", self.worker_id)
+
+
+def _check_count(name: str, given: object) -> None:
+    if type(given) is not int or given < 1:
+        raise UsageError(f"{name} must be a whole number above 0, got {given!r}")
 
 
 def crash_evidence(cap: int) -> bytes:
