@@ -445,7 +445,8 @@ class Worker:
 
     def _gave_back(self, answer: asyncio.Future[Rescued]) -> None:
         self._claiming = False
-        if not answer.cancelled() and answer.exception() is None:
+        # None were given back where the heart had counted a run whose end was on its way.
+        if not answer.cancelled() and not answer.exception() and answer.result().queued:
             log.warning("gave back %d runs that nobody executed", len(answer.result().queued))
         self.look()
 
