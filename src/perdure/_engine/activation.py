@@ -20,10 +20,11 @@ from perdure._engine.deadlines import Deadline
 from perdure._engine.journal import Journal
 from perdure._engine.scope import Branch, Scope, context_of
 from perdure._engine.waits import DurableWait
-from perdure.errors import Leave, Mismatch, UsageError
+from perdure.errors import Leave, Mismatch, PerdureError, UsageError
 from perdure.model.records import Control, Ending, Grant, Micros, Wait
 from perdure.model.transitions import (
     ClaimedRun,
+    Conflict,
     SaveCheckpoint,
     Saved,
     Suspended,
@@ -243,6 +244,11 @@ class Activation:
                 self.leave(Leaving.CANCELLED)
                 raise Leave("the run is being cancelled")
             return answer
+        if isinstance(answer, Conflict):
+            raise PerdureError(
+                f"{answer.path!r} of run {self.run.run_id} has a final outcome already, which its "
+                "replay did not find; please report this with the run's history"
+            )
         self.leave(Leaving.LOST)
         raise Leave("the run is no longer held by this worker")
 

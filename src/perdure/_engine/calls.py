@@ -296,8 +296,11 @@ class _Execution:
         return await value if inspect.isawaitable(value) else value
 
     def _given_up(self) -> None:
-        """The body cancelled the step: record it without waiting, unless the body is leaving."""
-        if self.activation.leaving is None:
+        """The body cancelled the step: record it without waiting, unless the body is leaving.
+
+        Nothing of it is kept inside another step, whose next attempt executes it anew.
+        """
+        if self.activation.leaving is None and not self.call.scope.in_step:
             checkpoint = self._checkpoint(StepOutcome.CANCELLED, None)
             self.activation.journal.given_up.append(self.call.key)
             committed = self.engine.committer.submit(checkpoint, patient=True)
