@@ -210,13 +210,15 @@ class Activation:
 
     # --- work ------------------------------------------------------------------------------------
 
-    def check(self, call: object) -> None:
+    async def check(self, call: object) -> None:
         """Raise unless the body may do durable work now.
 
         Raises:
             Leave: the body has been told to leave.
         """
         if self.leaving is not None:
+            # One that catches this and tries again for ever must not take the loop with it.
+            await asyncio.sleep(0)
             raise Leave(f"{call} was called while the run leaves its worker ({self.leaving})")
 
     def begin_work(self) -> None:
@@ -278,7 +280,7 @@ class Activation:
         Raises:
             Leave: the body is suspended instead, or told to leave otherwise.
         """
-        self.check("a wait")
+        await self.check("a wait")
         ended = self.endings.get(condition.key) if condition.due_at is None else None
         if ended is not None:
             return ended

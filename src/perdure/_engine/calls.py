@@ -111,7 +111,7 @@ async def perform(call: Call, spec: StepSpec, args: tuple[Any, ...], kwargs: dic
         return await replay(call, record, spec.result)
     scope = here(call)
     activation = scope.activation
-    activation.check(call)
+    await activation.check(call)
     if record is None:
         _check_fit(call, activation)
     return await _Execution(call, spec, scope).run(args, kwargs)
@@ -131,7 +131,7 @@ async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
 
 async def _until_given_up(call: Call) -> NoReturn:
     """Do nothing until the body gives the call up, as it did when that was recorded."""
-    call.scope.activation.check(call)
+    await call.scope.activation.check(call)
     await asyncio.get_running_loop().create_future()
     raise AssertionError("nobody sets this future")
 
@@ -221,7 +221,7 @@ class _Execution:
             if due_at is None:
                 return outcome
             await self._wait(due_at)
-            self.activation.check(self.call)
+            await self.activation.check(self.call)
 
     async def _wait(self, due_at: Micros) -> None:
         """Wait for the next attempt."""
@@ -456,7 +456,7 @@ async def perform_inline(
         return await replay(call, record, result)
     scope = here(call)
     activation = scope.activation
-    activation.check(call)
+    await activation.check(call)
     if record is None:
         _check_fit(call, activation)
     started_at = activation.engine.store_now()
@@ -573,7 +573,7 @@ async def start_child(call: Call, create: CreateRun, accept: Callable[[Outcome],
         run_id: str = await replay(call, record, _text_schema)
         activation.children.add(run_id)
         return run_id
-    activation.check(call)
+    await activation.check(call)
     if record is None:
         _check_fit(call, activation)
     run = activation.run
@@ -654,7 +654,7 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
         return _ending_decoder.decode(record.value or b"null")
     scope = here(call)
     activation = scope.activation
-    activation.check(call)
+    await activation.check(call)
     if run_id not in activation.children and await activation.engine.store.get(run_id) is None:
         raise RunNotFound(f"there is no run {run_id!r} here, or its retention has ended")
     started_at = activation.engine.store_now()
