@@ -20,6 +20,7 @@ APPLICATION_ID: Final = 0x50657264  # "Perd"
 SCHEMA_VERSION: Final = 1
 SYNCHRONOUS: Final = {"normal": 1, "full": 2}
 
+_SMALLEST: Final = 512  # bytes of a database with one page of the smallest size
 _CACHE_KIB = 2_000  # of pages in memory a connection: an idle worker is to stay small
 _SCHEMA = resources.files("perdure.stores.sqlite").joinpath("schema.sql")
 
@@ -77,6 +78,8 @@ def prepare(path: Path) -> None:
         raise StoreReadOnly(f"cannot open {path} for writing: {error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):
         raise StoreReadOnly(f"{path} is no regular file")
+    if 0 < found.st_size < _SMALLEST:  # SQLite would take it for empty
+        raise StoreCorrupt(f"{path} is not a SQLite database; it is left as it is")
     if found.st_size and _version(path) == SCHEMA_VERSION:
         return
     _create(path)

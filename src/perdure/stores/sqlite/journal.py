@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -192,7 +193,8 @@ class Journal:
     def _rolled_back(self) -> None:
         """Forget what did not become true. SQLite may have rolled back by itself (disk full)."""
         if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # what led here is raised; the transaction ends anyway
+                self._connection.execute("ROLLBACK")
         self._namespace = None
         self._names.rolled_back()
         self._held.clear()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from perdure.errors import StoreCorrupt
+
 EMPTY = 0
 """The empty text is no row."""
 
@@ -76,8 +78,8 @@ class _Texts(dict[int, str]):
         self._connection = connection
 
     def __missing__(self, number: int) -> str:
-        (text,) = self._connection.execute(
-            "SELECT text FROM name WHERE id = ?", (number,)
-        ).fetchone()
-        self[number] = text
-        return str(text)
+        row = self._connection.execute("SELECT text FROM name WHERE id = ?", (number,)).fetchone()
+        if row is None:
+            raise StoreCorrupt(f"the database has lost its name {number}: restore a backup")
+        text = self[number] = str(row[0])
+        return text

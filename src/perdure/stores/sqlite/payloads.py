@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from perdure.errors import StoreCorrupt
+
 LONGEST = 1024
 """Bytes of a payload that stays in its row; a page has 4096."""
 
@@ -36,8 +38,10 @@ class Payloads:
         """Return the data of what a run's column holds."""
         if not isinstance(stored, int):
             return stored
-        (data,) = self._connection.execute(
-            "SELECT data FROM payload WHERE id = ?", (seq * _COLUMNS + column,)
+        number = seq * _COLUMNS + column
+        row = self._connection.execute(
+            "SELECT data FROM payload WHERE id = ?", (number,)
         ).fetchone()
-        assert isinstance(data, bytes)
-        return data
+        if row is None:
+            raise StoreCorrupt(f"the database has lost its payload {number}: restore a backup")
+        return bytes(row[0])

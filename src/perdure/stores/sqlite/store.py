@@ -114,8 +114,8 @@ class SqliteStore:
         prepare(self.path)
         writing = connect(self.path, synchronous=self._synchronous)
         try:
-            writing.execute("BEGIN IMMEDIATE")  # now and not at the first write: is it writable?
-            writing.execute("ROLLBACK")
+            # Is it writable? Said now and not at the first write; BEGIN IMMEDIATE does not tell.
+            writing.execute("DELETE FROM name WHERE id < 0")
             reading = connect(self.path, synchronous=self._synchronous)
         except sqlite3.Error:
             writing.close()
