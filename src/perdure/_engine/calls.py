@@ -661,7 +661,7 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
     try:
         ending = await activation.wait(scope.branch, end_of(run_id, join))
     except asyncio.CancelledError:
-        if activation.leaving is None:
+        if activation.leaving is None and not call.scope.in_step:
             given_up = _awaited(call, run_id, StepOutcome.CANCELLED, None, started_at)
             activation.journal.given_up.append(call.key)
             activation.engine.committer.submit(given_up, patient=True).add_done_callback(_retrieve)
