@@ -343,11 +343,23 @@ class Halt:
             await asyncio.get_running_loop().create_future()
 
 
-async def half_way(place: Place, define: Define, halt: Halt, *args: Any, **kwargs: Any) -> Run[Any]:
-    """Start the flow, kill its life where it halts, and return the run."""
+async def half_way(
+    place: Place, define: Define, halt: Halt, *args: Any, given_up: str | None = None, **kwargs: Any
+) -> Run[Any]:
+    """Start the flow, kill its life where it halts, and return the run.
+
+    Nobody waits for the record of a call that was given up: name its path, and the kill does.
+    """
     async with place.life(define) as life:
         run: Run[Any] = await life.flow.enqueue(*args, **kwargs)
         await asyncio.wait_for(halt.reached.wait(), PATIENCE)
+
+        async def is_recorded() -> bool:
+            steps = (await run.history()).steps
+            return (given_up, "cancelled") in {(record.path, record.outcome) for record in steps}
+
+        if given_up is not None:
+            await eventually(is_recorded)
         halt.is_open = True
         await life.kill()
     return run

@@ -52,6 +52,7 @@ class Stage:
     Attributes:
         executed: how often each step's body began, over all lives.
         began: the steps whose body began in this life.
+        given: the steps whose result the body was given in this life.
         faults: how often each step was in flight when a life was killed.
         kills: how many lives were killed.
         moves: moves of foreign I/O until the next kill; none left for never.
@@ -61,6 +62,7 @@ class Stage:
     rng: random.Random
     executed: Counter[str] = field(default_factory=Counter)
     began: set[str] = field(default_factory=set)
+    given: set[str] = field(default_factory=set)
     faults: Counter[str] = field(default_factory=Counter)
     kills: int = 0
     moves: int = -1
@@ -93,10 +95,12 @@ class Stage:
             await self.foreign()
             if how == "step":
                 results.append(await step("fetch", self.fetch(here)))
+                self.given.add(here)
             elif how == "calls":
                 names = [f"{here}.{n}" for n in range(len(branches[0]))]
                 calls = [step("fetch", self.fetch(name)) for name in names]
                 results.append(list(await asyncio.gather(*calls)))
+                self.given.update(names)
             else:
                 results.append(await self._fan_out(how, branches[0], here))
         return results
@@ -124,7 +128,6 @@ class Stage:
     def aim(self, store: Any) -> None:
         """Choose where this life is killed: in foreign I/O, or before or after a batch."""
         self.store = store
-        self.began = set()
         if self.rng.random() < 0.5:
             self.moves = self.rng.randint(1, 40)
             return
@@ -153,19 +156,16 @@ async def killed_at_random(place: Place, seed: int) -> Stage:
             await _live(place, stage, run, spare=True)
         assert await run.result(timeout="5s") == expected(stage.program)
         recorded = Counter(await recorded_steps(client.store, run.id))
-    must = Counter(recorded)
     assert set(recorded.values()) <= {1}, "a step is recorded twice"
-    assert stage.executed == must + stage.faults
+    assert stage.executed == recorded + stage.faults, "a step was executed without a fault"
     return stage
 
 
 async def _live(place: Place, stage: Stage, run: Any, *, spare: bool) -> bool:
     """Live until the run has ended or the life is killed; return whether the run has ended."""
     async with place.life(stage.define) as life:
-        stage.moves = -1
-        if spare:
-            stage.began = set()
-        else:
+        stage.moves, stage.began, stage.given = -1, set(), set()
+        if not spare:
             stage.aim(life.store)
         ended = asyncio.ensure_future(life.get(run).result())
         died = asyncio.ensure_future(life.store.died.wait())
@@ -182,8 +182,10 @@ async def _live(place: Place, stage: Stage, run: Any, *, spare: bool) -> bool:
         stage.kills += 1
     store = place.store()
     await store.open()
-    stage.faults.update(stage.began - set(await recorded_steps(store, run.id)))
+    recorded = set(await recorded_steps(store, run.id))
     await store.close()
+    assert stage.given <= recorded, "the body was given what is not stored"
+    stage.faults.update(stage.began - recorded)
     return has_ended
 
 

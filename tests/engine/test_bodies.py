@@ -15,7 +15,7 @@ import pytest
 
 from perdure import App, carry, now, random, step, uuid
 from perdure.errors import InvalidValue, NotInRun, RunFailed
-from tests.engine.places import Halt, Place, finished, half_way, killed_and_finished
+from tests.engine.places import Halt, Place, eventually, finished, half_way, killed_and_finished
 
 ONCE = step.options(max_attempts=1)
 
@@ -368,6 +368,79 @@ async def test_a_nested_failure_is_tried_again_by_the_runs_next_attempt(place: P
     async with place.life(define) as life:
         run = await life.flow.enqueue()
         assert await run.result(timeout="5s") == "inner 2"
+
+
+@pytest.mark.parametrize("pause", ["1ms", "80ms"], ids=["in memory", "suspended"])
+async def test_a_nested_loser_runs_again_in_its_outer_steps_next_attempt(place: Place, pause: str):
+    """What a failed attempt of a step gave up within is asked anew by the next attempt."""
+    effects: list[str] = []
+
+    async def fails() -> str:
+        effects.append("fails")
+        await eventually(lambda: "beside" in effects)
+        if effects.count("fails") == 1:
+            raise ConnectionError
+        return "succeeds"
+
+    async def beside() -> str:
+        effects.append("beside")
+        if effects.count("beside") == 1:
+            await asyncio.Event().wait()
+        return "beside"
+
+    async def outer() -> list[str]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(ONCE("fails", fails)),
+                group.create_task(ONCE("beside", beside)),
+            ]
+        return [task.result() for task in tasks]
+
+    async def flow() -> list[str]:
+        return await step.options(max_attempts=2, backoff=lambda *_: pause)("outer", outer)
+
+    async with place.life(flow_of(flow)) as life:
+        run = await life.flow.enqueue()
+        assert await run.result(timeout="5s") == ["succeeds", "beside"]
+
+
+@pytest.mark.parametrize("pause", ["1ms", "80ms"], ids=["in memory", "suspended"])
+async def test_a_nested_wait_is_made_again_in_its_outer_steps_next_attempt(
+    place: Place, pause: str
+):
+    """A wait for a child that a failed attempt of a step gave up is made anew by the next."""
+    effects: list[str] = []
+    let_go = asyncio.Event()
+
+    async def fails() -> None:
+        effects.append("fails")
+        if len(effects) == 1:
+            raise ConnectionError
+        let_go.set()
+
+    def define(app: App) -> Any:
+        @app.workflow
+        async def child() -> str:
+            await let_go.wait()
+            return "child"
+
+        async def outer() -> str:
+            kid = await child.enqueue()
+            async with asyncio.TaskGroup() as group:
+                waiting = group.create_task(kid.result())
+                group.create_task(ONCE("fails", fails))
+            return waiting.result()
+
+        @app.workflow
+        async def flow() -> str:
+            return await step.options(max_attempts=2, backoff=lambda *_: pause)("outer", outer)
+
+        return flow
+
+    async with place.life(define) as life:
+        run = await life.flow.enqueue()
+        assert await run.result(timeout="5s") == "child"
+        assert len(await life.app.runs(name="child")) == 1
 
 
 async def test_a_step_need_not_do_the_same_within_when_it_is_executed_again(place: Place):

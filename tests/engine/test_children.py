@@ -164,6 +164,36 @@ async def test_an_uncaught_failure_of_a_child_fails_its_parent(place: Place):
         assert kid.id in str(caught.value)
 
 
+async def test_a_retried_parent_looks_at_its_retried_child_again(place: Place):
+    """A parent that failed with its child succeeds when both are retried by hand."""
+    broken = [True]
+
+    def define(app: App) -> Any:
+        @app.workflow
+        async def child() -> str:
+            if broken:
+                raise LookupError("not yet")
+            return "there"
+
+        @app.workflow
+        async def parent() -> str:
+            return await (await child.enqueue()).result()
+
+        return parent
+
+    async with place.life(define) as life:
+        run = await life.flow.enqueue()
+        with pytest.raises(RunFailed, match="not yet"):
+            await run.result(timeout="5s")
+        broken.clear()
+        [kid] = await runs_of(life, "child")
+        await kid.retry()
+        assert await kid.result(timeout="5s") == "there"
+        await run.retry()
+        assert await run.result(timeout="5s") == "there"
+        assert len(await runs_of(life, "child")) == 1
+
+
 async def test_a_cancelled_child_reaches_its_parent_as_run_cancelled(place: Place, family: Family):
     """Awaiting a child that was cancelled raises RunCancelled."""
 

@@ -76,7 +76,7 @@ class Race:
 async def test_a_race_replays_with_the_same_winner(place: Place):
     """The loser is recorded as cancelled: a replay neither executes it nor lets it win."""
     race = Race()
-    run = await half_way(place, flow_of(race.body), race.halt)
+    run = await half_way(place, flow_of(race.body), race.halt, given_up="slow")
     race.may_end["slow"].set()
     async with place.life(flow_of(race.body)) as life:
         assert await life.get(run).result(timeout="5s") == "fast"
@@ -157,7 +157,8 @@ async def test_wait_for_around_a_step_gives_it_up_again(place: Place):
         await halt()
         return "went on"
 
-    assert await killed_and_finished(place, flow_of(flow), halt) == "went on"
+    run = await half_way(place, flow_of(flow), halt, given_up="work")
+    assert await finished(place, flow_of(flow), run) == "went on"
     assert effects == ["work", "timed out", "timed out"]
 
 
@@ -183,14 +184,14 @@ async def test_a_step_given_up_during_its_back_off_is_not_tried_again(place: Pla
         await halt()
         return done.pop().result()
 
-    run = await half_way(place, flow_of(flow), halt)
+    run = await half_way(place, flow_of(flow), halt, given_up="fails")
     async with place.client(flow_of(flow)) as client:
         [record, _] = (await client.store.history(run.id)).checkpoints
 
-        async def due() -> bool:
-            return await client.store.now() > (record.due_at or record.ended_at + 40_000)
+        async def is_due() -> bool:
+            return await client.store.now() > record.ended_at + 40_000
 
-        await eventually(due)
+        await eventually(is_due)
     assert await finished(place, flow_of(flow), run) == "wins"
     assert effects == ["fails"]
 
@@ -224,6 +225,11 @@ async def test_a_child_given_up_stays_given_up(place: Place, family: Family):
     async with place.life(define) as life:
         run = await life.flow.enqueue()  # suspended in both waits, and resumed by the back-off
         await asyncio.wait_for(halt.reached.wait(), 5)
+
+        async def is_given_up() -> bool:
+            return "cancelled" in {record.outcome for record in (await run.history()).steps}
+
+        await eventually(is_given_up)
         family.let(1)
         [child] = await life.app.runs(name="child")
         await child.result(timeout="5s")

@@ -557,6 +557,71 @@ async def test_a_body_that_stays_over_a_suspension_gives_its_slot_up(
     assert "stayed" in family.effects
 
 
+async def test_a_body_that_spins_over_a_suspension_freezes_nobody(
+    place: Place, family: Family, monkeypatch: pytest.MonkeyPatch
+):
+    """A body that catches the suspension and tries again at once leaves the loop its turns."""
+    monkeypatch.setattr(activations, "UNWIND_LIMIT", 0.05)
+    turns = 0
+    seen: set[int] = set()
+    enough = asyncio.Event()
+
+    async def body(_: Family, child: Any) -> int:
+        kid = await child.enqueue(1)
+        for _ in range(100_000):
+            try:
+                return await kid.result()
+            except BaseException:
+                seen.add(turns)
+                if enough.is_set():
+                    raise
+        return -1
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    taking = asyncio.ensure_future(take_turns())
+    async with place.life(family.of(body)) as life:
+        run = await life.flow.enqueue()
+        await life.reaches(run, "waiting", "child")
+        await eventually(lambda: len(seen) > 10)
+        family.let(1)
+        enough.set()
+        assert await run.result(timeout="5s") == 10
+    taking.cancel()
+
+
+async def test_a_body_written_with_def_leaves_its_thread(place: Place):
+    """A sync body that waits is unwound like any other: its thread ends while the run waits."""
+    effects: list[str] = []
+
+    def flaky() -> str:
+        effects.append("flaky")
+        if effects.count("flaky") == 1:
+            raise ConnectionError
+        return "second"
+
+    def define(app: App) -> Any:
+        @app.workflow
+        def flow() -> str:
+            try:
+                return step.options(backoff=constant("150ms")).sync("flaky", flaky)
+            finally:
+                effects.append("left")
+
+        return flow
+
+    async with place.life(define, concurrency=1) as life:
+        run = await life.flow.enqueue()
+        await life.reaches(run, "waiting", "retry")
+        await eventually(lambda: effects == ["flaky", "left"])
+        assert await run.result(timeout="5s") == "second"
+    assert effects == ["flaky", "left"] * 2
+
+
 async def test_a_durable_wait_inside_asyncio_timeout_is_an_error(place: Place, family: Family):
     """A durable wait inside `asyncio.timeout` fails and names `timeout=`: it would start again."""
 
@@ -631,8 +696,12 @@ async def test_wake_ups_by_two_hundred_children_coalesce(place: Place, family: F
         run = await life.flow.enqueue()
         await life.reaches(run, "waiting", "child")
         kids = {wait.key for wait in (await life.store.history(run.id)).waits}
+
+        async def is_waiting() -> bool:
+            return (await life.store.get(run.id)).status == Status.WAITING
+
         for number in range(1, 201):
-            await life.reaches(run, "waiting", "child")  # the worst moment for the next to end
+            await eventually(is_waiting)  # the worst moment for the next child to end
             family.let(number)
             await eventually(lambda: _ended(life, kids, number))  # noqa: B023
         assert await run.result(timeout="10s") == sum(range(1, 201)) * 10
