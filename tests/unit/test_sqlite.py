@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from perdure import ids
-from perdure.clock import SystemClock
 from perdure.errors import NotApplied, StoreBusy, StoreClosed, StoreReadOnly, UsageError
 from perdure.ids import Ids
 from perdure.model.records import Control, RunQuery, Status, StepOutcome
@@ -70,13 +69,18 @@ async def make_store(tmp_path: Path) -> AsyncIterator[MakeStore]:
 
 
 @pytest.fixture
-async def store(make_store: MakeStore) -> SqliteStore:
-    return await make_store()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def desk(store: SqliteStore) -> Desk:
-    return Desk(store, SystemClock())
+async def store(make_store: MakeStore, clock: ManualClock) -> SqliteStore:
+    return await make_store(clock=clock)
+
+
+@pytest.fixture
+def desk(store: SqliteStore, clock: ManualClock) -> Desk:
+    return Desk(store, clock)
 
 
 def writer(store: SqliteStore) -> sqlite3.Connection:
@@ -533,6 +537,26 @@ async def test_slow_commits_go_to_the_thread_until_they_are_quick(store: SqliteS
     store._pace = 0.0
     store._write_thread.stop()
     await desk.create("b")
+    assert not store._write_thread.is_started
+
+
+async def test_much_work_in_a_small_batch_goes_to_the_thread(
+    store: SqliteStore, desk: Desk, clock: ManualClock
+):
+    """A claim that finds 30 runs, or as many that are due, is not made while the loop waits."""
+    await desk.worker()
+    for expected in (30, 0):  # queued now; then none, but as many due
+        store._write_thread.stop()
+        await desk.apply(*creates(30, delay=0 if expected else 1))
+        store._write_thread.stop()
+        store._pace = 0.0
+        clock.advance(1)
+        claimed = await desk.claim(30 if expected else 1)
+        assert store._write_thread.is_started
+        assert len(claimed.runs) == (expected or 1)
+    store._write_thread.stop()
+    store._pace = 0.0
+    await desk.claim(1)
     assert not store._write_thread.is_started
 
 

@@ -21,6 +21,7 @@ SCHEMA_VERSION: Final = 1
 SYNCHRONOUS: Final = {"normal": 1, "full": 2}
 
 _SMALLEST: Final = 512  # bytes of a database with one page of the smallest size
+_LONGEST_LOG: Final = 16 << 20  # bytes that it keeps after a transaction that made it longer
 _CACHE_KIB = 2_000  # of pages in memory a connection: an idle worker is to stay small
 _SCHEMA = resources.files("perdure.stores.sqlite").joinpath("schema.sql")
 
@@ -47,6 +48,7 @@ def connect(path: Path, *, synchronous: str) -> sqlite3.Connection:
         # with pages scattered over 50 MiB. Doing it in another thread or from another connection
         # was measured: the log grows to 3 to 6 times that, and the slowest 1 % get slower.
         connection.execute("PRAGMA wal_autocheckpoint=1000")
+        connection.execute(f"PRAGMA journal_size_limit={_LONGEST_LOG}")
         # Debian compiles it in; overwriting freed bytes with zeros writes 10 % more pages.
         connection.execute("PRAGMA secure_delete=OFF")
         connection.execute("PRAGMA trusted_schema=OFF")

@@ -37,7 +37,7 @@ from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
 from perdure.stores.sqlite.rows import Row
-from perdure.stores.sqlite.unit import INSERT_PLAIN_RUNS, NotNew, Unit
+from perdure.stores.sqlite.unit import INSERT_PLAIN_RUNS, NotNew, NotQuick, Unit
 
 VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     SaveCheckpoint: saving.save,
@@ -97,11 +97,16 @@ class Journal:
         self._held: dict[str, Row] = {}
         (self._version,) = connection.execute("PRAGMA data_version").fetchone()
 
-    def apply(self, batch: Sequence[Transition]) -> Applied:
+    def apply(self, batch: Sequence[Transition], *, quick: bool) -> Applied:
         """Apply a batch.
 
+        Args:
+            batch: what to apply.
+            quick: give up with NotQuick where there is unexpectedly much to do.
+
         Raises:
-            sqlite3.OperationalError: another connection is writing; nothing was done.
+            sqlite3.Error: another connection is writing; nothing was done.
+            NotQuick: it takes long; nothing was done.
             StoreError: anything else that went wrong; see :mod:`perdure.store`.
         """
         if len(batch) == 1 and type(batch[0]) is CreateRun:
@@ -109,9 +114,9 @@ class Journal:
             if alone is not None:
                 return alone
         try:
-            return self._transact(batch, careful=False)
+            return self._transact(batch, careful=False, quick=quick)
         except NotNew:
-            return self._transact(batch, careful=True)
+            return self._transact(batch, careful=True, quick=quick)
 
     def _create_alone(self, create: CreateRun) -> Applied | None:
         """Insert one new run by one statement, which is a transaction; None where it takes more.
@@ -140,17 +145,17 @@ class Journal:
             raise store_error(error, self._path, at_commit=True) from error
         return Applied([Created(create.run_id)], hint=True) if is_new else None
 
-    def _transact(self, batch: Sequence[Transition], *, careful: bool) -> Applied:
+    def _transact(self, batch: Sequence[Transition], *, careful: bool, quick: bool) -> Applied:
         at_commit = False
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            unit = self._unit(batch, careful=careful)
+            unit = self._unit(batch, careful=careful, quick=quick)
             _apply(unit, batch)
             at_commit = True
             self._connection.execute("COMMIT")
         except BaseException as error:
             self._rolled_back()
-            if is_busy(error) or isinstance(error, NotNew | StoreError):
+            if is_busy(error) or isinstance(error, NotNew | NotQuick | StoreError):
                 raise
             if isinstance(error, (sqlite3.Error, *UNFIT_VALUES)):
                 raise store_error(error, self._path, at_commit=at_commit) from error
@@ -158,7 +163,7 @@ class Journal:
         self._committed(unit)
         return Applied(unit.outcomes, unit.hint, unit.removed)
 
-    def _unit(self, batch: Sequence[Transition], *, careful: bool) -> Unit:
+    def _unit(self, batch: Sequence[Transition], *, careful: bool, quick: bool) -> Unit:
         """Begin a unit of work, and read the runs that the batch names."""
         if self._namespace is None:
             self._namespace = self._names.number(self._namespace_name)
@@ -170,6 +175,7 @@ class Journal:
             held=self._held,
             now=self._clock.now(),
             careful=careful,
+            quick=quick,
         )
         named = list(dict.fromkeys(_named(batch, careful=careful)))
         if named:

@@ -94,6 +94,11 @@ class Reader:
         with self._instant() as namespace:
             return [rows.worker(row, self._names) for row in self._all(WORKERS, namespace)]
 
+    def data_version(self) -> int:
+        """Return a number that changes when another connection has committed."""
+        (version,) = self.connection.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
     def _run(self, row: SqlRow) -> RunRecord:
         return rows.full_row(row, self._names, self._payloads).run
 

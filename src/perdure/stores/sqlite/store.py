@@ -23,7 +23,15 @@ from perdure._platform import on_fork
 from perdure.clock import Clock, SystemClock
 from perdure.errors import StoreClosed, UsageError
 from perdure.model.records import Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
-from perdure.model.transitions import Outcome, Transition
+from perdure.model.transitions import (
+    Claim,
+    CreateRun,
+    Heartbeat,
+    Outcome,
+    SaveCheckpoint,
+    Settle,
+    Transition,
+)
 from perdure.store import Capabilities
 from perdure.stores.sqlite.connecting import SYNCHRONOUS, connect, prepare
 from perdure.stores.sqlite.failures import is_busy, store_error
@@ -31,6 +39,7 @@ from perdure.stores.sqlite.journal import Applied, Journal
 from perdure.stores.sqlite.reads import Reader
 from perdure.stores.sqlite.signs import Signs
 from perdure.stores.sqlite.threads import CallThread
+from perdure.stores.sqlite.unit import NotQuick
 from perdure.stores.sqlite.wakeups import PROCESS, Bell
 
 T = TypeVar("T")
@@ -39,6 +48,7 @@ PATIENCE: Final = 30.0
 """Seconds to wait for other writers before StoreBusy."""
 
 _MOST_INLINE: Final = 4  # transitions in a batch that may be applied on the loop's thread
+_SMALL: Final = frozenset({CreateRun, SaveCheckpoint, Settle, Claim, Heartbeat})
 _QUICK: Final = 0.000_5  # seconds of the recent commits, on average, for that
 _WEIGHT: Final = 1 / 8  # of the newest commit: one that took 5 ms sends some ten to the thread
 
@@ -69,7 +79,7 @@ class SqliteStore:
             raise UsageError(f"a SQLite store needs a file, got {os.fspath(path)!r}")
         if synchronous not in SYNCHRONOUS:
             raise UsageError(f'synchronous must be "full" or "normal", got {synchronous!r}')
-        self.path = Path(path).absolute()
+        self.path = Path(os.path.realpath(path))  # one name for what stands beside the file
         self.namespace = namespace
         self._clock: Clock = SystemClock() if clock is None else clock
         self._synchronous = synchronous
@@ -85,6 +95,7 @@ class SqliteStore:
         self._bell = Bell(self.path, namespace, self._data_version)
         self._signs = Signs(self.path, namespace)
         self._pace = 0.0
+        self._seen_version = 0
         self._closed = "is not open"
 
     @property
@@ -129,12 +140,12 @@ class SqliteStore:
         if self._journal is not None:
             self._closed = "is closed"
         _OPEN.discard(self)
-        self._bell.close()
         for thread in (self._read_thread, self._write_thread):
             if thread.is_started:
                 await thread.call(_nothing)
                 thread.stop()
         self._journal = self._reader = None
+        self._bell.close()
         self._signs.release_all()
         for connection in self._connections:
             connection.close()
@@ -170,22 +181,29 @@ class SqliteStore:
         """Apply a batch at once if that is certain not to block for long; None if it is not."""
         if self._inline:
             return self._apply(journal, batch)
-        if len(batch) > _MOST_INLINE or self._pace > _QUICK or self._write_thread.pending:
+        if (
+            len(batch) > _MOST_INLINE
+            or self._pace > _QUICK
+            or self._write_thread.pending
+            or not _SMALL.issuperset(map(type, batch))
+        ):
             return None
         if not self._writing.acquire(blocking=False):
             return None
         try:
-            applied = self._timed(journal, batch)
-        except sqlite3.Error:  # others are writing: wait in the thread
+            applied = self._timed(journal, batch, quick=True)
+        except (sqlite3.Error, NotQuick):  # others are writing, or there is much to do
             return None
         finally:
             self._writing.release()
         return self._applied(applied)
 
-    def _timed(self, journal: Journal, batch: Sequence[Transition]) -> Applied:
+    def _timed(
+        self, journal: Journal, batch: Sequence[Transition], *, quick: bool = False
+    ) -> Applied:
         """Apply a batch, and keep the moving average of how long small ones take."""
         began = time.monotonic()
-        applied = journal.apply(batch)
+        applied = journal.apply(batch, quick=quick)
         if len(batch) <= _MOST_INLINE:
             self._pace += (time.monotonic() - began - self._pace) * _WEIGHT
         return applied
@@ -276,11 +294,12 @@ class SqliteStore:
 
     def _data_version(self) -> int:
         """Return a number that changes when another connection has committed."""
-        if self._reader is None:
-            return 0
-        with self._reading:
-            (version,) = self._reader.connection.execute("PRAGMA data_version").fetchone()
-        return int(version)
+        if self._reader is not None and self._reading.acquire(blocking=False):
+            try:
+                self._seen_version = self._reader.data_version()
+            finally:
+                self._reading.release()
+        return self._seen_version
 
     # --- guards ------------------------------------------------------------------------------
 

@@ -67,6 +67,10 @@ INSERT_ATTEMPTS: Final = Bulk(
 )
 
 
+class NotQuick(Exception):
+    """There is more to do than the loop's thread should be held up by."""
+
+
 class NotNew(Exception):
     """A run that was taken for new has an id or unique_key that is there."""
 
@@ -79,6 +83,7 @@ class Unit:
         namespace: the number of the store's namespace.
         held: running rows known from earlier batches and still true; see ``Journal``.
         careful: look before taking a run for new.
+        quick: the loop waits for it; raise NotQuick where it takes long.
 
     ``hint`` becomes true with whatever may interest another process; ``removed`` names the workers
     that are no longer registered.
@@ -94,6 +99,7 @@ class Unit:
         held: dict[str, Row],
         now: Micros,
         careful: bool,
+        quick: bool,
     ) -> None:
         self.connection = connection
         self.namespace = namespace
@@ -101,6 +107,7 @@ class Unit:
         self.payloads = payloads
         self.now = now
         self.careful = careful
+        self.quick = quick
         self.hint = False
         self.rows: dict[str, Row | None] = {}
         self.outcomes: list[Outcome] = []

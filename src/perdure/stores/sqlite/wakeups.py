@@ -77,6 +77,7 @@ class Bell:
         self.file = (os.path.realpath(path), namespace)
         self._place = _place(path)
         self._poll = poll
+        self._lock = threading.Lock()  # the loop's thread rings, and the writer's
         self._sender: socket.socket | None = None
         self._peers: list[Path] = []
         self._look_again_at = 0.0
@@ -90,11 +91,12 @@ class Bell:
         for listener in PROCESS.listeners:
             if listener.bell is not self and listener.bell.file == self.file:
                 listener.call()
-        for peer in self._other_processes():
-            if self._sender is None:
-                self._sender = datagram_sender()
-            if not send_datagram(self._sender, peer):
-                peer.unlink(missing_ok=True)  # nobody is behind it: its process was killed
+        with self._lock:
+            for peer in self._other_processes():
+                if self._sender is None:
+                    self._sender = datagram_sender()
+                if not send_datagram(self._sender, peer):
+                    peer.unlink(missing_ok=True)  # nobody is behind it: its process was killed
 
     def _other_processes(self) -> list[Path]:
         """Return the sockets of other processes; the directory is read ten times a second."""
@@ -179,6 +181,7 @@ class Bell:
 
     def abandon(self) -> None:
         """Close what a forked child inherited; the sockets' names stay its parent's."""
+        self._lock = threading.Lock()  # a thread that is not here may hold the old one
         for inherited in (*self._sockets, self._sender):
             if inherited is not None:
                 close_descriptor(inherited.detach())
