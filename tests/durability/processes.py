@@ -70,6 +70,8 @@ class Effects:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "effects.log"
+        self._seen: list[Effect] = []
+        self._at = 0
 
     def note(self, event: str, run: str = "-", step: int = -1) -> None:
         """Append one event."""
@@ -82,12 +84,16 @@ class Effects:
 
     def read(self) -> list[Effect]:
         """Return what has happened so far, in order."""
-        if not self.path.exists():
-            return []
-        return [
-            Effect(float(at), int(pid), event, run, int(step))
-            for at, pid, event, run, step in map(str.split, self.path.read_text().splitlines())
-        ]
+        if self.path.exists():
+            with self.path.open("rb") as log:
+                log.seek(self._at)
+                for line in log:
+                    if not line.endswith(b"\n"):
+                        break
+                    at, pid, event, run, step = line.decode().split()
+                    self._seen.append(Effect(float(at), int(pid), event, run, int(step)))
+                    self._at += len(line)
+        return self._seen
 
     def find(self, event: str, run: str = "-", step: int = -1, *, pid: int = 0) -> list[Effect]:
         """Return the events of that kind, of one process where ``pid`` says so."""

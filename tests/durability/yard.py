@@ -60,14 +60,6 @@ class Yard:
         """Wait until a process has ended by itself."""
         await fact("a process ends", lambda: process.ended)
 
-    def has_started(self, process: Process) -> bool:
-        """Tell whether a worker has started any step."""
-        return any(e.pid == process.pid and e.event == "start" for e in self.effects.read())
-
-    async def is_gone(self, process: Process) -> bool:
-        """Tell whether a worker is not registered."""
-        return process.pid not in await self.workers()
-
     async def workers(self) -> dict[int, WorkerRecord]:
         """Return the registered workers by the ids of their processes."""
         return {worker.pid: worker for worker in await self.app.engine.store.workers()}
