@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from perdure import ids
-from perdure.errors import NotApplied, StoreBusy, StoreClosed, StoreReadOnly, UsageError
+from perdure.errors import NotApplied, StoreBusy, StoreClosed, StoreError, StoreReadOnly, UsageError
 from perdure.ids import Ids
 from perdure.model.records import Control, RunQuery, Status, StepOutcome
 from perdure.model.transitions import (
@@ -233,6 +233,16 @@ def test_a_store_needs_a_file(path: str):
         SqliteStore(path)
 
 
+async def test_an_old_sqlite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Before anything fails with a syntax error."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 31, 1))
+    store = SqliteStore(tmp_path / "perdure.db")
+    with pytest.raises(StoreError, match=r"needs SQLite 3\.33 or later"):
+        await store.open()
+    await store.close()
+    assert not (tmp_path / "perdure.db").exists()
+
+
 async def test_a_missing_directory_is_named(tmp_path: Path):
     """It is not made: a typing error would make one in the wrong place."""
     store = SqliteStore(tmp_path / "no" / "perdure.db")
@@ -410,6 +420,7 @@ async def test_a_fresh_run_is_claimed_without_reading_its_history(store: SqliteS
 
 async def test_a_batch_takes_few_statements(store: SqliteStore, desk: Desk):
     """Each costs up to 5 ms beside a busy thread, so their number does not grow with the batch."""
+    store._pace = 1_000.0  # on the loop's thread, a claim of 64 would be given up half-way
     await desk.worker()
     await desk.apply(*creates(128))
     seen = statements(store)

@@ -14,12 +14,13 @@ from typing import Final
 from urllib.parse import quote
 
 from perdure._platform import make_private_file
-from perdure.errors import SchemaTooNew, StoreCorrupt, StoreReadOnly
+from perdure.errors import SchemaTooNew, StoreCorrupt, StoreError, StoreReadOnly
 
 APPLICATION_ID: Final = 0x50657264  # "Perd"
 SCHEMA_VERSION: Final = 1
 SYNCHRONOUS: Final = {"normal": 1, "full": 2}
 
+_OLDEST: Final = (3, 33)  # knows UPDATE FROM
 _SMALLEST: Final = 512  # bytes of a database with one page of the smallest size
 _LONGEST_LOG: Final = 16 << 20  # bytes that it keeps after a transaction that made it longer
 _CACHE_KIB = 2_000  # of pages in memory a connection: an idle worker is to stay small
@@ -66,11 +67,17 @@ def prepare(path: Path) -> None:
     https://www.sqlite.org/howtocorrupt.html, section 2.2).
 
     Raises:
+        StoreError: this Python's SQLite is too old.
         StoreCorrupt: it is damaged, or something else than a database of Perdure.
         SchemaTooNew: a newer version of Perdure wrote it.
         StoreReadOnly: it cannot be created or written.
         sqlite3.Error: as it comes; busy is up to the caller.
     """
+    if sqlite3.sqlite_version_info < _OLDEST:
+        raise StoreError(
+            f"the SQLite store needs SQLite {'.'.join(map(str, _OLDEST))} or later, and this Python"
+            f" has {sqlite3.sqlite_version}"
+        )
     if not path.parent.is_dir():
         raise StoreReadOnly(f"cannot create {path}: {path.parent} is no directory; create it first")
     try:
@@ -80,7 +87,8 @@ def prepare(path: Path) -> None:
         raise StoreReadOnly(f"cannot open {path} for writing: {error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):
         raise StoreReadOnly(f"{path} is no regular file")
-    if 0 < found.st_size < _SMALLEST:  # SQLite would take it for empty
+    if 0 < found.st_size < _OLDEST: Final = (3, 33)  # knows UPDATE FROM
+_SMALLEST:  # SQLite would take it for empty
         raise StoreCorrupt(f"{path} is not a SQLite database; it is left as it is")
     if found.st_size and _version(path) == SCHEMA_VERSION:
         return
