@@ -127,14 +127,13 @@ async def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 async def test_a_sequential_step_is_one_batch_and_one_synchronisation(shop):
     """Start 1, step 1, finish 1: the claim rides with the create, the next one with the end."""
     assert await (await shop.fulfil.enqueue()).result() == 10
-    batches = shop.store.batches
+    # A claim for the slots that the first one left free rides along, or comes alone if that is late.
+    batches = [batch for batch in shop.store.batches if batch != [Claim]]
     assert len(batches) == 1 + STEPS + 1
     assert batches[0] == [CreateRun, Claim]
     assert [batch[0] for batch in batches[1:-1]] == [SaveCheckpoint] * STEPS
     assert batches[-1] == [Settle, Claim]
-    # One claim after the one that gave the run, to hear that there is no more.
-    assert sum(batch.count(Claim) for batch in batches) <= 3
-    assert sum(len(batch) for batch in batches) <= 1 + STEPS + 1 + 3
+    assert sum(batch.count(Claim) for batch in shop.store.batches) <= 4
     assert shop.trace.synchronised() == len(batches)
 
 

@@ -1,0 +1,161 @@
+"""The worker's life: what it hears while it asks, and how it starts, is lost and stops."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from perdure import App, Worker
+from perdure._runtime.worker import crash_evidence
+from perdure.errors import NotApplied
+from perdure.model.transitions import Claim, Outcome, RegisterWorker, RescueWorker, Transition
+from perdure.stores.memory import MemoryData, MemoryStore
+
+LONG = {"poll": "1h", "lease": "1h", "heartbeat": "1m"}
+QUICK = {"poll": "1h", "lease": "1h", "heartbeat": "50ms"}
+PATIENCE = 20.0
+
+
+class Obstinate(MemoryStore):
+    """A store that can be told to hold answers to claims back, and to fail registrations."""
+
+    def __init__(self, data: MemoryData) -> None:
+        super().__init__(data=data)
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.asked = asyncio.Event()
+        self.failures = 0
+
+    async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
+        """Apply; be late with the answer, or fail."""
+        if self.failures and any(isinstance(one, RegisterWorker) for one in batch):
+            self.failures -= 1
+            raise NotApplied("told to fail")
+        outcomes = await super().apply(batch)
+        if isinstance(batch[-1], Claim):
+            self.asked.set()
+            await self.answers.wait()
+        return outcomes
+
+
+class Bodies:
+    """An app of two workflows: one that is done at once, one that holds until it may leave."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.app = App(store)
+        self.held = asyncio.Event()
+        self.left = asyncio.Event()
+        self.may_leave = asyncio.Event()
+
+        @self.app.workflow
+        async def quick() -> int:
+            return 1
+
+        @self.app.workflow
+        async def hold() -> None:
+            self.held.set()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self.left.set()
+                await self.may_leave.wait()
+
+        self.quick = quick
+        self.hold = hold
+
+
+async def until_set(event: asyncio.Event) -> None:
+    """Wait for an event, not for ever."""
+    await asyncio.wait_for(event.wait(), PATIENCE)
+
+
+async def rescue(store: MemoryStore, worker: Worker) -> None:
+    """Do to a worker what another does that holds it for dead."""
+    await store.apply([RescueWorker(worker.worker_id, None, 10, crash_evidence(10))])
+
+
+async def test_a_hint_that_comes_while_a_claim_is_asked_is_not_lost():
+    """The claim may have been answered before the run was there: it is asked again, at once."""
+    data = MemoryData()
+    store = Obstinate(data)
+    here, there = Bodies(store), Bodies(MemoryStore(data=data))
+    store.answers.clear()
+    async with here.app, there.app, Worker(here.app, **LONG):
+        await until_set(store.asked)
+        run = await there.quick.enqueue()
+        await asyncio.sleep(0)
+        store.answers.set()
+        assert await here.app.get(run.id).result(timeout="20s") == 1
+
+
+async def test_a_worker_that_could_not_start_can_be_started():
+    """A start that failed leaves nothing behind."""
+    store = Obstinate(MemoryData())
+    bodies = Bodies(store)
+    worker = Worker(bodies.app, **LONG)
+    async with bodies.app:
+        store.failures = 1
+        with pytest.raises(NotApplied, match="told to fail"):
+            await worker.start()
+        async with worker:
+            assert await (await bodies.quick.enqueue()).result(timeout="20s") == 1
+    assert await _is_closed(store)
+
+
+async def _is_closed(store: MemoryStore) -> bool:
+    return not store._is_open
+
+
+async def test_a_lost_worker_claims_nothing_before_it_has_joined_again():
+    """What it took in between it would only have to hand back."""
+    store = MemoryStore()
+    bodies = Bodies(store)
+    async with bodies.app, Worker(bodies.app, **QUICK) as worker:
+        held = await bodies.hold.enqueue()
+        await until_set(bodies.held)
+        await held.cancel()
+        await rescue(store, worker)
+        await until_set(bodies.left)
+        run = await bodies.quick.enqueue()
+        bodies.may_leave.set()
+        assert await run.result(timeout="20s") == 1
+        record = await store.get(run.id)
+        assert record is not None
+        assert record.epoch == 1
+
+
+async def test_a_worker_that_is_lost_while_it_stops_leaves_its_bodies_at_once():
+    """Its runs go on elsewhere: it does not use up the grace with them."""
+    store = MemoryStore()
+    bodies = Bodies(store)
+    bodies.may_leave.set()
+    async with bodies.app:
+        worker = Worker(bodies.app, grace="1h", **QUICK)
+        await worker.start()
+        run = await bodies.hold.enqueue()
+        await until_set(bodies.held)
+        stopping = asyncio.create_task(worker.stop())
+        await asyncio.sleep(0)
+        await rescue(store, worker)
+        await asyncio.wait_for(stopping, PATIENCE)
+        history = await run.history()
+        assert [attempt.outcome for attempt in history.attempts] == ["crashed"]
+
+
+async def test_whoever_stops_a_stopping_worker_waits_for_the_same_end():
+    """A second stop returns when the worker has stopped, not before."""
+    bodies = Bodies(MemoryStore())
+    async with bodies.app:
+        worker = Worker(bodies.app, grace="10ms", **LONG)
+        await worker.start()
+        await bodies.hold.enqueue()
+        await until_set(bodies.held)
+        first = asyncio.create_task(worker.stop())
+        await until_set(bodies.left)
+        second = asyncio.create_task(worker.stop())
+        await asyncio.sleep(0)
+        assert not second.done()
+        bodies.may_leave.set()
+        await asyncio.wait_for(second, PATIENCE)
+        assert await bodies.app.engine.store.workers() == []
+        await first
