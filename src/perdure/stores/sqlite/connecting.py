@@ -87,8 +87,7 @@ def prepare(path: Path) -> None:
         raise StoreReadOnly(f"cannot open {path} for writing: {error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):
         raise StoreReadOnly(f"{path} is no regular file")
-    if 0 < found.st_size < _OLDEST: Final = (3, 33)  # knows UPDATE FROM
-_SMALLEST:  # SQLite would take it for empty
+    if 0 < found.st_size < _SMALLEST:  # SQLite would take it for empty
         raise StoreCorrupt(f"{path} is not a SQLite database; it is left as it is")
     if found.st_size and _version(path) == SCHEMA_VERSION:
         return
