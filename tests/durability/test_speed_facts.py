@@ -127,7 +127,7 @@ async def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 async def test_a_sequential_step_is_one_batch_and_one_synchronisation(shop):
     """Start 1, step 1, finish 1: the claim rides with the create, the next one with the end."""
     assert await (await shop.fulfil.enqueue()).result() == 10
-    # A claim for the slots that the first one left free rides along, or comes alone if that is late.
+    # A claim for the slots that the first one left free rides along, or comes alone if late.
     batches = [batch for batch in shop.store.batches if batch != [Claim]]
     assert len(batches) == 1 + STEPS + 1
     assert batches[0] == [CreateRun, Claim]
