@@ -17,13 +17,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-KILL_LOOP = "tests/durability/test_kill_loop.py"
+KILL_LOOP = "tests/durability/test_kill_loop.py::test_kill_and_run_again"
 
 # The exact command as printed: the test, as file::name, that does what the reader would do.
 COMMANDS = {
     "python3 dev.py demo": "tests/unit/test_dev.py::test_demo_installs_once_and_passes_on",
-    "timeout -s KILL 2 python3 dev.py demo --out archive-again": f"{KILL_LOOP}::test_kill_and_run_again",
-    "python3 dev.py demo --out archive-again": f"{KILL_LOOP}::test_kill_and_run_again",
+    "timeout -s KILL 2 python3 dev.py demo --out archive-again": KILL_LOOP,
+    "python3 dev.py demo --out archive-again": KILL_LOOP,
     "python3 dev.py test": "tests/unit/test_house.py::test_ci_runs_the_readme_commands",
     "python3 dev.py check": "tests/unit/test_dev.py::test_every_gate_runs_and_counts",
 }
