@@ -1,0 +1,641 @@
+"""The shadow ledger: what a store that keeps its promises would answer, in few words of its own.
+
+It is fed at the store's boundary with every transition in the order in which it took effect and
+with the answer that was given, and it knows nothing of the package's state machine. The letters
+are those of the invariants: S1 accepted work present, S2 one run a key, S3 one live grant and
+rising epochs, S4 only the latest grant writes, S5 one outcome an identity, S6 a replay gets what
+was committed, S7 one terminal record, S14 attempts, crashes and limits, S15 nothing without its
+owner, TIMER nothing before its due time, LEASE nobody living is rescued, L2 the dead are in time.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from perdure.model.records import (
+    Checkpoint,
+    Control,
+    History,
+    Micros,
+    RunRecord,
+    Status,
+    StepKey,
+    StepOutcome,
+    Wait,
+    WaitKind,
+)
+from perdure.model.transitions import (
+    Beaten,
+    CancelRun,
+    Claim,
+    Claimed,
+    ClaimedRun,
+    Completed,
+    Conflict,
+    Controlled,
+    Created,
+    CreateRun,
+    Exists,
+    Failed,
+    Fenced,
+    GiveBack,
+    Heartbeat,
+    Mismatched,
+    Missing,
+    Outcome,
+    Refused,
+    RegisterWorker,
+    Released,
+    Rescued,
+    RescueWorker,
+    RetireWorker,
+    Retrying,
+    RetryRun,
+    SaveCheckpoint,
+    Saved,
+    Settle,
+    Settled,
+    Suspended,
+    Transition,
+)
+from tests.simulation.tokens import TOKEN, name_of
+
+PENDING = StepOutcome.PENDING
+ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+Fail = Callable[[str, str], None]
+"""Reports a broken promise: its letter, and what was seen."""
+
+
+@dataclass(slots=True)
+class Token:
+    """The outcome of one place of a program, as first committed."""
+
+    outcome: StepOutcome
+    value: bytes
+    number: int
+    epoch: int
+    at: Micros
+
+
+@dataclass(slots=True)
+class Place:
+    """What was committed for one place of a run's program."""
+
+    final: Token | None = None
+    passed: Token | None = None  # how a step inside a step failed, before it may be asked again
+    failures: list[Token] = field(default_factory=list)  # since it was last reopened
+    epochs: list[int] = field(default_factory=list)  # of every failure ever recorded
+    numbers: set[int] = field(default_factory=set)  # of every outcome ever recorded
+
+
+@dataclass(slots=True)
+class Entry:
+    """One run."""
+
+    create: CreateRun
+    alias: str
+    created_at: Micros
+    status: Status = Status.QUEUED
+    epoch: int = 0
+    token: int = 0  # 0 also where the claim was taken back
+    worker: str = ""
+    progressed: bool = False
+    crashes: int = 0
+    attempt: int = 1
+    cancelling: bool = False
+    requests: set[str] = field(default_factory=set)
+    due_at: Micros | None = None  # while waiting: when time alone wakes it
+    waits: tuple[Wait, ...] = ()
+    steps: dict[StepKey, Checkpoint] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
+    place_of: dict[StepKey, Place] = field(default_factory=dict)
+    culprits: tuple[StepKey, ...] = ()
+    # Steps whose tries a late duplicate put back; test_found.py says why that is allowed.
+    haunted: set[StepKey] = field(default_factory=set)
+    given_up: set[str] = field(default_factory=set)  # names of steps
+    endings: list[tuple[Status, bytes | None, str | None]] = field(default_factory=list)
+    grants: dict[int, str] = field(default_factory=dict)  # epoch -> worker
+    ends: dict[int, str] = field(default_factory=dict)  # epoch -> how that grant ended
+
+    @property
+    def is_live(self) -> bool:
+        return self.status is Status.RUNNING
+
+
+@dataclass(slots=True)
+class Member:
+    """A registered worker."""
+
+    beat: int
+    beat_at: Micros
+    slots: int
+    held: set[str] = field(default_factory=set)
+
+
+class Ledger:
+    """Checks every answer of the store against its own account.
+
+    Args:
+        fail: told of every broken promise.
+        lease: in microseconds.
+    """
+
+    def __init__(self, fail: Fail, lease: Micros) -> None:
+        self.fail = fail
+        self.runs: dict[str, Entry] = {}
+        self.keys: dict[tuple[str, str], str] = {}
+        self.workers: dict[str, Member] = {}
+        self.rescued: Callable[[str, Micros], None] = lambda worker_id, at: None
+        self._lease = lease
+        self._now: Micros = 0
+        self._is_ghost = False
+        self._table: dict[type, Callable] = {
+            SaveCheckpoint: self._save,
+            Settle: self._settle,
+            Claim: self._claim,
+            CreateRun: self._create,
+            Heartbeat: self._heartbeat,
+            RegisterWorker: self._register,
+            RescueWorker: self._rescue,
+            RetireWorker: self._retire,
+            GiveBack: self._give_back,
+            CancelRun: self._cancel,
+            RetryRun: self._retry,
+        }
+
+    def feed(
+        self,
+        batch: Sequence[Transition],
+        outcomes: Sequence[Outcome],
+        now: Micros,
+        *,
+        is_ghost: bool = False,
+    ) -> None:
+        """Take in one applied batch; its claim took effect last. A ghost was applied before."""
+        self._now = now
+        self._is_ghost = is_ghost
+        if len(batch) != len(outcomes):
+            self.fail("S4", f"{len(batch)} transitions, {len(outcomes)} answers")
+        pairs = list(zip(batch, outcomes, strict=False))
+        claims = [pair for pair in pairs if type(pair[0]) is Claim]
+        for transition, outcome in (*(p for p in pairs if type(p[0]) is not Claim), *claims):
+            self._table[type(transition)](transition, outcome)
+
+    def alias(self, run_id: str) -> str:
+        """Return a short name of a run, for traces."""
+        entry = self.runs.get(run_id)
+        return run_id if entry is None else entry.alias
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    def _create(self, create: CreateRun, outcome: Outcome) -> None:
+        entry = self.runs.get(create.run_id)
+        match outcome:
+            case Created() if entry is not None:
+                if entry.create.token != create.token:
+                    self.fail("S2", f"{entry.alias} was created by two creates")
+            case Created():
+                self._created(create)
+            case Exists():
+                other = self.runs.get(outcome.run_id)
+                if other is None:
+                    self.fail("S1", f"{outcome.run_id} exists for the store alone")
+                elif other.create.run_id != create.run_id:
+                    key = (other.create.definition, other.create.unique_key)
+                    same_key = key == (create.definition, create.unique_key) and key[1] is not None
+                    if not same_key or other.status in ENDED:
+                        self.fail("S2", f"{create.run_id} was refused for {other.alias}")
+            case Fenced():
+                if create.by is not None and self._current(create.by):
+                    self.fail("S4", f"a child of {create.by.run_id} was fenced from its holder")
+
+    def _created(self, create: CreateRun) -> None:
+        if create.by is not None and not self._current(create.by):
+            self.fail("S4", f"{create.run_id} was created under a grant that is not current")
+        if create.unique_key is not None:
+            key = (create.definition, create.unique_key)
+            other = self.runs.get(self.keys.get(key, ""))
+            if other is not None and other.status not in ENDED:
+                self.fail("S2", f"{create.run_id} and {other.alias} live under one unique_key")
+            self.keys[key] = create.run_id
+        alias = create.run_id
+        if create.parent_id is not None:
+            parent = self.runs[create.parent_id]
+            siblings = sum(e.create.parent_id == create.parent_id for e in self.runs.values())
+            alias = f"{parent.alias}.{siblings}"
+        entry = Entry(create, alias, self._now)
+        if create.delay:
+            entry.status = Status.WAITING
+            entry.due_at = self._now + create.delay
+        self.runs[create.run_id] = entry
+
+    def _claim(self, claim: Claim, answer: Claimed) -> None:
+        member = self.workers.get(claim.worker_id)
+        if answer.known != (member is not None):
+            self.fail("S15", f"a claim was answered known={answer.known} wrongly")
+        fresh = 0
+        for claimed in answer.runs:
+            entry = self.runs.get(claimed.run.run_id)
+            if entry is None:
+                self.fail("S1", f"{claimed.run.run_id} was given and never created")
+                continue
+            again = entry.is_live and (entry.token, entry.worker) == (claim.token, claim.worker_id)
+            if not again:
+                fresh += 1
+                self._grant(entry, claimed.run, claim)
+            elif claimed.run.epoch != entry.epoch:
+                self.fail("S3", f"{entry.alias}: the same claim was given another epoch")
+            self._check_given(entry, claimed)
+        if fresh > claim.limit:
+            self.fail("S14", f"{fresh} runs were given to a claim of {claim.limit}")
+        suspects = [given for given in answer.runs if given.run.crashes >= 2]
+        if suspects and (len(answer.runs) > 1 or not claim.suspects):
+            self.fail(
+                "S14", f"{self.alias(suspects[0].run.run_id)}, a suspect, was not given alone"
+            )
+
+    def _grant(self, entry: Entry, run: RunRecord, claim: Claim) -> None:
+        if entry.is_live:
+            self.fail("S3", f"{entry.alias} has two live grants: epochs {entry.epoch}, {run.epoch}")
+        if entry.status in ENDED:
+            self.fail("S7", f"{entry.alias} was claimed after it was {entry.status}")
+        if run.epoch <= entry.epoch:
+            self.fail("S3", f"{entry.alias}: epoch {run.epoch} was given after {entry.epoch}")
+        if run.grant != claim.token or not claim.token:
+            self.fail("S3", f"{entry.alias} was given under a token that the claim did not bring")
+        if entry.status is Status.WAITING and not self._is_woken(entry):
+            self.fail("TIMER", f"{entry.alias} was given before its time: {entry.due_at}")
+        entry.status = Status.RUNNING
+        entry.epoch = run.epoch
+        entry.token = run.grant
+        entry.worker = claim.worker_id
+        entry.progressed = False
+        entry.due_at = None
+        entry.grants[run.epoch] = claim.worker_id
+        member = self.workers.get(claim.worker_id)
+        if member is None:
+            self.fail("S15", f"{entry.alias} was given to a worker that is not registered")
+        else:
+            member.held.add(entry.create.run_id)
+
+    def _is_woken(self, entry: Entry) -> bool:
+        if entry.due_at is not None and entry.due_at <= self._now:
+            return True
+        joins: dict[int, bool] = {}
+        for wait in entry.waits:
+            if wait.kind is WaitKind.CHILD:
+                child = self.runs.get(wait.key)
+                over = child is not None and bool(child.endings)
+                joins[wait.join] = joins.get(wait.join, True) and over
+        return any(joins.values())
+
+    def _check_given(self, entry: Entry, claimed: ClaimedRun) -> None:
+        """What a worker is given must be what was committed: numbers, checkpoints, endings."""
+        run = claimed.run
+        for name, ours, theirs in (
+            ("crashes", entry.crashes, run.crashes),
+            ("attempt", entry.attempt, run.attempt),
+        ):
+            if ours != theirs:
+                self.fail("S14", f"{entry.alias} was given with {name} {theirs}, it is {ours}")
+        self._check_steps(entry, claimed.checkpoints)
+        for ending in claimed.endings:
+            child = self.runs[ending.run_id]
+            seen = (ending.status, ending.result, ending.reason)
+            if child.status not in ENDED or child.endings[-1] != seen:
+                self.fail("S6", f"{entry.alias} was told that {child.alias} ended {ending.status}")
+
+    def _check_steps(self, entry: Entry, given: Iterable[Checkpoint]) -> None:
+        ours, theirs = list(entry.steps.values()), list(given)
+        if ours != theirs:
+            seen = [_tell(record) for record in theirs]
+            kept = [_tell(record) for record in ours]
+            self.fail("S6", f"{entry.alias}: committed was {kept}, given was {seen}")
+
+    def _cancel(self, cancel: CancelRun, outcome: Outcome) -> None:
+        entry = self.runs.get(cancel.run_id)
+        match outcome:
+            case Missing() if entry is not None:
+                self.fail("S1", f"{entry.alias} was not found by a cancel")
+            case Refused() if entry is not None and entry.status not in ENDED:
+                self.fail("S12", f"a cancel of {entry.alias} was refused: {entry.status}")
+            case Controlled() if entry is not None and cancel.request_id not in entry.requests:
+                entry.requests.add(cancel.request_id)
+                if entry.is_live:
+                    entry.cancelling = True
+                else:
+                    self._end(entry, Status.CANCELLED, None, None)
+                self._expect(entry, outcome.status)
+
+    def _retry(self, retry: RetryRun, outcome: Outcome) -> None:
+        entry = self.runs.get(retry.run_id)
+        if entry is None or not isinstance(outcome, Controlled):
+            return
+        if retry.request_id in entry.requests:
+            return
+        entry.requests.add(retry.request_id)
+        if entry.status not in (Status.FAILED, Status.CANCELLED):
+            self.fail("S7", f"{entry.alias} was retried while {entry.status}")
+        entry.attempt += 1
+        entry.crashes = 0
+        entry.status = Status.QUEUED
+        self._reopen(entry, entry.culprits)
+        if entry.create.unique_key is not None:
+            self.keys[entry.create.definition, entry.create.unique_key] = retry.run_id
+
+    # --- what holders write ----------------------------------------------------------------------
+
+    def _current(self, grant) -> bool:
+        entry = self.runs.get(grant.run_id)
+        return entry is not None and entry.is_live and _matches(entry, grant)
+
+    def _save(self, save: SaveCheckpoint, outcome: Outcome) -> None:
+        entry = self.runs[save.grant.run_id]
+        recorded = entry.steps.get(save.key)
+        match outcome:
+            case Fenced() if self._current(save.grant):
+                self.fail("S4", f"{entry.alias}: the holder was fenced at {save.key.path}")
+            case Conflict():
+                if recorded is None or recorded.outcome is PENDING:
+                    self.fail("S5", f"{entry.alias}: conflict at {save.key.path} with nothing")
+            case Saved() if not _matches(entry, save.grant):
+                self.fail("S4", f"{entry.alias}: {save.key.path} was written by a fenced holder")
+            case Saved():
+                self._saved(entry, save, outcome, recorded)
+
+    def _saved(
+        self, entry: Entry, save: SaveCheckpoint, saved: Saved, recorded: Checkpoint | None
+    ) -> None:
+        ours = recorded is not None and recorded.epoch == save.grant.epoch
+        final = recorded is not None and recorded.outcome is not PENDING
+        is_again = save.outcome is PENDING and recorded is not None and save.tries == recorded.tries
+        if recorded is not None and ours and (final or is_again or not entry.is_live):
+            return  # the same again: nothing may change, and the next reader will tell
+        if not entry.is_live:
+            self.fail("S7", f"{entry.alias}: {save.key.path} was written after {entry.status}")
+        if final:
+            self.fail("S5", f"{entry.alias}: {save.key.path} was accepted a second time")
+            return
+        if (saved.control is Control.CANCEL) != entry.cancelling:
+            self.fail("S12", f"{entry.alias}: the holder heard {saved.control!r}")
+        due_at = None if save.delay is None else self._now + save.delay
+        if saved.due_at != due_at:
+            self.fail("TIMER", f"{entry.alias}: {save.key.path} is due at {saved.due_at}")
+        if self._is_ghost and save.outcome is PENDING:
+            entry.haunted.add(save.key)
+        if save.tries not in _next_tries(save, recorded) and save.key not in entry.haunted:
+            self.fail("S14", f"{entry.alias}: {save.key.path} jumped to try {save.tries}")
+        entry.progressed = True
+        entry.steps[save.key] = _checkpoint(save, due_at)
+        if save.outcome is StepOutcome.CANCELLED:
+            entry.given_up.add(save.key.path.rpartition("/")[2])
+        self._note_token(entry, save)
+
+    def _note_token(self, entry: Entry, save: SaveCheckpoint) -> None:
+        found = _token(save)
+        if found is None:
+            return
+        at = self._now
+        token = Token(save.outcome, found[2], int(found[3]), save.grant.epoch, at)
+        place = entry.places.setdefault(found[1].decode(), Place())
+        entry.place_of[save.key] = place
+        place.numbers.add(token.number)
+        if place.final is not None:
+            self.fail("S5", f"{entry.alias}: {found[1].decode()} has two outcomes")
+        if save.outcome is PENDING:
+            place.failures = [*place.failures[: max(0, save.tries - 1)], token][: save.tries]
+            place.passed = token if save.tries == 0 else None
+            place.epochs.append(token.epoch)
+        else:
+            place.final = token
+
+    def _reopen(self, entry: Entry, culprits: Iterable[StepKey]) -> None:
+        for key in culprits:
+            record = entry.steps.get(key)
+            if record is None or record.outcome in (StepOutcome.OK, PENDING):
+                continue
+            entry.steps[key] = _reopened(record, self._now)
+            place = entry.place_of.get(key)
+            if place is not None:
+                if place.final is not None:
+                    place.epochs.append(place.final.epoch)
+                place.final = None
+                place.failures.clear()
+
+    def _settle(self, settle: Settle, outcome: Outcome) -> None:
+        entry = self.runs[settle.grant.run_id]
+        if isinstance(outcome, Fenced):
+            if self._current(settle.grant):
+                self.fail("S4", f"{entry.alias}: its holder could not settle")
+            return
+        assert isinstance(outcome, Settled), outcome
+        if not _matches(entry, settle.grant):
+            self.fail("S4", f"{entry.alias} was settled by a fenced holder: {settle.verdict}")
+        elif entry.is_live:
+            self._ungrant(entry, type(settle.verdict).__name__)
+            entry.crashes = 0
+            if entry.cancelling:
+                self._end(entry, Status.CANCELLED, None, None)
+            else:
+                self._judge(entry, settle.verdict)
+            self._expect(entry, outcome.status)
+        else:
+            self._expect(entry, outcome.status)
+
+    def _judge(self, entry: Entry, verdict) -> None:
+        entry.waits = ()
+        match verdict:
+            case Completed():
+                still = [
+                    r.key.path for r in entry.steps.values() if r.outcome is PENDING and r.tries
+                ]
+                if still:
+                    self.fail("S7", f"{entry.alias} is completed with {still} pending")
+                self._end(entry, Status.COMPLETED, verdict.result, None)
+            case Failed():
+                self._end(entry, Status.FAILED, None, verdict.reason)
+                entry.culprits = verdict.culprits
+            case Retrying():
+                entry.attempt += 1
+                entry.status = Status.WAITING
+                entry.due_at = self._now + verdict.delay
+                self._reopen(entry, verdict.culprits)
+            case Suspended():
+                dues = [wait.due_at for wait in verdict.waits if wait.due_at is not None]
+                entry.status = Status.WAITING
+                entry.due_at = min(dues, default=None)
+                entry.waits = verdict.waits
+            case Released():
+                entry.status = Status.QUEUED
+            case Mismatched():
+                entry.status = Status.PAUSED
+            case _:
+                self._end(entry, Status.CANCELLED, None, None)
+
+    def _end(self, entry: Entry, status: Status, result: bytes | None, reason: str | None) -> None:
+        if entry.status in ENDED:
+            self.fail("S7", f"{entry.alias} was {entry.status} and is {status} now")
+        entry.status = status
+        entry.cancelling = False
+        entry.due_at = None
+        entry.waits = ()
+        entry.culprits = ()
+        entry.endings.append((status, result, reason))
+
+    def _expect(self, entry: Entry, told: Status) -> None:
+        """Compare a status with ours; what waits is queued as soon as anybody finds it due."""
+        ours = Status.WAITING if entry.status is Status.QUEUED else entry.status
+        theirs = Status.WAITING if told is Status.QUEUED else told
+        if ours != theirs:
+            self.fail("S7", f"{entry.alias} is {entry.status}, the store says {told}")
+
+    # --- workers ---------------------------------------------------------------------------------
+
+    def _register(self, register: RegisterWorker, outcome: Beaten) -> None:
+        if register.worker_id not in self.workers:
+            self.workers[register.worker_id] = Member(0, self._now, register.slots)
+
+    def _heartbeat(self, heartbeat: Heartbeat, outcome: Beaten) -> None:
+        member = self.workers.get(heartbeat.worker_id)
+        if outcome.known != (member is not None):
+            self.fail("S3", f"a worker that is {'' if member else 'not '}known was told otherwise")
+        if member is not None:
+            member.beat += 1
+            member.beat_at = self._now
+            if outcome.held != len(member.held):
+                self.fail("S15", f"a worker holds {len(member.held)} runs, not {outcome.held}")
+
+    def _rescue(self, rescue: RescueWorker, outcome: Rescued) -> None:
+        member = self.workers.get(rescue.worker_id)
+        if member is None or rescue.beat not in (None, member.beat):
+            self._expect_back(outcome, set(), set())
+            return
+        if rescue.beat is not None and self._now - member.beat_at < self._lease:
+            self.fail("LEASE", "a worker was rescued before its lease was over")
+        queued, ended = set(), set()
+        for run_id in sorted(member.held):
+            entry = self.runs[run_id]
+            self._ungrant(entry, "rescued")
+            entry.token = 0
+            entry.crashes = 0 if entry.progressed else entry.crashes + 1
+            if entry.cancelling:
+                self._end(entry, Status.CANCELLED, None, None)
+            elif entry.crashes >= rescue.crash_cap:
+                self._end(entry, Status.FAILED, None, "crash")
+            else:
+                entry.status = Status.QUEUED
+            (ended if entry.status in ENDED else queued).add(run_id)
+        self._expect_back(outcome, queued, ended)
+        del self.workers[rescue.worker_id]
+        self.rescued(rescue.worker_id, self._now)
+
+    def _retire(self, retire: RetireWorker, outcome: Rescued) -> None:
+        member = self.workers.get(retire.worker_id)
+        if member is None:
+            self._expect_back(outcome, set(), set())
+            return
+        self._take_back(outcome, member.held)
+        del self.workers[retire.worker_id]
+
+    def _give_back(self, give_back: GiveBack, outcome: Rescued) -> None:
+        member = self.workers.get(give_back.worker_id)
+        held = set() if member is None else member.held
+        known = set(give_back.held)
+        self._take_back(outcome, {r for r in held if (r, self.runs[r].epoch) not in known})
+
+    def _take_back(self, outcome: Rescued, run_ids: Iterable[str]) -> None:
+        queued, ended = set(), set()
+        for run_id in sorted(run_ids):
+            entry = self.runs[run_id]
+            self._ungrant(entry, "taken back")
+            entry.token = 0
+            if entry.cancelling:
+                self._end(entry, Status.CANCELLED, None, None)
+                ended.add(run_id)
+            else:
+                entry.status = Status.QUEUED
+                queued.add(run_id)
+        self._expect_back(outcome, queued, ended)
+
+    def _expect_back(self, outcome: Rescued, queued: set[str], ended: set[str]) -> None:
+        if (set(outcome.queued), set(outcome.ended)) != (queued, ended):
+            self.fail("S15", f"given back were {outcome}, not {sorted(queued)}, {sorted(ended)}")
+
+    def _ungrant(self, entry: Entry, how: str) -> None:
+        entry.ends[entry.epoch] = how
+        member = self.workers.get(entry.worker)
+        if member is not None:
+            member.held.discard(entry.create.run_id)
+
+    # --- at rest ---------------------------------------------------------------------------------
+
+    def check_history(self, run_id: str, history: History | None) -> None:
+        """Compare everything that the store kept of a run with what was accepted."""
+        entry = self.runs[run_id]
+        if history is None:
+            self.fail("S1", f"{entry.alias} is gone")
+            return
+        run = history.run
+        ours = (entry.status, entry.epoch, entry.attempt, entry.crashes)
+        theirs = (run.status, run.epoch, run.attempt, run.crashes)
+        if ours != theirs:
+            self.fail("S14", f"{entry.alias} should be {ours}, the store has {theirs}")
+        if entry.status in ENDED:
+            kept = (run.status, run.result, run.reason)
+            if entry.endings[-1] != kept:
+                self.fail("S7", f"{entry.alias} ended {entry.endings[-1]}, kept is {kept}")
+            if history.waits or run.control or run.due_at is not None:
+                self.fail("S15", f"{entry.alias} is {run.status} and still waits")
+        self._check_steps(entry, history.checkpoints)
+
+
+def _token(record: SaveCheckpoint) -> re.Match[bytes] | None:
+    """Return the token of a step's value or error; an inlined body's holds those of its steps."""
+    found = TOKEN.search(record.value or b"")
+    if found is None or name_of(found[1].decode()) != record.key.path.rpartition("/")[2]:
+        return None
+    return found
+
+
+def _next_tries(save: SaveCheckpoint, recorded: Checkpoint | None) -> tuple[int, ...]:
+    """Return which try a checkpoint may be of, after what is recorded."""
+    before = 0 if recorded is None else recorded.tries
+    match save.outcome:
+        case StepOutcome.CANCELLED:  # given up while it was tried, or in between
+            return before, before + 1
+        case StepOutcome.PENDING:  # 0: a step inside a step, which will be asked anew
+            return 0, before + 1
+        case _:
+            return (before + 1,)
+
+
+def _matches(entry: Entry, grant) -> bool:
+    """Tell whether the grant is the newest and was not taken back."""
+    return (grant.epoch, grant.token) == (entry.epoch, entry.token)
+
+
+def _checkpoint(save: SaveCheckpoint, due_at: Micros | None) -> Checkpoint:
+    return Checkpoint(
+        key=save.key,
+        position=save.position,
+        kind=save.kind,
+        outcome=save.outcome,
+        value=save.value,
+        tries=save.tries,
+        log=save.log,
+        due_at=due_at,
+        started_at=save.started_at,
+        ended_at=save.ended_at,
+        site=save.site,
+        text=save.text,
+        epoch=save.grant.epoch,
+    )
+
+
+def _reopened(record: Checkpoint, now: Micros) -> Checkpoint:
+    fields = {name: getattr(record, name) for name in record.__struct_fields__}
+    return Checkpoint(**{**fields, "outcome": PENDING, "tries": 0, "due_at": now})
+
+
+def _tell(record: Checkpoint) -> str:
+    return f"{record.key.path}#{record.key.k} {record.outcome} {record.value!r} try {record.tries}"

@@ -1,0 +1,192 @@
+"""What the simulation found, each as a small test of its own."""
+
+import asyncio
+import gc
+import logging
+import weakref
+from datetime import datetime
+
+import pytest
+
+from perdure import App, Status, Worker, now, step
+from perdure.errors import StoreBusy
+from perdure.model.records import Grant, StepOutcome
+from perdure.model.transitions import Claim, CreateRun, RegisterWorker
+from perdure.stores.memory import MemoryStore
+from tests.contract.desk import pending
+from tests.simulation.alone import Alone
+
+
+def test_a_run_claimed_again_while_its_body_unwinds_is_not_forgotten():
+    """The old activation's end does not strike the new one from what the worker holds."""
+
+    async def main(app: App) -> int:
+        @app.workflow
+        async def child() -> None:
+            await asyncio.sleep(0.1)
+
+        @app.workflow
+        async def parent() -> None:
+            run = await child.enqueue()
+            try:
+                await run.result()
+            finally:
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(30.0)
+
+        async with app, Worker(app):
+            run = await parent.enqueue()
+            await run.result()
+            record = await app.engine.store.get(run.id)
+            return record.epoch
+
+    assert Alone().run(main) == 2
+
+
+def test_what_a_failed_attempt_gave_up_is_tried_again():
+    """A step cancelled because its sibling failed does not keep the next attempt waiting."""
+
+    async def main(app: App) -> list[str]:
+        attempts: list[str] = []
+
+        async def fails_once() -> None:
+            attempts.append("fails")
+            if len(attempts) == 1:
+                raise ValueError("once")
+
+        async def takes_long() -> str:
+            await asyncio.sleep(1.0)
+            return "slow"
+
+        @app.workflow(max_attempts=2)
+        async def both() -> list[str]:
+            async with asyncio.TaskGroup() as group:
+                slow = group.create_task(step("slow", takes_long))
+                await step.options(max_attempts=1)("fails", fails_once)
+            return [slow.result()]
+
+        async with app, Worker(app):
+            return await (await both.enqueue()).result(timeout="1m")
+
+    assert Alone().run(main) == ["slow"]
+
+
+def test_now_is_equal_on_replay_after_a_child():
+    """What a body is told of the time behind a child's result does not change."""
+
+    async def main(app: App) -> list[datetime]:
+        seen: list[datetime] = []
+
+        @app.workflow
+        async def child(seconds: float) -> None:
+            await asyncio.sleep(seconds)
+
+        @app.workflow
+        async def parent() -> None:
+            first = await child.enqueue(0.01)
+            await first.result()
+            seen.append(now())
+            second = await child.enqueue(5.0)
+            seen.append(now())
+            await second.result()
+
+        async with app, Worker(app):
+            await (await parent.enqueue()).result()
+        return seen
+
+    first, second, *replayed = Alone().run(main)
+    assert replayed == [first, second]
+
+
+def _ignore(task: asyncio.Task) -> None:
+    task.exception()
+
+
+class BusyStore(MemoryStore):
+    """A store that takes its time, and refuses so many batches from some moment on."""
+
+    refusals = 0
+
+    async def apply(self, batch):
+        await asyncio.sleep(0.1)
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreBusy("another writer holds the store")
+        return await super().apply(batch)
+
+
+@pytest.mark.parametrize("refusals", range(5, 10))
+def test_a_stop_during_an_outage_fails_no_run(refusals: int, caplog: pytest.LogCaptureFixture):
+    """A verdict that could not be written is not replaced by the reason why it could not."""
+    caplog.set_level(logging.CRITICAL, "perdure")
+    alone = Alone()
+    store = BusyStore(clock=alone.clock)
+
+    async def main(app: App) -> Status:
+        @app.workflow
+        async def work() -> None:
+            await asyncio.sleep(1.0)
+            store.refusals = refusals
+
+        async def ask_for_more() -> None:
+            for _ in range(100):
+                asyncio.create_task(work.enqueue()).add_done_callback(_ignore)
+                await asyncio.sleep(0.03)
+
+        async with app:
+            worker = Worker(app)
+            await worker.start()
+            run = await work.enqueue()
+            await asyncio.sleep(1.0)
+            await worker.stop()
+            others = asyncio.create_task(ask_for_more())
+        others.cancel()
+        store.refusals = 0
+        await store.open()
+        record = await store.get(run.id)
+        assert record is not None
+        return record.status
+
+    assert alone.run(main, store) is not Status.FAILED
+
+
+def test_a_function_made_in_a_body_is_let_go():
+    """A closure that was a step is not kept when the run has ended."""
+    made: list[weakref.ref] = []
+
+    async def main(app: App) -> None:
+        @app.workflow
+        async def work() -> None:
+            async def closure() -> None:
+                await asyncio.sleep(0.0)
+
+            made.append(weakref.ref(closure))
+            await step("closure", closure)
+
+        async with app, Worker(app):
+            await (await work.enqueue()).result()
+
+    Alone().run(main)
+    gc.collect()
+    assert [reference() for reference in made] == [None]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a pending try is recognised by its number alone, and only while it is the newest; a "
+    "network store whose requests outlive their answers needs an order among the tries of a claim",
+)
+async def test_a_late_duplicate_of_a_try_changes_nothing():
+    """An earlier pending try that arrives once more does not put the tries back."""
+    store = MemoryStore()
+    await store.open()
+    await store.apply([RegisterWorker("w", "host", 1, {"job": "1"}, ("default",), 1)])
+    await store.apply([CreateRun("r", "job", b"{}", token=1)])
+    (claimed,) = await store.apply([Claim("w", 7, ("job",), ("default",), 1)])
+    run = claimed.runs[0].run
+    grant = Grant(run.run_id, run.epoch, run.grant)
+    tries = [pending(grant, tries=number) for number in (1, 2)]
+    await store.apply(tries)
+    await store.apply(tries[:1])
+    history = await store.history("r")
+    assert [(c.outcome, c.tries) for c in history.checkpoints] == [(StepOutcome.PENDING, 2)]

@@ -1,0 +1,274 @@
+"""Every check of the ledger can fail: fed with a store's broken promise it says which."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from perdure.model.records import (
+    Checkpoint,
+    Control,
+    Grant,
+    Rank,
+    RunRecord,
+    Status,
+    StepKey,
+    StepKind,
+    StepOutcome,
+)
+from perdure.model.transitions import (
+    Beaten,
+    CancelRun,
+    Claim,
+    Claimed,
+    ClaimedRun,
+    Completed,
+    Conflict,
+    Controlled,
+    Created,
+    CreateRun,
+    Exists,
+    Failed,
+    Fenced,
+    Heartbeat,
+    Missing,
+    Outcome,
+    Refused,
+    RegisterWorker,
+    Rescued,
+    RescueWorker,
+    RetireWorker,
+    SaveCheckpoint,
+    Saved,
+    Settle,
+    Settled,
+    Suspended,
+    Transition,
+)
+from tests.simulation.ledger import Ledger
+
+LEASE = 15_000_000
+KEY = StepKey(b"", "s", b"", 0)
+FIRST = Grant("r", 1, 11)
+SECOND = Grant("r", 2, 22)
+
+
+class Scribe:
+    """Feeds a ledger, and remembers what it says."""
+
+    def __init__(self) -> None:
+        self.letters: list[str] = []
+        self.ledger = Ledger(lambda letter, text: self.letters.append(letter), LEASE)
+        self.now = 0
+        self.feed(_register("w"), Beaten(True, 0, 0))
+        self.feed(_register("v"), Beaten(True, 0, 0))
+        self.feed(CreateRun("r", "d", b"", 1), Created("r"))
+
+    def feed(self, transition: Transition, outcome: Outcome) -> None:
+        self.ledger.feed([transition], [outcome], self.now)
+
+    def claim(self, worker: str, grant: Grant, **fields: object) -> None:
+        """Give the run to a worker as a store would, or with other fields."""
+        checkpoints: Sequence[Checkpoint] = fields.pop("checkpoints", ())
+        run = RunRecord(
+            seq=1, run_id="r", definition="d", version="", queue="default", priority=0,
+            unique_key=None, token=1, input=b"", meta=None, options=None, tags=(), parent_id=None,
+            root_id=None, created_at=0, updated_at=0, status=Status.RUNNING, rank=Rank.FRESH,
+            epoch=grant.epoch, grant=grant.token, worker_id=worker,
+        )  # fmt: skip
+        for name, value in fields.items():
+            setattr(run, name, value)
+        claim = Claim(worker, grant.token, ("d",), ("default",), 1)
+        self.feed(claim, Claimed((ClaimedRun(run, tuple(checkpoints)),), 0, None, suspects=False))
+
+    def save(self, grant: Grant, value: bytes = b"1") -> SaveCheckpoint:
+        save = _save(grant, value)
+        self.feed(save, Saved())
+        return save
+
+    def rescue(self, worker: str, **counted: tuple[str, ...]) -> None:
+        self.now += LEASE
+        self.feed(RescueWorker(worker, 0, 3, b""), Rescued(**counted))
+
+
+def _register(worker: str) -> RegisterWorker:
+    return RegisterWorker(worker, "host", 1, {"d": ""}, ("default",), 1)
+
+
+def _save(grant: Grant, value: bytes = b"1") -> SaveCheckpoint:
+    return SaveCheckpoint(grant, KEY, 0, StepKind.STEP, StepOutcome.OK, value)
+
+
+def lost_run(scribe: Scribe) -> None:
+    scribe.feed(CancelRun("r", "q"), Missing("r"))
+
+
+def two_runs_of_one_id(scribe: Scribe) -> None:
+    scribe.feed(CreateRun("r", "d", b"", 2), Created("r"))
+
+
+def two_runs_of_one_key(scribe: Scribe) -> None:
+    scribe.feed(CreateRun("a", "d", b"", 3, unique_key="k"), Created("a"))
+    scribe.feed(CreateRun("b", "d", b"", 4, unique_key="k"), Created("b"))
+
+
+def refused_for_nobody(scribe: Scribe) -> None:
+    scribe.feed(CreateRun("a", "d", b"", 3), Exists("r", True))
+
+
+def two_grants(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.claim("v", SECOND)
+
+
+def an_epoch_twice(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.rescue("w", queued=("r",))
+    scribe.claim("v", Grant("r", 1, 22), crashes=1)
+
+
+def a_stranger_that_is_known(scribe: Scribe) -> None:
+    scribe.feed(Heartbeat("nobody"), Beaten(True, 1, 0))
+
+
+def a_fenced_checkpoint(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.rescue("w", queued=("r",))
+    scribe.save(FIRST)
+
+
+def a_fenced_settle(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.rescue("w", queued=("r",))
+    scribe.feed(Settle(FIRST, Completed(b"")), Settled(Status.COMPLETED))
+
+
+def a_holder_that_is_fenced(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(_save(FIRST), Fenced("r"))
+
+
+def a_child_of_nobody(scribe: Scribe) -> None:
+    scribe.feed(CreateRun("c", "d", b"", 2, parent_id="r", by=FIRST), Created("c"))
+
+
+def an_outcome_overwritten(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.save(FIRST)
+    scribe.rescue("w", queued=("r",))
+    recorded = Checkpoint(
+        KEY, 0, StepKind.STEP, StepOutcome.OK, b"1", 1, None, None, 0, 0, "", "", 1
+    )
+    scribe.claim("v", SECOND, checkpoints=(recorded,))
+    scribe.save(SECOND, b"2")
+
+
+def a_conflict_with_nothing(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(_save(FIRST), Conflict("r", "s"))
+
+
+def a_replay_without_its_record(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.save(FIRST)
+    scribe.rescue("w", queued=("r",))
+    scribe.claim("v", SECOND)
+
+
+def a_claim_after_the_end(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(Settle(FIRST, Completed(b"")), Settled(Status.COMPLETED))
+    scribe.claim("w", SECOND)
+
+
+def another_status_than_the_verdict(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(Settle(FIRST, Failed(b"")), Settled(Status.COMPLETED))
+
+
+def a_cancel_that_the_holder_does_not_hear(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(CancelRun("r", "q"), Controlled(Status.RUNNING))
+    scribe.feed(_save(FIRST), Saved(Control.NONE))
+
+
+def a_cancel_that_is_refused(scribe: Scribe) -> None:
+    scribe.feed(CancelRun("r", "q"), Refused("r", Status.QUEUED))
+
+
+def crashes_uncounted(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.rescue("w", queued=("r",))
+    scribe.claim("v", SECOND, crashes=0)
+
+
+def an_attempt_uncounted(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST, attempt=2)
+
+
+def a_rescue_that_forgets(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.rescue("w")
+
+
+def a_worker_that_holds_more(scribe: Scribe) -> None:
+    scribe.feed(Heartbeat("w"), Beaten(True, 1, 1))
+
+
+def a_retirement_that_keeps_a_run(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(RetireWorker("w"), Rescued())
+
+
+def a_delay_cut_short(scribe: Scribe) -> None:
+    scribe.feed(CreateRun("a", "d", b"", 3, delay=10), Created("a"))
+    scribe.now = 9
+    scribe.claim("w", Grant("a", 1, 11), run_id="a")
+
+
+def a_suspension_cut_short(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(Settle(FIRST, Suspended(())), Settled(Status.WAITING))
+    scribe.claim("w", SECOND)
+
+
+def a_rescue_within_the_lease(scribe: Scribe) -> None:
+    scribe.now = LEASE - 1
+    scribe.feed(RescueWorker("w", 0, 3, b""), Rescued())
+
+
+BROKEN: dict[Callable[[Scribe], None], str] = {
+    lost_run: "S1",
+    two_runs_of_one_id: "S2",
+    two_runs_of_one_key: "S2",
+    refused_for_nobody: "S2",
+    two_grants: "S3",
+    an_epoch_twice: "S3",
+    a_stranger_that_is_known: "S3",
+    a_fenced_checkpoint: "S4",
+    a_fenced_settle: "S4",
+    a_holder_that_is_fenced: "S4",
+    a_child_of_nobody: "S4",
+    an_outcome_overwritten: "S5",
+    a_conflict_with_nothing: "S5",
+    a_replay_without_its_record: "S6",
+    a_claim_after_the_end: "S7",
+    another_status_than_the_verdict: "S7",
+    a_cancel_that_the_holder_does_not_hear: "S12",
+    a_cancel_that_is_refused: "S12",
+    crashes_uncounted: "S14",
+    an_attempt_uncounted: "S14",
+    a_rescue_that_forgets: "S15",
+    a_worker_that_holds_more: "S15",
+    a_retirement_that_keeps_a_run: "S15",
+    a_delay_cut_short: "TIMER",
+    a_suspension_cut_short: "TIMER",
+    a_rescue_within_the_lease: "LEASE",
+}
+
+
+@pytest.mark.parametrize("story", BROKEN, ids=lambda story: story.__name__)
+def test_a_broken_promise_is_named(story: Callable[[Scribe], None]):
+    """The last step of the story breaks the promise, and nothing before it does."""
+    scribe = Scribe()
+    story(scribe)
+    assert scribe.letters[:1] == [BROKEN[story]]

@@ -1,0 +1,29 @@
+"""The checker is worth something: it finds every planted bug, and nothing where none is planted."""
+
+import time
+
+import pytest
+
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.world import Broken, World
+
+MOST = 2_000
+"""Seeds within which a planted bug must be found."""
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_bug_is_found(name: str, figures: list[str]):
+    """Some seed breaks a promise with the bug planted, and keeps it without."""
+    began = time.perf_counter()
+    for seed in range(MOST):
+        world = World(seed)
+        with MUTANTS[name]():
+            try:
+                world.run()
+            except Broken:
+                break
+    else:
+        pytest.fail(f"{name} survived {MOST} seeds")
+    took = time.perf_counter() - began
+    figures.append(f"{name}: {seed + 1} seeds, {took:.1f} s: {str(world.broken)[:100]}")
+    World(seed).run()
