@@ -316,9 +316,7 @@ class Worker:
                 self._engine.committer.kick()
 
     def _stop_looking(self) -> None:
-        if self._poll_timer is not None:
-            self._poll_timer.cancel()
-            self._poll_timer = None
+        self._stop_poll()
         if self._unlisten is not None:
             self._unlisten()
             self._unlisten = None
@@ -333,10 +331,14 @@ class Worker:
         if next_due is not None:
             delay = min(delay, next_due)
         when = self._loop.time() + delay
-        if self._poll_timer is not None:
-            self._poll_timer.cancel()
+        self._stop_poll()
         self._next_look = when
         self._poll_timer = self._loop.call_at(when, self.look)
+
+    def _stop_poll(self) -> None:
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+            self._poll_timer = None
 
     # --- claiming (the committer's claimant) -----------------------------------------------------
 
@@ -352,6 +354,9 @@ class Worker:
         if not idle and self._overdue_suspects():
             return None
         self._claiming = True
+        # The answer sets the next poll. This one would be taken for a hint meanwhile, and where
+        # commits are slow every batch would then carry a claim.
+        self._stop_poll()
         if not self._token:
             self._token = self._engine.ids.token()
         return Claim(
