@@ -1902,3 +1902,11 @@ def test_errors_with_any_plain_arguments_survive(args):
     error = ValueError(*args)
     again = replay(error)
     assert type(again) is StepFailed or exactly(again.args, error.args)
+
+
+def test_paths_count_by_their_text():
+    """Two paths are two arguments, and a path is not its text."""
+    one, two = (fingerprint((Path(text),), {})[0] for text in ("a/b", "a/c"))
+    assert one != two
+    assert one == fingerprint((Path("a/b"),), {})[0]
+    assert one != fingerprint(("a/b",), {})[0]

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, Flag
 from hashlib import blake2b
+from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
@@ -201,6 +202,8 @@ def _other(value: Any, walk: _Walk) -> Any:
     cls: Any = class_of(value)
     if issubclass(cls, Enum):
         return _tag("enum", _name(cls), value.value if issubclass(cls, Flag) else value.name)
+    if issubclass(cls, PurePath):
+        return _tag("path", value.as_posix())
     fields = _fields(cls)
     if fields is not None:
         return _tag("record", _name(cls), _record(value, fields, walk))
