@@ -158,7 +158,7 @@ class Heart:
         if self._thread is None:
             return
         self._thread.call_soon(self._stop_now)
-        await self._ended
+        await asyncio.shield(self._ended)  # a stop that is cancelled must not undo the next one
 
     def _stop_now(self) -> None:
         if self._stop is not None:

@@ -208,13 +208,14 @@ class Worker:
         if self._stopping is None:
             seconds = self._grace if grace is None else to_micros(grace) / 1e6
             self._stopping = asyncio.Task(self._stop(seconds), loop=self._loop)
+        stopping = self._stopping
         try:
-            await asyncio.shield(self._stopping)
+            await asyncio.shield(stopping)
         except asyncio.CancelledError:
             # Whoever waited is out of patience: no grace, but still in order.
             self._hurry.set()
             self._signal()
-            await asyncio.wait([self._stopping])
+            await asyncio.wait([stopping])
             raise
 
     async def _stop(self, seconds: float) -> None:
