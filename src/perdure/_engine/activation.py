@@ -150,6 +150,15 @@ class Activation:
             self.deadline.cancel()
         for wait in list(self._waits):
             self._forget(wait)
+        self._hush()
+
+    def _hush(self) -> None:
+        """Keep asyncio from complaining about errors that the body did not collect in this pass.
+
+        The verdict has looked at them, or a replay will raise them again.
+        """
+        for task in self._failed:
+            task.exception()
 
     def uncollected(self) -> BaseException | None:
         """Return the error of a task that failed and that nobody awaited, if there is one."""
@@ -177,6 +186,8 @@ class Activation:
             branch.parent.children -= 1
         if not task.cancelled() and getattr(task, "_log_traceback", False):
             self._failed.append(task)
+            if self.leaving is not None:
+                self._hush()
         self._activity += 1
         self.consider_idle()
 
