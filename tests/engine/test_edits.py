@@ -1,6 +1,7 @@
 """Code that changes while its runs are in flight: what is safe, and what pauses the run."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -334,7 +335,9 @@ async def test_a_body_that_catches_a_mismatch_does_nothing_more(shop: Shop):
     assert shop.effects == ["charge o1 100", "killed"]
 
 
-async def test_a_mismatch_in_a_task_nobody_awaits_pauses_the_run(shop: Shop):
+async def test_a_mismatch_in_a_task_nobody_awaits_pauses_the_run(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+):
     """A mismatch in a branch ends the body, though it waits for something else."""
 
     async def before(shop: Shop) -> Any:
@@ -349,6 +352,8 @@ async def test_a_mismatch_in_a_task_nobody_awaits_pauses_the_run(shop: Shop):
 
     _, history = await shop.mismatched(before, after)
     assert history.reason == "mismatch"
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def _charge_in_branch(shop: Shop, cents: int) -> Any:

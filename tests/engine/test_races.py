@@ -1,6 +1,7 @@
 """What a body gives up, and what it leaves behind: races, leftover tasks, failures nobody saw."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -348,6 +349,33 @@ async def test_a_failure_that_the_body_collects_does_not(place: Place, how: str)
     async with place.life(flow_of(flow)) as life:
         run = await life.flow.enqueue()
         assert await run.result(timeout="5s") == "done"
+
+
+async def test_a_failure_yet_to_be_collected_is_no_noise(
+    place: Place, family: Family, caplog: pytest.LogCaptureFixture
+):
+    """A suspension leaves no task behind whose error asyncio would complain about."""
+
+    async def fails() -> None:
+        raise LookupError("for later")
+
+    async def body(_: Family, child: Any) -> str:
+        failing = asyncio.create_task(ONCE("fails", fails))
+        await (await child.enqueue(1)).result()
+        try:
+            await failing
+        except LookupError as error:
+            return str(error)
+        return "not reached"
+
+    async with place.life(family.of(body)) as life:
+        run = await life.flow.enqueue()
+        await life.reaches(run, "waiting", "child")
+        family.let(1)
+        assert await run.result(timeout="5s") == "for later"
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+    assert family.passes == 2
 
 
 async def test_leftover_tasks_end_before_the_outcome_is_written(place: Place):
