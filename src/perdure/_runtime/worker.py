@@ -205,10 +205,10 @@ class Worker:
         """
         if self._state is State.STOPPED:
             return
-        if self._stopping is None:
-            seconds = self._grace if grace is None else to_micros(grace) / 1e6
-            self._stopping = asyncio.Task(self._stop(seconds), loop=self._loop)
         stopping = self._stopping
+        if stopping is None:
+            seconds = self._grace if grace is None else to_micros(grace) / 1e6
+            stopping = self._stopping = asyncio.Task(self._stop(seconds), loop=self._loop)
         try:
             await asyncio.shield(stopping)
         except asyncio.CancelledError:
