@@ -157,8 +157,12 @@ class Effects:
 
     # --- at rest ---------------------------------------------------------------------------------
 
-    def check_waste(self) -> None:
-        """Every execution that left no record must have a fault or an order to blame (S8)."""
+    def check_waste(self, around: dict[str, set[str]]) -> None:
+        """Every execution that left no record must have a fault or an order to blame (S8).
+
+        Args:
+            around: the names of the steps around a step of that name.
+        """
         for execution in self.executions:
             entry = self._ledger.runs[execution.run_id]
             known = entry.places.get(execution.place)
@@ -169,7 +173,8 @@ class Effects:
             how = entry.ends.get(execution.epoch)
             if how in ("rescued", "taken back", "Released", "CancelledByWorker"):
                 continue
-            if entry.status == "cancelled" or name_of(execution.place) in entry.given_up:
+            name = name_of(execution.place)
+            if entry.status == "cancelled" or entry.given_up & {name, *around.get(name, ())}:
                 continue
             self._fail("S8", f"{entry.alias}: execution {execution} was lost, its grant {how}")
 

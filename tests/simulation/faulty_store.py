@@ -70,8 +70,9 @@ class FaultyStore:
 
     def _haunt(self, batch: Sequence[Transition]) -> None:
         """Apply a batch once more, long after its answer."""
-        if self._inner._is_open:
-            self._world.serve(self._process, self._inner, batch, "ghost")
+        world = self._world
+        if self._inner._is_open and not world.is_stopping and not world.ledger.puts_back(batch):
+            world.serve(self._process, self._inner, batch, "ghost")
 
     async def _read(self, read: Callable[[], Any]) -> Any:
         fault = self._chaos.of_call(self._process)

@@ -110,8 +110,6 @@ class Entry:
     places: dict[str, Place] = field(default_factory=dict)
     place_of: dict[StepKey, Place] = field(default_factory=dict)
     culprits: tuple[StepKey, ...] = ()
-    # Steps whose tries a late duplicate put back; test_found.py says why that is allowed.
-    haunted: set[StepKey] = field(default_factory=set)
     given_up: set[str] = field(default_factory=set)  # names of steps
     endings: list[tuple[Status, bytes | None, str | None]] = field(default_factory=list)
     grants: dict[int, str] = field(default_factory=dict)  # epoch -> worker
@@ -148,7 +146,7 @@ class Ledger:
         self.rescued: Callable[[str, Micros], None] = lambda worker_id, at: None
         self._lease = lease
         self._now: Micros = 0
-        self._is_ghost = False
+        self._seen_at: dict[str, Micros] = {}
         self._table: dict[type, Callable] = {
             SaveCheckpoint: self._save,
             Settle: self._settle,
@@ -163,23 +161,28 @@ class Ledger:
             RetryRun: self._retry,
         }
 
-    def feed(
-        self,
-        batch: Sequence[Transition],
-        outcomes: Sequence[Outcome],
-        now: Micros,
-        *,
-        is_ghost: bool = False,
-    ) -> None:
-        """Take in one applied batch; its claim took effect last. A ghost was applied before."""
+    def feed(self, batch: Sequence[Transition], outcomes: Sequence[Outcome], now: Micros) -> None:
+        """Take in one applied batch; its claim took effect last."""
         self._now = now
-        self._is_ghost = is_ghost
         if len(batch) != len(outcomes):
             self.fail("S4", f"{len(batch)} transitions, {len(outcomes)} answers")
         pairs = list(zip(batch, outcomes, strict=False))
         claims = [pair for pair in pairs if type(pair[0]) is Claim]
         for transition, outcome in (*(p for p in pairs if type(p[0]) is not Claim), *claims):
             self._table[type(transition)](transition, outcome)
+
+    def puts_back(self, batch: Sequence[Transition]) -> bool:
+        """Tell whether a batch, applied once more, would put the tries of a step back.
+
+        Stores do that where the recorded try is of the same claim; see tests/simulation/test_found.
+        """
+        for save in batch:
+            if isinstance(save, SaveCheckpoint) and save.outcome is PENDING:
+                recorded = self.runs[save.grant.run_id].steps.get(save.key)
+                is_open = recorded is not None and recorded.outcome is PENDING
+                if is_open and recorded.tries != save.tries and self._current(save.grant):
+                    return True
+        return False
 
     def alias(self, run_id: str) -> str:
         """Return a short name of a run, for traces."""
@@ -381,9 +384,7 @@ class Ledger:
         due_at = None if save.delay is None else self._now + save.delay
         if saved.due_at != due_at:
             self.fail("TIMER", f"{entry.alias}: {save.key.path} is due at {saved.due_at}")
-        if self._is_ghost and save.outcome is PENDING:
-            entry.haunted.add(save.key)
-        if save.tries not in _next_tries(save, recorded) and save.key not in entry.haunted:
+        if save.tries not in _next_tries(save, recorded):
             self.fail("S14", f"{entry.alias}: {save.key.path} jumped to try {save.tries}")
         entry.progressed = True
         entry.steps[save.key] = _checkpoint(save, due_at)
@@ -403,8 +404,8 @@ class Ledger:
         if place.final is not None:
             self.fail("S5", f"{entry.alias}: {found[1].decode()} has two outcomes")
         if save.outcome is PENDING:
-            place.failures = [*place.failures[: max(0, save.tries - 1)], token][: save.tries]
-            place.passed = token if save.tries == 0 else None
+            place.failures = [*place.failures, token] if save.tries else []
+            place.passed = None if save.tries else token
             place.epochs.append(token.epoch)
         else:
             place.final = token
@@ -493,7 +494,9 @@ class Ledger:
 
     def _register(self, register: RegisterWorker, outcome: Beaten) -> None:
         if register.worker_id not in self.workers:
-            self.workers[register.worker_id] = Member(0, self._now, register.slots)
+            # One that is registered again, by a call that was long under way, is no younger.
+            since = self._seen_at.setdefault(register.worker_id, self._now)
+            self.workers[register.worker_id] = Member(0, since, register.slots)
 
     def _heartbeat(self, heartbeat: Heartbeat, outcome: Beaten) -> None:
         member = self.workers.get(heartbeat.worker_id)
@@ -501,7 +504,7 @@ class Ledger:
             self.fail("S3", f"a worker that is {'' if member else 'not '}known was told otherwise")
         if member is not None:
             member.beat += 1
-            member.beat_at = self._now
+            member.beat_at = self._seen_at[heartbeat.worker_id] = self._now
             if outcome.held != len(member.held):
                 self.fail("S15", f"a worker holds {len(member.held)} runs, not {outcome.held}")
 

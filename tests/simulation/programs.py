@@ -191,7 +191,7 @@ class Generator:
             kinds |= {"nested": 1, "branches": 2}
         if not inside and depth < 2:
             kinds |= {"children": 2, "inline": 0.7, "fatal": 0.7, "refusal": 0.4, "values": 1}
-            kinds |= {"poison": 0.4} if self._poison and depth < 1 else {}
+            kinds |= {"poison": 1.2} if self._poison and depth < 1 else {}
         match rng.choices(list(kinds), list(kinds.values()))[0]:
             case "step":
                 return self._step()
@@ -242,6 +242,17 @@ def walk(nodes: Program) -> list[Node]:
             case Branches(branches=branches):
                 found += [inner for branch in branches for inner in walk(branch)]
     return found
+
+
+def names_around(programs: list[Program]) -> dict[str, set[str]]:
+    """Return, for each name of a step inside a step, the names of those around it."""
+    around: dict[str, set[str]] = {}
+    for program in programs:
+        for outer in walk(program):
+            if isinstance(outer, Nested):
+                for inner in walk(outer.inner):
+                    around.setdefault(getattr(inner, "name", ""), set()).add(outer.name)
+    return around
 
 
 def effort(node: Node) -> float:

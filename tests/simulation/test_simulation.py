@@ -53,14 +53,17 @@ def _digest(seed: int) -> str:
 def test_the_seeds_meet_every_fault():
     """Nothing holds only because nothing happened: all faults and all outcomes do occur."""
     seen = ""
+    reasons = set()
     for seed in range(60):
         world = World(seed)
         world.run()
         seen += "\n".join(world.trace.lines())
+        reasons |= {ending[-1] for run in world.ledger.runs.values() for ending in run.endings}
     faults = (*OF_CALLS, "kill", "freeze", "stall", "outage", "cut", "jump", "stop", "jump store")
     outcomes = (
         *("Suspended", "Retrying", "Released", "Failed", "Completed", "CancelledByWorker"),
-        *("Fenced", "Exists", "Refused", "reason=crash", "timeout try", "cancelled try"),
+        *("Fenced", "Exists", "Refused", "timeout try", "cancelled try"),
         *("suspects=True", "known=False", "ghost Save", "GiveBack", "RetryRun", "poison"),
     )
     assert not [word for word in (*faults, *outcomes) if word not in seen]
+    assert reasons == {None, "error", "crash"}
