@@ -71,6 +71,29 @@ def test_what_a_failed_attempt_gave_up_is_tried_again():
     assert Alone().run(main) == ["slow"]
 
 
+def test_all_that_failed_in_a_gather_is_tried_again():
+    """gather raises the first error; the second does not end the next attempt by itself."""
+
+    async def main(app: App) -> list[str]:
+        failures: list[str] = []
+
+        async def fails_once(name: str) -> str:
+            if name not in failures:
+                failures.append(name)
+                raise ValueError(name)
+            return name
+
+        @app.workflow(max_attempts=2)
+        async def both() -> list[str]:
+            once = step.options(max_attempts=1)
+            return await asyncio.gather(once("a", fails_once, "a"), once("b", fails_once, "b"))
+
+        async with app, Worker(app):
+            return await (await both.enqueue()).result(timeout="1m")
+
+    assert Alone().run(main) == ["a", "b"]
+
+
 def test_now_is_equal_on_replay_after_a_child():
     """What a body is told of the time behind a child's result does not change."""
 

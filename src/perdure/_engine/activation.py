@@ -168,6 +168,11 @@ class Activation:
                 return task.exception()
         return None
 
+    def failures(self) -> list[BaseException]:
+        """Return the errors of the body's tasks that failed, collected or not."""
+        errors = (task.exception() for task in self._failed)
+        return [error for error in errors if error is not None]
+
     # --- branches --------------------------------------------------------------------------------
 
     def adopt(self, branch: Branch, task: asyncio.Future[Any]) -> None:

@@ -221,8 +221,10 @@ class Executor:
         run = activation.run
         policy = call_options(run).policy(activation.definition.policy)
         delay = policy.decide(error, run.attempt, self.engine.rng)
-        # The next attempt may not give up what this one did, when what failed does not again.
-        reopened = (*culprits(error), *activation.journal.given_up)
+        # gather raises one error of several: what failed beside it has ended this attempt, too. And
+        # the next attempt may not give up what this one did, when what failed does not again.
+        failed = [key for each in (error, *activation.failures()) for key in culprits(each)]
+        reopened = tuple(dict.fromkeys([*failed, *activation.journal.given_up]))
         if delay is None:
             return Failed(encode_error(error), reason, reopened)
         return Retrying(encode_error(error), delay, reopened)
