@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -198,11 +198,19 @@ class Activation:
 
     def thread_began(self, branch: Branch) -> None:
         """A carried thread begins; called in that thread."""
-        self._loop.call_soon_threadsafe(self._thread_began, branch)
+        self._tell(self._thread_began, branch)
 
     def thread_ended(self, branch: Branch) -> None:
         """A carried thread has ended; called in that thread."""
-        self._loop.call_soon_threadsafe(self._thread_ended, branch)
+        self._tell(self._thread_ended, branch)
+
+    def _tell(self, callback: Callable[[Branch], None], branch: Branch) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, branch)
+        except RuntimeError:
+            # The thread outlived its run's loop: nobody is left to be told.
+            if not self._loop.is_closed():
+                raise
 
     def _thread_began(self, branch: Branch) -> None:
         self._threads.add(branch)
