@@ -1,6 +1,6 @@
 """The app of the ownership tests, and the roles of its processes: ``FILE DIRECTORY ROLE OPTIONS``.
 
-One workflow does whatever a test asks of it: it takes a list of acts, each one a step that notes
+``perform`` does whatever a test asks of it: it takes a list of acts, each one a step that notes
 its start and its end in the log of effects and returns the id of its process. Acts that wait do so
 until a gate is opened, for everybody or for one process: a gate is a file.
 """
@@ -96,6 +96,10 @@ class Acts:
         while not self._gates.is_open(gate):
             time.sleep(LOOK)  # noqa: ASYNC251  # it is what the test is about
 
+    async def _jam(self, gate: str) -> None:
+        """Block in the process for which the gate ``jam`` is open, elsewhere hold."""
+        await (self._block(gate) if self._gates.is_open("jam") else self._hold(gate))
+
     async def _fail(self, gate: str) -> None:
         """Fail until the gate is open."""
         if not self._gates.is_open(gate):
@@ -109,8 +113,8 @@ class Acts:
 
 def make_app(
     directory: Path, *, clock: str | None = None, store_clock: str | None = None
-) -> tuple[App, Workflow[[str, Sequence[str]], list[int]]]:
-    """Return the app and its workflow.
+) -> tuple[App, Workflow[[str, Sequence[str]], list[int]], Workflow[[str, str], list[int]]]:
+    """Return the app and its two workflows, ``perform`` and ``conclude``.
 
     Args:
         directory: of the database, the gates and the effects.
@@ -128,7 +132,12 @@ def make_app(
         """Do these acts one after the other; return which process did each."""
         return [await act("act", do, name, number, how) for number, how in enumerate(acts)]
 
-    return app, perform
+    @app.workflow
+    async def conclude(name: str, act: str) -> list[int]:
+        """Do one act in the body itself, so that only the end of the run is written."""
+        return [await do(name, 0, act)]
+
+    return app, perform, conclude
 
 
 # --- roles -------------------------------------------------------------------------------------
@@ -148,7 +157,7 @@ async def work(
     effects = Effects(directory)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    app, _ = make_app(directory, clock=clock, store_clock=store_clock)
+    app, _, _ = make_app(directory, clock=clock, store_clock=store_clock)
     worker = Worker(app, **options)
     await worker.start()
     effects.note("working")
@@ -161,7 +170,7 @@ async def work(
 async def await_result(directory: Path, *, run: str) -> None:
     """Print the result of a run; between hints, look only every half a minute."""
     watcher.POLL = 30.0
-    app, _ = make_app(directory)
+    app, _, _ = make_app(directory)
     async with app:
         result = asyncio.ensure_future(app.get(run).result())
         await fact("it is watched", lambda: app.engine.watcher._listeners)

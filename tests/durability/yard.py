@@ -29,7 +29,7 @@ class Yard:
         self.fleet = fleet
         self.gates = Gates(directory)
         self.effects = Effects(directory)
-        self.app, self.perform = make_app(directory)
+        self.app, self.perform, self.conclude = make_app(directory)
 
     async def worker(self, **options: object) -> Process:
         """Start a worker and wait until it works."""
@@ -89,6 +89,7 @@ class Yard:
 
         async def look() -> bool:
             now = await self.workers()
+            assert before.keys() <= now.keys(), "a worker lost its lease"
             return all(now[one.pid].beat >= before[one.pid].beat + times for one in processes)
 
         await fact(f"{times} heartbeats", look)
