@@ -321,7 +321,12 @@ class _Execution:
             raise seen
         if delay is None:
             late = isinstance(error, StepTimeout)
-            await self._save(StepOutcome.TIMEOUT if late else StepOutcome.ERROR, data)
+            try:
+                await self._save(StepOutcome.TIMEOUT if late else StepOutcome.ERROR, data)
+            except asyncio.CancelledError:
+                # It fails unseen: nothing that the body raises leads back to it.
+                self.activation.journal.given_up.append(self.call.key)
+                raise
             mark(seen, (self.call.key,))
             raise seen
         saved = await self.activation.save(self._checkpoint(StepOutcome.PENDING, data, delay=delay))
