@@ -17,6 +17,23 @@ from tests.contract.desk import pending
 from tests.simulation.alone import Alone
 
 
+def _ignore(task: asyncio.Task) -> None:
+    task.exception()
+
+
+class BusyStore(MemoryStore):
+    """A store that takes its time, and refuses so many batches from some moment on."""
+
+    refusals = 0
+
+    async def apply(self, batch):
+        await asyncio.sleep(0.1)
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreBusy("another writer holds the store")
+        return await super().apply(batch)
+
+
 def test_a_run_claimed_again_while_its_body_unwinds_is_not_forgotten():
     """The old activation's end does not strike the new one from what the worker holds."""
 
@@ -94,6 +111,38 @@ def test_all_that_failed_in_a_gather_is_tried_again():
     assert Alone().run(main) == ["a", "b"]
 
 
+def test_a_step_that_failed_unseen_is_tried_again():
+    """Its failure is being written when the body fails of something else: nobody saw it."""
+    alone = Alone()
+
+    async def main(app: App) -> list[str]:
+        attempts: list[int] = []
+        failures: list[str] = []
+
+        async def fails_once() -> str:
+            if not failures:
+                failures.append("failed")
+                raise ValueError("unseen")
+            return "done"
+
+        async def refuse_once() -> str:
+            await asyncio.sleep(0.05)
+            if len(attempts) == 1:
+                raise ValueError("not yet")
+            return "allowed"
+
+        @app.workflow(max_attempts=2)
+        async def both() -> list[str]:
+            attempts.append(1)
+            once = step.options(max_attempts=1)("fails", fails_once)
+            return await asyncio.gather(refuse_once(), once)
+
+        async with app, Worker(app):
+            return await (await both.enqueue()).result(timeout="1m")
+
+    assert alone.run(main, BusyStore(clock=alone.clock)) == ["allowed", "done"]
+
+
 def test_now_is_equal_on_replay_after_a_child():
     """What a body is told of the time behind a child's result does not change."""
 
@@ -119,23 +168,6 @@ def test_now_is_equal_on_replay_after_a_child():
 
     first, second, *replayed = Alone().run(main)
     assert replayed == [first, second]
-
-
-def _ignore(task: asyncio.Task) -> None:
-    task.exception()
-
-
-class BusyStore(MemoryStore):
-    """A store that takes its time, and refuses so many batches from some moment on."""
-
-    refusals = 0
-
-    async def apply(self, batch):
-        await asyncio.sleep(0.1)
-        if self.refusals:
-            self.refusals -= 1
-            raise StoreBusy("another writer holds the store")
-        return await super().apply(batch)
 
 
 @pytest.mark.parametrize("refusals", range(5, 10))
