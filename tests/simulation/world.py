@@ -227,7 +227,7 @@ class World:
         return (
             not self.open_orders
             and all(entry.status in ENDED for entry in self.ledger.runs.values())
-            and all(process.is_alive for process in self.workers.values())
+            and all(p.is_alive and not p.stopping.done() for p in self.workers.values())
             and self.ledger.workers.keys() == registered
         )
 
