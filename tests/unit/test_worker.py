@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from perdure import App, Worker
+from perdure import App, Worker, constant, step
 from perdure._runtime.worker import crash_evidence
+from perdure.clock import SystemClock
 from perdure.errors import NotApplied
 from perdure.model.transitions import Claim, Outcome, RegisterWorker, RescueWorker, Transition
 from perdure.stores.memory import MemoryData, MemoryStore
@@ -159,3 +160,47 @@ async def test_whoever_stops_a_stopping_worker_waits_for_the_same_end():
         await asyncio.wait_for(second, PATIENCE)
         assert await bodies.app.engine.store.workers() == []
         await first
+
+
+class JumpingClock(SystemClock):
+    """A machine's clock that is set while work goes on."""
+
+    def __init__(self) -> None:
+        self.off = 0
+
+    def now(self) -> int:
+        """Return the time it shows."""
+        return super().now() + self.off
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_a_back_off_lasts_as_long_as_it_says_over_a_jump_of_the_clock(days):
+    """Not a day longer and not a day shorter, though nothing else was heard of the new time."""
+    clock = JumpingClock()
+    app = App(MemoryStore(clock=clock))
+    retried, done = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    tried_at: list[float] = []
+
+    async def flaky() -> None:
+        tried_at.append(loop.time())
+        if len(tried_at) == 1:
+            clock.off += days * 86_400_000_000
+            raise RuntimeError("again")
+        retried.set()
+
+    async def busy() -> None:
+        await done.wait()
+
+    @app.workflow
+    async def body() -> None:
+        # While the other is busy the wait for the second try stays in memory.
+        again = step.options(backoff=constant("100ms"))
+        await asyncio.gather(again("flaky", flaky), step("busy", busy))
+
+    async with app, Worker(app, concurrency=1, **LONG):
+        run = await body.enqueue()
+        await until_set(retried)
+        assert tried_at[1] - tried_at[0] >= 0.1
+        done.set()
+        await run.result(timeout="20s")

@@ -330,7 +330,11 @@ class _Execution:
             mark(seen, (self.call.key,))
             raise seen
         saved = await self.activation.save(self._checkpoint(StepOutcome.PENDING, data, delay=delay))
-        return saved.due_at if saved.due_at is not None else self.engine.store_now() + delay
+        if saved.due_at is None:
+            return self.engine.store_now() + delay
+        # What is waited for here is the delay, however far the store's clock has jumped meanwhile.
+        self.engine.heard_store_time(saved.due_at - delay)
+        return saved.due_at
 
     def _note(self, data: bytes) -> None:
         summary = error_summary(data)
