@@ -217,7 +217,8 @@ async def test_a_blocked_event_loop_does_not_lose_the_lease(yard):
 # --- poison ----------------------------------------------------------------------------------
 
 
-async def test_a_poison_run_ends_and_its_neighbours_complete(yard):
+@pytest.mark.parametrize("workers", [1, 3])
+async def test_a_poison_run_ends_and_its_neighbours_complete(yard, workers):
     """Ten processes die with it, and then it is failed with reason crash; nobody else is."""
     harmless = [f"harmless{number}" for number in range(100)]
     # The lingering ones are hit again and again, until suspects are executed one at a time.
@@ -227,12 +228,15 @@ async def test_a_poison_run_ends_and_its_neighbours_complete(yard):
     calls.insert(50, (("poison", ("die",)), {}))
     runs = await yard.perform.enqueue_many(calls)
     poison = runs.pop(50)
-    died = []
+    died: list[int] = []
+    living: list[Process] = []
     while await poison.status() is not Status.FAILED:
-        worker = yard.fleet.start("work", **LONG)
-        await fact("the worker dies, or the poison ends", partial(_dead_or_done, worker, poison))
-        if worker.ended:
+        while len(living) < workers:
+            living.append(yard.fleet.start("work", lease="10m", heartbeat="1s"))
+        await fact("one dies, or the poison ends", partial(_dead_or_done, living, poison))
+        for worker in [worker for worker in living if worker.ended]:
             assert worker.status == -signal.SIGKILL, worker.output
+            living.remove(worker)
             died.append(worker.pid)
             assert len(died) <= CRASH_CAP
     for run in runs:
@@ -256,8 +260,8 @@ async def test_a_poison_run_ends_and_its_neighbours_complete(yard):
             assert set(before) <= set(died) - {last}
 
 
-async def _dead_or_done(worker: Process, poison: Run[list[int]]) -> bool:
-    return worker.ended or await poison.status() is Status.FAILED
+async def _dead_or_done(living: list[Process], poison: Run[list[int]]) -> bool:
+    return any(worker.ended for worker in living) or await poison.status() is Status.FAILED
 
 
 # --- stalled ---------------------------------------------------------------------------------
