@@ -124,6 +124,18 @@ async def test_a_full_disk_loses_nothing_and_work_resumes(small_disk: Path):
     assert stored(store.path).keys() == expected
 
 
+async def test_a_disk_without_room_for_a_long_log_is_left_its_room(small_disk: Path):
+    """The log is not lengthened where it does not fit, and commits go on."""
+    store = SqliteStore(small_disk / "perdure.db")
+    await store.open()
+    try:
+        for _ in range(30):
+            assert await store.apply(creates(1))
+        assert Path(f"{store.path}-wal").stat().st_size < 1 << 20
+    finally:
+        await store.close()
+
+
 async def test_a_full_disk_at_the_start_is_said(small_disk: Path):
     """Opening raises the same, and succeeds when there is space."""
     ballast = small_disk / "ballast"

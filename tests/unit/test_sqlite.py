@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import re
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -31,7 +32,16 @@ from perdure.model.transitions import (
     Settle,
     Settled,
 )
-from perdure.stores.sqlite import SqliteStore, claims, codes, reads, waiting, wakeups, workers
+from perdure.stores.sqlite import (
+    SqliteStore,
+    claims,
+    codes,
+    connecting,
+    reads,
+    waiting,
+    wakeups,
+    workers,
+)
 from perdure.stores.sqlite.store import _INHERITED
 from tests.contract.desk import (
     DONE,
@@ -313,6 +323,35 @@ async def test_what_a_finished_run_takes(store: SqliteStore, desk: Desk):
         await desk.apply(*[Settle(grant, Completed(b"null")) for grant in grants])
     await writer_copied_back(store)
     assert size_of(store) / 500 < 1_500
+
+
+async def test_a_visit_that_is_not_brief_lengthens_the_log(store: SqliteStore):
+    """After eight batches the log has its length, so that no commit waits for it to grow."""
+    for _ in range(8):
+        await store.apply(creates(1))
+    assert size_of(store, "-wal") < 1 << 20
+    await store.apply(creates(1))
+    assert size_of(store, "-wal") == connecting._LONG_LOG
+    for _ in range(20):
+        await store.apply(creates(1))
+    assert size_of(store, "-wal") == connecting._LONG_LOG
+
+
+async def test_a_lengthened_log_is_recovered_like_any_other(
+    make_store: MakeStore, store: SqliteStore, tmp_path: Path
+):
+    """What a kill leaves, file and log as they are, holds every run and passes SQLite's check."""
+    batches = [creates(3) for _ in range(30)]
+    for batch in batches:
+        await store.apply(batch)
+    (tmp_path / "left").mkdir()
+    left = tmp_path / "left" / "perdure.db"
+    for suffix in ("", "-wal"):
+        shutil.copyfile(f"{store.path}{suffix}", f"{left}{suffix}")
+    found = await make_store(left)
+    assert writer(found).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    listed = {run.run_id for run in await found.list_runs(RunQuery(limit=1_000))}
+    assert listed == {run.run_id for batch in batches for run in batch}
 
 
 # --- plans -----------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ class Bulk:
         Returns:
             How many rows it changed.
         """
+        if len(parameters) == self._width:  # the common single row: 1 us less
+            return connection.execute(self._texts[1], parameters).rowcount
         changed = at = 0
         for size in _sizes(len(parameters) // self._width):
             end = at + size * self._width

@@ -32,6 +32,7 @@ from perdure.model.transitions import (
 )
 from perdure.stores.sqlite import rows, runs, saving, workers
 from perdure.stores.sqlite.claims import claim
+from perdure.stores.sqlite.connecting import lengthen_log
 from perdure.stores.sqlite.failures import UNFIT_VALUES, is_busy, store_error
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.names import Names
@@ -53,6 +54,7 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
 }
 
 _MOST_HELD = 10_000
+_BRIEF: Final = 8  # batches of a visit for which nothing is prepared: to enqueue and leave
 _LATER: Final = Missing("")  # stands where a claim's answer will
 
 
@@ -95,6 +97,7 @@ class Journal:
         self._namespace_name = namespace
         self._namespace: int | None = None
         self._held: dict[str, Row] = {}
+        self._batches = 0
         (self._version,) = connection.execute("PRAGMA data_version").fetchone()
 
     def apply(self, batch: Sequence[Transition], *, quick: bool) -> Applied:
@@ -109,6 +112,11 @@ class Journal:
             NotQuick: it takes long; nothing was done.
             StoreError: anything else that went wrong; see :mod:`perdure.store`.
         """
+        if self._batches == _BRIEF:
+            if quick:
+                raise NotQuick
+            lengthen_log(self._connection, self._path)
+        self._batches += 1
         if len(batch) == 1 and type(batch[0]) is CreateRun:
             alone = self._create_alone(batch[0])
             if alone is not None:
