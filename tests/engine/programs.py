@@ -53,6 +53,7 @@ class Stage:
         executed: how often each step's body began, over all lives.
         began: the steps whose body began in this life.
         given: the steps whose result the body was given in this life.
+        order: the same in the order of giving, those apart that one gather waited for.
         faults: how often each step was in flight when a life was killed.
         kills: how many lives were killed.
         moves: moves of foreign I/O until the next kill; none left for never.
@@ -63,6 +64,7 @@ class Stage:
     executed: Counter[str] = field(default_factory=Counter)
     began: set[str] = field(default_factory=set)
     given: set[str] = field(default_factory=set)
+    order: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     kills: int = 0
     moves: int = -1
@@ -96,6 +98,7 @@ class Stage:
             if how == "step":
                 results.append(await step("fetch", self.fetch(here)))
                 self.given.add(here)
+                self.order.append(here)
             elif how == "calls":
                 names = [f"{here}.{n}" for n in range(len(branches[0]))]
                 calls = [step("fetch", self.fetch(name)) for name in names]
@@ -164,7 +167,8 @@ async def killed_at_random(place: Place, seed: int) -> Stage:
 async def _live(place: Place, stage: Stage, run: Any, *, spare: bool) -> bool:
     """Live until the run has ended or the life is killed; return whether the run has ended."""
     async with place.life(stage.define) as life:
-        stage.moves, stage.began, stage.given = -1, set(), set()
+        before = stage.order
+        stage.moves, stage.began, stage.given, stage.order = -1, set(), set(), []
         if not spare:
             stage.aim(life.store)
         ended = asyncio.ensure_future(life.get(run).result())
@@ -175,6 +179,8 @@ async def _live(place: Place, stage: Stage, run: Any, *, spare: bool) -> bool:
             task.cancel()
         await asyncio.wait([ended, died])
         life.store.doom = None
+        known = min(len(before), len(stage.order))
+        assert stage.order[:known] == before[:known], "a replay gave outcomes in another order"
         if has_ended and not life.store.dead:
             return True
         assert life.store.dead, "neither ended nor killed"

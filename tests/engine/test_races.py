@@ -106,11 +106,6 @@ async def test_a_race_whose_loser_was_not_yet_recorded_has_the_same_winner(place
     assert race.effects.count("slow") == 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a step cancelled while its outcome is being written is recorded as ok, and a replay "
-    "gives both at once: it would have to give outcomes in the order in which they were recorded",
-)
 async def test_a_race_whose_loser_ended_while_it_was_given_up_has_the_same_winner(place: Place):
     """A loser whose outcome was being written when the body gave it up does not win the replay."""
     race = Race()
@@ -258,11 +253,6 @@ async def test_as_completed_over_records_gives_the_same_results(place: Place):
     assert await killed_and_finished(place, flow_of(flow), halt) == 6
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a replay gives all recorded outcomes at once, in the order of the branches; a body "
-    "that collects in the order of completion then asks for other arguments: a false mismatch",
-)
 async def test_what_branches_collect_has_the_same_order_on_replay(place: Place):
     """A list that branches append to as they finish is the same list on a replay."""
     halt = Halt()
@@ -294,6 +284,112 @@ async def test_what_branches_collect_has_the_same_order_on_replay(place: Place):
     run = await half_way(place, flow_of(flow), halt)
     async with place.life(flow_of(flow)) as life:
         assert await life.get(run).result(timeout="300ms") == [1, 0]
+
+
+async def test_outcomes_of_one_batch_are_given_one_after_the_other(place: Place):
+    """A race of steps that are recorded together has one winner, live as on every replay."""
+    race = Race()
+    race.may_end["slow"].set()
+    both = asyncio.Event()
+
+    async def two_saves() -> bool:
+        return len(race.effects) == 2
+
+    async with place.life(flow_of(race.body)) as life:
+        life.store.keeps = lambda batch: both if saves("slow")(batch) else None
+        run = await life.flow.enqueue()
+        await eventually(two_saves)
+        both.set()
+        await asyncio.wait_for(race.halt.reached.wait(), 5)
+        race.halt.is_open = True
+        await life.kill()
+    assert await finished(place, flow_of(race.body), run) == race.winners[0]
+    assert race.winners == ["slow", "slow"]
+
+
+async def test_a_race_of_tasks_that_await_tasks_has_the_same_winner(place: Place):
+    """What an outcome sets in motion comes to rest, however deep, before the next is given."""
+    halt = Halt()
+    winners: list[str] = []
+
+    async def work(name: str) -> str:
+        return name
+
+    async def deep(name: str) -> str:
+        return await asyncio.wait_for(asyncio.create_task(step("work", work, name)), 5)
+
+    async def flow() -> str:
+        racers = [asyncio.create_task(deep(name)) for name in ("a", "b", "c")]
+        await asyncio.wait(racers, return_when=asyncio.FIRST_COMPLETED)
+        winners.append("".join(task.result() for task in racers if task.done()))
+        await asyncio.gather(*racers)
+        await halt()
+        return winners[0]
+
+    assert await killed_and_finished(place, flow_of(flow), halt) == "a"
+    assert winners == ["a", "a"]
+
+
+async def test_an_outcome_waits_for_an_earlier_one_that_is_yet_to_be_asked_for(place: Place):
+    """A branch that does I/O of its own before its step is given its outcome first all the same."""
+    halt = Halt()
+    first_is_done = asyncio.Event()
+    order: list[str] = []
+
+    async def early() -> str:
+        return "early"
+
+    async def late() -> str:
+        await first_is_done.wait()
+        return "late"
+
+    async def flow() -> str:
+        async def one() -> None:
+            await asyncio.to_thread(lambda: None)
+            order.append(await step("early", early))
+            first_is_done.set()
+
+        async def other() -> None:
+            order.append(await step("late", late))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(other())
+            group.create_task(one())
+        await halt()
+        return " ".join(order[-2:])
+
+    assert await killed_and_finished(place, flow_of(flow), halt) == "early late"
+    assert order == ["early", "late"] * 2
+
+
+async def test_a_record_that_nobody_asks_for_holds_up_no_other_for_long(place: Place):
+    """A step that was removed from a branch in flight delays the rest by its patience, once."""
+    halt = Halt()
+    executed: list[int] = []
+
+    async def work(number: int) -> int:
+        executed.append(number)
+        return number
+
+    def version(first: int) -> Callable[[App], Any]:
+        async def flow() -> list[int]:
+            async def branch(numbers: list[int]) -> int:
+                for number in numbers:
+                    await asyncio.sleep(0.001)
+                    await step(f"work-{number}", work, number)
+                return numbers[-1]
+
+            busy = asyncio.create_task(asyncio.Event().wait())  # it might ask for what is recorded
+            results = await asyncio.gather(branch([*range(first, 4)]), branch([*range(4, 8)]))
+            await halt()
+            busy.cancel()
+            return results
+
+        return flow_of(flow, version=str(first))
+
+    run = await half_way(place, version(0), halt)
+    assert await finished(place, version(3), run) == [3, 7]
+    assert sorted(executed) == list(range(8))
 
 
 # --- what a body leaves behind ------------------------------------------------------------------

@@ -17,8 +17,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from perdure._engine.deadlines import Deadline
-from perdure._engine.journal import Journal
+from perdure._engine.journal import Journal, Moment
 from perdure._engine.scope import Branch, Scope, context_of
+from perdure._engine.turns import Turns
 from perdure._engine.waits import DurableWait
 from perdure.errors import Leave, Mismatch, PerdureError, UsageError
 from perdure.model.records import Control, Ending, Grant, Micros, Wait
@@ -92,6 +93,7 @@ class Activation:
         self._activity = 0
         self._idle_timer: asyncio.TimerHandle | None = None
         self._joins = 0
+        self._turns: Turns | None = None
         self._began = self._loop.time()
         self._replayed_in: float | None = None if self.journal.recorded else 0.0
 
@@ -146,6 +148,8 @@ class Activation:
         if self.leaving is None:
             self.leaving = Leaving.ENDED
         self._stop_idling()
+        if self._turns is not None:
+            self._turns.close()
         if self.deadline is not None:
             self.deadline.cancel()
         for wait in list(self._waits):
@@ -231,6 +235,28 @@ class Activation:
         self._bridges.add(task)
         task.add_done_callback(self._bridges.discard)
         return task
+
+    # --- turns -----------------------------------------------------------------------------------
+
+    @property
+    def has_branches(self) -> bool:
+        """Whether the body has more than one flow of control now."""
+        return bool(self._tasks) or bool(self._threads)
+
+    async def turn(self, branch: Branch, moment: Moment) -> None:
+        """Wait until an outcome that was recorded at this moment may be given to a branch."""
+        turns = self._turns
+        if turns is None:
+            turns = self._turns = Turns(self._loop, self.journal, self._stirs)
+        await turns.take(branch, moment)
+
+    def _stirs(self) -> bool:
+        """Tell whether a branch is doing something by itself, rather than waiting for others."""
+        return (
+            self._branch.stirs()
+            or any(branch.stirs() for branch in self._tasks.values())
+            or any(branch.stirs() for branch in self._threads)
+        )
 
     # --- work ------------------------------------------------------------------------------------
 
@@ -356,6 +382,8 @@ class Activation:
 
     def consider_idle(self) -> None:
         """Look a little later whether the body is idle, if it may be."""
+        if self._turns is not None:
+            self._turns.look()
         if (
             self._idle_timer is None
             and self._waits

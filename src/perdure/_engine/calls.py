@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import msgspec
 
 from perdure._engine import scope as scopes
+from perdure._engine.journal import Moment, moment_of
 from perdure._engine.scope import Call, Scope
 from perdure._engine.waits import end_of, until
 from perdure.codec import Schema, decode_error, error_summary, replayed_error, schema
@@ -118,12 +119,12 @@ async def perform(call: Call, spec: StepSpec, args: tuple[Any, ...], kwargs: dic
 
 
 async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
-    """Return or raise what is recorded."""
-    _consume(call, record.ended_at)
-    if record.outcome is StepOutcome.OK:
-        return result.decode(record.value or b"null")
+    """Return or raise what is recorded, when it is its turn."""
     if record.outcome is StepOutcome.CANCELLED:
         await _until_given_up(call)
+    await _give(call, moment_of(record))
+    if record.outcome is StepOutcome.OK:
+        return result.decode(record.value or b"null")
     error = decode_error(record.value or b"null")
     mark(error, (call.key,))
     raise error
@@ -136,10 +137,25 @@ async def _until_given_up(call: Call) -> NoReturn:
     raise AssertionError("nobody sets this future")
 
 
-def _consume(call: Call, ended_at: Micros) -> None:
-    """Take note of the time of a checkpoint that the code awaiting it is given, now or again."""
+async def commit(call: Call, save: SaveCheckpoint) -> None:
+    """Commit a final outcome; return when it is its turn to be given to the body.
+
+    Raises:
+        Leave: the run is no longer ours, or is to be cancelled.
+    """
+    await call.scope.activation.save(save)
+    await _give(call, (save.grant.epoch, save.ended_at))
+
+
+async def _give(call: Call, moment: Moment) -> None:
+    """Let an outcome wait for its turn, and note its time for the code that is given it.
+
+    What happens in a step is nothing that a replay repeats, so there the order is free.
+    """
     scope = here(call)
-    scope.newest = max(scope.newest, ended_at)
+    if scope.activation.has_branches and not call.scope.in_step:
+        await scope.activation.turn(scope.branch, moment)
+    scope.newest = max(scope.newest, moment[1])
 
 
 def mark(error: BaseException, keys: tuple[StepKey, ...]) -> None:
@@ -349,8 +365,7 @@ class _Execution:
 
     async def _save(self, outcome: StepOutcome, data: bytes | None) -> None:
         checkpoint = self._checkpoint(outcome, data)
-        await self.activation.save(checkpoint)
-        _consume(self.call, checkpoint.ended_at)
+        await commit(self.call, checkpoint)
         if self.call.scope.in_step and outcome is StepOutcome.OK:
             self.activation.journal.remember(_recorded(checkpoint))
 
@@ -484,7 +499,8 @@ async def perform_inline(
     ended_at = activation.engine.store_now()
     activation.begin_work()
     try:
-        await activation.save(
+        await commit(
+            call,
             SaveCheckpoint(
                 activation.grant,
                 call.key,
@@ -496,11 +512,10 @@ async def perform_inline(
                 ended_at=ended_at,
                 site=call.site,
                 text=call.text,
-            )
+            ),
         )
     finally:
         activation.end_work()
-    _consume(call, ended_at)
     if failure is not None:
         mark(failure, (call.key, *failed_by))
         raise failure
@@ -607,29 +622,25 @@ async def _commit_child(
     engine = activation.engine
     started_at = engine.store_now()
 
-    async def record(outcome: StepOutcome, data: bytes) -> None:
-        ended_at = engine.store_now()
-        await activation.save(
-            SaveCheckpoint(
-                activation.grant,
-                call.key,
-                call.position,
-                StepKind.ENQUEUE,
-                outcome,
-                data,
-                started_at=started_at,
-                ended_at=ended_at,
-                site=call.site,
-                text=call.text,
-            )
+    def save(outcome: StepOutcome, data: bytes) -> SaveCheckpoint:
+        return SaveCheckpoint(
+            activation.grant,
+            call.key,
+            call.position,
+            StepKind.ENQUEUE,
+            outcome,
+            data,
+            started_at=started_at,
+            ended_at=engine.store_now(),
+            site=call.site,
+            text=call.text,
         )
-        _consume(call, ended_at)
 
     creating = engine.committer.submit(create, patient=True)
     # Where the id is our own nobody else can have taken it: both ride in one batch.
     certain = create.unique_key is None and create.token == child_token(create.run_id)
     if certain:
-        await record(StepOutcome.OK, _text_schema.encode(create.run_id))
+        await commit(call, save(StepOutcome.OK, _text_schema.encode(create.run_id)))
     answer = await creating
     if isinstance(answer, Fenced):
         raise Leave("the run is no longer held by this worker")
@@ -637,11 +648,11 @@ async def _commit_child(
         run_id = accept(answer)
     except PerdureError as error:
         data, seen = replayed_error(error)
-        await record(StepOutcome.ERROR, data)
+        await commit(call, save(StepOutcome.ERROR, data))
         mark(seen, (call.key,))
         raise seen from None
     if not certain:
-        await record(StepOutcome.OK, _text_schema.encode(run_id))
+        await commit(call, save(StepOutcome.OK, _text_schema.encode(run_id)))
     return run_id
 
 
@@ -655,12 +666,12 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
     Raises:
         RunNotFound: there is no such run.
     """
-    record = call.record
-    if record is not None and record.outcome is StepOutcome.CANCELLED:
+    recorded = call.record
+    if recorded is not None and recorded.outcome is StepOutcome.CANCELLED:
         await _until_given_up(call)
-    if record is not None and record.outcome is not StepOutcome.PENDING:
-        _consume(call, record.ended_at)
-        return _ending_decoder.decode(record.value or b"null")
+    if recorded is not None and recorded.outcome is not StepOutcome.PENDING:
+        await _give(call, moment_of(recorded))
+        return _ending_decoder.decode(recorded.value or b"null")
     scope = here(call)
     activation = scope.activation
     await activation.check(call)
@@ -680,10 +691,9 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
     save = _awaited(call, run_id, outcome, _ending_encoder.encode(ending), started_at)
     activation.begin_work()
     try:
-        await activation.save(save)
+        await commit(call, save)
     finally:
         activation.end_work()
-    _consume(call, save.ended_at)
     return ending
 
 

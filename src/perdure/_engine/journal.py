@@ -15,6 +15,23 @@ from perdure.model.records import Checkpoint, StepKey, StepOutcome
 
 _Identity: TypeAlias = tuple[bytes, str, bytes, int]
 
+Moment: TypeAlias = tuple[int, int]
+"""When an outcome was recorded: epoch and the time of its end, which rises within a claim."""
+
+
+_NOT_GIVEN = frozenset({StepOutcome.PENDING, StepOutcome.CANCELLED})
+"""Outcomes that are not given to the body: it tries again, or gives up again."""
+
+
+def moment_of(record: Checkpoint) -> Moment:
+    """Return when an outcome was recorded, to be compared within its run."""
+    return record.epoch, record.ended_at
+
+
+def _is_of_the_body(record: Checkpoint) -> bool:
+    """Tell whether it was recorded in no other step or inlined body."""
+    return all(part.startswith("~") for part in record.key.path.split("/")[:-1])
+
 
 class Journal:
     """The checkpoints of a run, each claimed at most once by a call of the body.
@@ -24,12 +41,13 @@ class Journal:
         given_up: the calls that the body gave up, then or now.
     """
 
-    __slots__ = ("_by_position", "_unclaimed", "given_up", "recorded")
+    __slots__ = ("_by_position", "_expected", "_unclaimed", "given_up", "recorded")
 
     def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
         self.given_up: list[StepKey] = []
         self._unclaimed: dict[_Identity, Checkpoint] = {}
         self._by_position: dict[tuple[bytes, str, int], _Identity] = {}
+        self._expected: list[tuple[Moment, _Identity]] | None = None
         for record in checkpoints:
             key = record.key
             identity = (key.scope, key.path, key.fingerprint, key.k)
@@ -62,11 +80,27 @@ class Journal:
 
         What is recorded inside another step or inlined body goes with that.
         """
-        return [
-            record
-            for record in self._unclaimed.values()
-            if all(part.startswith("~") for part in record.key.path.split("/")[:-1])
-        ]
+        return [record for record in self._unclaimed.values() if _is_of_the_body(record)]
+
+    def expects_before(self, moment: Moment) -> bool:
+        """Tell whether an outcome was recorded before this moment that no call has claimed yet."""
+        expected = self._expected
+        if expected is None:  # needed by bodies of several branches only
+            expected = self._expected = sorted(
+                (
+                    (moment_of(record), identity)
+                    for identity, record in self._unclaimed.items()
+                    if record.outcome not in _NOT_GIVEN and _is_of_the_body(record)
+                ),
+                reverse=True,
+            )
+        while expected and expected[-1][1] not in self._unclaimed:
+            expected.pop()
+        return bool(expected) and expected[-1][0] < moment
+
+    def expect_nothing(self) -> None:
+        """Count on no call for what is not claimed yet."""
+        self._expected = []
 
     @property
     def replaying(self) -> bool:

@@ -36,15 +36,17 @@ class Branch:
         task: the task that runs it; None for a carried thread.
         children: its live child branches.
         waits: durable waits that it is blocked in now.
+        turns: recorded outcomes that it is about to be given.
     """
 
-    __slots__ = ("children", "parent", "task", "waits")
+    __slots__ = ("children", "parent", "task", "turns", "waits")
 
     def __init__(self, parent: Branch | None) -> None:
         self.parent = parent
         self.task: asyncio.Task[Any] | None = None
         self.children = 0
         self.waits = 0
+        self.turns = 0
 
     def within(self, tasks: set[object]) -> bool:
         """Tell whether this branch, or one that it descends from, is one of these tasks."""
@@ -57,12 +59,15 @@ class Branch:
 
     def blocked(self) -> bool:
         """Tell whether nothing can move here until a durable wait ends, here or in a child."""
-        if not self.waits and not self.children:
-            return False
+        return self.waits > 0 or (self.children > 0 and self._awaits())
+
+    def stirs(self) -> bool:
+        """Tell whether the branch is doing something by itself, and may yet ask for a record."""
+        return not self.turns and not self.blocked()
+
+    def _awaits(self) -> bool:
         # A task that is not awaiting anything is about to run.
-        return self.waits > 0 or (
-            self.task is not None and getattr(self.task, "_fut_waiter", None) is not None
-        )
+        return self.task is not None and getattr(self.task, "_fut_waiter", None) is not None
 
 
 class Call:
