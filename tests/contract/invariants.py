@@ -119,7 +119,7 @@ def _check_run(run: RunRecord, workers: set[str]) -> None:
             assert run.waiting_for is not None, context
         case Status.PAUSED:
             assert run.reason == "mismatch", context
-            assert run.fitness is not None, context
+            assert run.misfits, context
             assert run.error is not None, context
         case Status.COMPLETED:
             assert run.result is not None, context

@@ -57,7 +57,7 @@ async def test_a_run_that_nobody_holds_is_cancelled_at_once(desk: Desk, clock, s
     history = await desk.history()
     run = history.run
     assert (run.status, run.finished_at, run.due_at) == (Status.CANCELLED, START + 5, None)
-    assert (run.control, run.reason, run.fitness) == (Control.NONE, None, None)
+    assert (run.control, run.reason) == (Control.NONE, None)
     assert history.waits == ()
     assert history.audit == (Audit("q1", "r", "cancel", START + 5),)
     clock.advance(10 * SECOND)

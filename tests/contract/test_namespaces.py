@@ -141,8 +141,8 @@ async def test_claims_take_only_their_own(here: Desk, there: Desk, clock: Manual
     assert ids(await there.claim(token=99)) == []
 
 
-async def test_ends_and_registrations_wake_only_their_own(here: Desk, there: Desk):
-    """A child of the same id elsewhere wakes nobody here; nor does a worker refit runs here."""
+async def test_ends_and_claims_wake_only_their_own(here: Desk, there: Desk):
+    """A child of the same id elsewhere wakes nobody here; nor does a claim refit runs here."""
     await here.worker()
     await there.worker()
     await here.suspend(await here.start("parent"), child("child"))
@@ -150,6 +150,7 @@ async def test_ends_and_registrations_wake_only_their_own(here: Desk, there: Des
     assert await here.status("parent") is Status.WAITING
     await here.end("misfit", Mismatched(b"{}", "1"))
     await there.worker("new", {"d": "2"})
+    assert ids(await there.claim(worker_id="new")) == []
     assert await here.status("misfit") is Status.PAUSED
 
 

@@ -259,10 +259,10 @@ async def test_a_mismatch_pauses_with_its_evidence(desk: Desk, clock):
     await desk.worker()
     grant = await desk.start()
     await desk.do(save(grant))
-    await desk.settle(grant, Mismatched(b'"misfit"', "v2"))
+    await desk.settle(grant, Mismatched(b'"misfit"', "1"))
     history = await desk.history()
     run = history.run
-    assert (run.status, run.reason, run.fitness) == (Status.PAUSED, "mismatch", "v2")
+    assert (run.status, run.reason, run.misfits) == (Status.PAUSED, "mismatch", ("1",))
     assert (run.error, run.finished_at, run.attempt) == (b'"misfit"', None, 1)
     assert len(history.checkpoints) == 1
     clock.advance(10**12)

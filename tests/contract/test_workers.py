@@ -394,32 +394,68 @@ async def _mismatch(desk: Desk, run_id: str, definition: str, version: str) -> G
     return grant
 
 
-async def test_another_version_gives_a_mismatch_another_chance(desk: Desk):
-    """The run is queued as resumed, without the reason and error of its pause."""
+async def test_a_claim_by_another_version_gives_a_mismatch_another_chance(desk: Desk):
+    """The run is given as resumed, without the reason and error of its pause."""
     await desk.worker()
     await _mismatch(desk, "r", "d", "1")
     await desk.do(register("v", {"d": "2"}))
-    run = await desk.run()
-    assert (run.status, run.rank, run.attempt) == (Status.QUEUED, Rank.RESUMED, 1)
-    assert (run.reason, run.error, run.fitness) == (None, None, None)
+    assert await desk.status("r") is Status.PAUSED
+    [claimed] = (await desk.claim(worker_id="v")).runs
+    run = claimed.run
+    assert (run.status, run.rank, run.attempt) == (Status.RUNNING, Rank.RESUMED, 1)
+    assert (run.reason, run.error, run.misfits) == (None, None, ("1",))
+
+
+async def test_a_worker_that_was_there_before_gives_a_mismatch_another_chance(desk: Desk):
+    """A live worker with the older code takes what the newer code paused."""
+    await desk.worker("v", {"d": "2"})
+    await desk.worker()
+    await _mismatch(desk, "r", "d", "1")
+    assert ids(await desk.claim()) == []
     assert ids(await desk.claim(worker_id="v")) == ["r"]
 
 
-async def test_the_version_that_did_not_fit_gives_no_other_chance(desk: Desk):
-    """Neither does a worker without the definition, nor another definition's version."""
+async def test_the_versions_that_did_not_fit_give_no_other_chance(desk: Desk):
+    """All of them are kept: two versions that do not fit do not pass the run to and fro."""
     await desk.worker()
     await _mismatch(desk, "r", "d", "1")
+    await desk.worker("v", {"d": "2"})
+    grant = grant_of((await desk.claim(worker_id="v")).runs[0].run)
+    await desk.settle(grant, Mismatched(b"{}", "2"))
+    assert (await desk.run()).misfits == ("1", "2")
+    await desk.worker("w2", {"d": "1"})
+    await desk.worker("none", {"e": "3", "D": "3"})
     before = await desk.history()
-    await desk.apply(
-        register("same", {"d": "1", "e": "2"}),
-        register("none", {"e": "2", "D": "2"}),
-        Heartbeat("w"),
-    )
+    for worker_id in ("w", "w2", "v", "none"):
+        answer = await desk.claim(worker_id=worker_id, definitions=("d", "e", "D"))
+        assert ids(answer) == []
     assert await desk.history() == before
+    await desk.worker("mended", {"d": "3"})
+    assert ids(await desk.claim(worker_id="mended")) == ["r"]
 
 
-async def test_only_what_the_worker_may_fit_is_queued(desk: Desk):
-    """Each paused run is judged by its own definition and version."""
+async def test_a_version_did_not_fit_only_once(desk: Desk):
+    """The same version failing again is kept once; the run stays paused for it."""
+    await desk.worker()
+    await _mismatch(desk, "r", "d", "1")
+    await desk.worker("v", {"d": "2"})
+    grant = grant_of((await desk.claim(worker_id="v")).runs[0].run)
+    await desk.settle(grant, Mismatched(b"{}", "1"))
+    assert (await desk.run()).misfits == ("1",)
+
+
+async def test_a_retry_forgets_what_did_not_fit(desk: Desk):
+    """A cancelled run that is tried again is anybody's."""
+    await desk.worker()
+    await _mismatch(desk, "r", "d", "1")
+    await desk.cancel("r", "q1")
+    await desk.retry("r", "q2")
+    assert (await desk.run()).misfits == ()
+    assert ids(await desk.claim()) == ["r"]
+
+
+async def test_only_what_the_worker_may_fit_is_given(desk: Desk):
+    """Each paused run is judged by its own definition and versions, and by what is asked for."""
     await desk.worker()
     for run_id, definition, version in [
         ("a", "d", "1"),
@@ -428,16 +464,16 @@ async def test_only_what_the_worker_may_fit_is_queued(desk: Desk):
         ("f", "f", "1"),
     ]:
         await _mismatch(desk, run_id, definition, version)
-    await desk.do(register("v", {"d": "2", "e": "2"}))
-    statuses = {name: await desk.status(name) for name in "abcf"}
-    assert [name for name, status in statuses.items() if status is Status.QUEUED] == ["a", "c"]
+    await desk.do(register("v", {"d": "2", "e": "2", "f": "2"}))
+    assert ids(await desk.claim(worker_id="v", definitions=("d", "e"))) == ["a", "c"]
 
 
-async def test_a_worker_that_is_known_gives_no_other_chance_again(desk: Desk):
-    """Registering is one event: its repetition refits nothing that paused later."""
+async def test_a_claim_gives_no_more_mismatches_another_chance_than_it_takes(desk: Desk):
+    """What is beyond the limit stays paused, and the oldest come first."""
     await desk.worker()
+    for run_id in "abc":
+        await _mismatch(desk, run_id, "d", "1")
     await desk.do(register("v", {"d": "2"}))
-    await _mismatch(desk, "r", "d", "1")
-    before = await desk.snapshot()
-    await desk.do(register("v", {"d": "2"}))
-    assert await desk.snapshot() == before
+    assert ids(await desk.claim(worker_id="v", limit=2)) == ["a", "b"]
+    assert await desk.status("c") is Status.PAUSED
+    assert ids(await desk.claim(worker_id="v", limit=2)) == ["c"]

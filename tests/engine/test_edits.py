@@ -283,11 +283,6 @@ async def test_a_mismatch_goes_on_with_fitting_code(shop: Shop):
     assert shop.effects == ["charge o1 100", "killed", "wrap", "ship"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="only a registration gives a paused mismatch another chance, and any worker of that "
-    "definition may claim it then: a claim must pass over runs that its version did not fit",
-)
 async def test_a_mismatch_goes_on_with_a_fitting_worker_that_was_there_before(shop: Shop):
     """During a deployment a live worker with the old code takes over what the new one paused."""
     blocking, let_go = asyncio.Event(), asyncio.Event()

@@ -75,7 +75,7 @@ class Run:
     waits: tuple[Wait, ...] = ()
     coalesce: int = 0
     culprits: tuple[StepKey, ...] = ()
-    fitness: str | None = None
+    misfits: tuple[str, ...] = ()
     reason: str | None = None
     steps: dict[StepKey, Step] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
@@ -127,6 +127,7 @@ class Model:
         self.now = now
         self.runs: dict[str, Run] = {}
         self.workers: dict[str, int] = {}
+        self.versions: dict[str, dict[str, str]] = {}
 
     def apply(self, batch: list[Transition]) -> list[object]:
         answers: dict[int, object] = {}
@@ -208,6 +209,9 @@ class Model:
         for run in self.runs.values():
             if run.status is Status.WAITING and run.due_at is not None and run.due_at <= self.now:
                 run.become(Status.QUEUED)
+        fitting = [run for run in self.runs.values() if self.may_fit(claim, run)]
+        for run in fitting[: claim.limit]:
+            run.become(Status.QUEUED)
         mine = [
             run_id for run_id, run in self.held(claim.worker_id).items() if run.token == claim.token
         ]
@@ -234,6 +238,15 @@ class Model:
                 self.runs[run_id].rank == Rank.SUSPECT for run_id in self.claimable(claim)
             ),
             known=True,
+        )
+
+    def may_fit(self, claim: Claim, run: Run) -> bool:
+        definition = run.create.definition
+        version = self.versions[claim.worker_id].get(definition)
+        return (
+            run.status is Status.PAUSED
+            and definition in claim.definitions
+            and version not in (None, *run.misfits)
         )
 
     def claimable(self, claim: Claim) -> list[str]:
@@ -311,7 +324,7 @@ class Model:
                 run.become(Status.QUEUED)
             case Mismatched():
                 run.become(Status.PAUSED, "mismatch")
-                run.fitness = verdict.version
+                run.misfits = tuple(dict.fromkeys((*run.misfits, verdict.version)))
             case Retrying():
                 run.become(Status.WAITING)
                 run.due_at = self.now + verdict.delay
@@ -357,16 +370,14 @@ class Model:
             run.crashes = 0
             run.reopen(run.culprits, self.now)
             run.culprits = ()
+            run.misfits = ()
             run.become(Status.QUEUED)
         return Controlled(run.status)
 
     def RegisterWorker(self, register: RegisterWorker) -> object:  # noqa: N802
         if register.worker_id not in self.workers:
             self.workers[register.worker_id] = 0
-            for run in self.runs.values():
-                version = register.definitions.get(run.create.definition)
-                if run.status is Status.PAUSED and version not in (None, run.fitness):
-                    run.become(Status.QUEUED)
+            self.versions[register.worker_id] = register.definitions
         return self.beaten(register.worker_id)
 
     def Heartbeat(self, heartbeat: Heartbeat) -> object:  # noqa: N802

@@ -10,7 +10,7 @@
                                └─ suspended ─┼─ released ──┤   queued, waiting, paused: cancel
                                   retrying   │  rescued    │   ends them at once;
                                              └── paused ◄──┘   failed, cancelled: retry ─► queued
-                                 other version   mismatch
+                            a fitting worker claims   mismatch
 
 Each function takes a run's record, changes it in place and returns the outcome; where the guard
 does not hold it returns the refusal and changes nothing. Stores call them inside their own
@@ -20,6 +20,7 @@ rows to add, checkpoints to reopen) is the store's part and is named in the docs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
 import msgspec
@@ -211,7 +212,8 @@ def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
             run.status = Status.PAUSED
             run.error = verdict.error
             run.reason = "mismatch"
-            run.fitness = verdict.version
+            if verdict.version not in run.misfits:
+                run.misfits = (*run.misfits, verdict.version)
             run.updated_at = now
         case CancelledByWorker():
             run.reason = None
@@ -268,7 +270,7 @@ def cancel(
     if run.status is Status.RUNNING:
         run.control = Control.CANCEL
     else:
-        run.reason = run.fitness = None
+        run.reason = None
         _end(run, Status.CANCELLED, now)
     return Controlled(run.status)
 
@@ -284,6 +286,7 @@ def retry(
     run.attempt += 1
     run.crashes = 0
     run.error = run.result = run.reason = run.culprits = None
+    run.misfits = ()
     run.finished_at = None
     queue_again(run, now)
     return Controlled(run.status)
@@ -308,17 +311,18 @@ def rescue(run: RunRecord, transition: RescueWorker, *, progressed: bool, now: M
         queue_again(run, now)
 
 
-def may_refit(run: RunRecord, definitions: dict[str, str]) -> bool:
-    """Tell whether a worker with these definitions gives a paused mismatch another chance."""
+def may_refit(run: RunRecord, definitions: Mapping[str, str]) -> bool:
+    """Tell whether a worker with these versions of definitions gives a mismatch another chance."""
+    version = definitions.get(run.definition)
     return (
         run.status is Status.PAUSED
         and run.reason == "mismatch"
-        and run.definition in definitions
-        and definitions[run.definition] != run.fitness
+        and version is not None
+        and version not in run.misfits
     )
 
 
 def refit(run: RunRecord, now: Micros) -> None:
-    """A worker whose code may fit has appeared: queue the run again."""
-    run.error = run.reason = run.fitness = None
+    """A worker whose code may fit asks for work: queue the run again."""
+    run.error = run.reason = None
     queue_again(run, now)

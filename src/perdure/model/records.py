@@ -159,7 +159,7 @@ class RunRecord(msgspec.Struct, gc=False):
         culprits: encoded keys of the checkpoints that its end points at: those whose failure ended
             a failed run (a manual retry reopens them), the orphans of a completed one (recorded,
             but not asked for by the code that finished it).
-        fitness: the definition's version that did not fit, while paused by a mismatch.
+        misfits: the versions of the definition whose replay did not fit the record.
         coalesce: at most one wake-up by finished children in so many microseconds.
     """
 
@@ -198,7 +198,7 @@ class RunRecord(msgspec.Struct, gc=False):
     error: bytes | None = None
     reason: str | None = None
     culprits: bytes | None = None
-    fitness: str | None = None
+    misfits: tuple[str, ...] = ()
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):

@@ -60,9 +60,12 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     """Give up to ``limit`` claimable runs to a worker.
 
     First every waiting run whose ``due_at`` has come becomes ``queued`` (RESUMED if it was ever
-    claimed, else FRESH; SUSPECT after two crashes). Then runs that are queued, whose definition
-    and queue are among those named, are taken by rank, priority (smaller first), then ``seq``. Each
-    becomes ``running`` with epoch + 1, ``grant`` = ``token`` and this worker.
+    claimed, else FRESH; SUSPECT after two crashes). So do, oldest first and at most ``limit``, runs
+    paused by a mismatch that this worker may fit: their definition is among those named, and the
+    worker registered it with a version that is not among their ``misfits``. Then runs that are
+    queued, whose definition and queue are among those named, are taken by rank, priority (smaller
+    first), then ``seq``. Each becomes ``running`` with epoch + 1, ``grant`` = ``token`` and this
+    worker.
     SUSPECT runs are taken only where ``suspects`` is true; then one suspect is taken alone, before
     anything else.
     Key: ``token``: the same claim again answers the runs that it gave and that still run under it,
@@ -163,8 +166,8 @@ class Released(msgspec.Struct, frozen=True, gc=False, tag=True):
 class Mismatched(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Verdict: the replay does not fit the record: ``paused`` with reason ``mismatch``.
 
-    ``version`` is the definition's version that did not fit: a worker that registers the
-    definition with another version makes the run ``queued`` again.
+    ``version`` is the definition's version that did not fit; it joins the run's ``misfits``. The
+    claim of a worker with a version that is not among them queues the run again.
     """
 
     error: bytes
@@ -227,11 +230,9 @@ class RetryRun(msgspec.Struct, frozen=True, gc=False):
 
 
 class RegisterWorker(msgspec.Struct, frozen=True, gc=False):
-    """Announce a worker with beat 0, and give paused mismatches another chance.
+    """Announce a worker with beat 0, and with the version in which it has each definition.
 
-    Runs paused by a mismatch whose definition the worker has in another version than the one that
-    did not fit become ``queued``, RESUMED. Key: ``worker_id``: the same again changes nothing, the
-    beat included. Answers: Beaten.
+    Key: ``worker_id``: the same again changes nothing, the beat included. Answers: Beaten.
     """
 
     worker_id: str

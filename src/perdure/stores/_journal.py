@@ -138,6 +138,7 @@ class Journal:
         self._waiters: dict[str, dict[str, None]] = {}  # child -> runs with a wait row naming it
         self._lanes: dict[tuple[str, str, bool], _Heap[Place]] = {}
         self._dues: _Heap[Due] = _Heap(self._is_due)
+        self._paused: dict[str, _Row] = {}
 
     def apply(self, batch: Sequence[Transition], now: Micros) -> list[Outcome]:
         """Apply a batch: in the order given, claims last."""
@@ -199,6 +200,7 @@ class Journal:
         if worker is None:
             return Claimed((), now, self._next_due_at(), suspects=False, known=False)
         self._promote(now)
+        self._refit(worker, claim, now)
         given = [row for row in worker.held.values() if row.run.grant == claim.token]
         given.sort(key=lambda row: _place(row.run))
         runs = tuple(self._claimed(row) for row in given or self._give(claim, now))
@@ -210,6 +212,16 @@ class Journal:
         while (due := self._dues.first()) is not None and due[0] <= now:
             row = self.rows[due[2]]
             lifecycle.queue_again(row.run, now)
+            self._index(row, now)
+
+    def _refit(self, worker: _Worker, claim: Claim, now: Micros) -> None:
+        """Queue paused mismatches that the worker may fit."""
+        versions = worker.record.definitions
+        asked = {name: versions[name] for name in claim.definitions if name in versions}
+        fitting = [row for row in self._paused.values() if lifecycle.may_refit(row.run, asked)]
+        fitting.sort(key=lambda row: row.run.seq)
+        for row in fitting[: claim.limit]:
+            lifecycle.refit(row.run, now)
             self._index(row, now)
 
     def _give(self, claim: Claim, now: Micros) -> list[_Row]:
@@ -374,10 +386,6 @@ class Journal:
                     beat=0,
                 )
             )
-            for row in self.rows.values():
-                if lifecycle.may_refit(row.run, register.definitions):
-                    lifecycle.refit(row.run, now)
-                    self._index(row, now)
         return self._beaten(register.worker_id)
 
     def _heartbeat(self, heartbeat: Heartbeat, now: Micros) -> Beaten:
@@ -441,6 +449,7 @@ class Journal:
     def _index(self, row: _Row, now: Micros) -> None:
         """Enter a run where its new status belongs, and wake others where it has ended."""
         run = row.run
+        self._paused.pop(run.run_id, None)
         match run.status:
             case Status.QUEUED:
                 lane = (run.definition, run.queue, run.rank is Rank.SUSPECT)
@@ -452,7 +461,8 @@ class Journal:
             case Status.RUNNING:
                 self._holder(run).held[run.run_id] = row
             case Status.PAUSED:
-                pass
+                self._paused[run.run_id] = row
+                self.hint = True
             case Status.COMPLETED | Status.FAILED | Status.CANCELLED:
                 self.hint = True
                 if run.unique_key is not None:

@@ -18,10 +18,11 @@ from perdure.model.records import Checkpoint, Ending, Micros, Rank
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
 from perdure.stores.sqlite import rows
 from perdure.stores.sqlite.bulk import Among
+from perdure.stores.sqlite.codes import unpack_texts
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import NotQuick, Unit
-from perdure.stores.sqlite.workers import is_registered
+from perdure.stores.sqlite.workers import is_registered, versions_of
 
 NEXT_DUE = (
     "SELECT due_at FROM run WHERE namespace = ? AND status = 2 AND due_at IS NOT NULL"
@@ -40,6 +41,18 @@ PROMOTE: Final = (
     "UPDATE run SET status = 0, waiting_for = NULL, due_at = NULL, updated_at = ?1 - created_at,"
     f" rank = CASE WHEN crashes >= {lifecycle.SUSPECT_AFTER} THEN 2 WHEN epoch > 0 THEN 0 ELSE 1"
     " END WHERE namespace = ?2 AND status = 2 AND due_at IS NOT NULL AND due_at <= ?1"
+)
+
+IS_ANY_PAUSED = "SELECT 1 FROM run WHERE status = 3 AND namespace = ? LIMIT 1"
+
+NEXT_MISFITS = (
+    "SELECT min(misfits) FROM run"
+    " WHERE status = 3 AND namespace = ? AND definition = ? AND misfits > ?"
+)
+
+PAUSED = (
+    f"SELECT {rows.HOT} FROM run"
+    " WHERE status = 3 AND namespace = ? AND definition = ? AND misfits = ? ORDER BY seq LIMIT ?"
 )
 
 GIVEN = (
@@ -122,6 +135,7 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
         unit.connection.execute(PROMOTE, (unit.now, unit.namespace))
         unit.hint = True
         next_due_at = _next_due_at(unit)
+    _refit(unit, transition)
     places = _places(unit, transition)
     suspects = [seq for (seq,) in unit.connection.execute(SUSPECTS, places).fetchall()]
     runs = resumed = _given_before(unit, transition)
@@ -145,6 +159,42 @@ def _are_many_due(unit: Unit) -> bool:
 def _next_due_at(unit: Unit) -> Micros | None:
     row = unit.connection.execute(NEXT_DUE, (unit.namespace,)).fetchone()
     return None if row is None else int(row[0])
+
+
+def _refit(unit: Unit, transition: Claim) -> None:
+    """Queue paused mismatches that the worker may fit."""
+    if unit.connection.execute(IS_ANY_PAUSED, (unit.namespace,)).fetchone() is None:
+        return
+    versions = versions_of(unit, transition.worker_id)
+    fitting: list[Row] = []
+    for name in set(transition.definitions):
+        version, definition = versions.get(name), unit.names.find(name)
+        if version is not None and definition is not None:
+            fitting += _paused(unit, definition, version, transition.limit)
+    fitting.sort(key=lambda row: row.run.seq)
+    for row in fitting[: transition.limit]:
+        lifecycle.refit(row.run, unit.now)
+        unit.change(row)
+    flush(unit)
+
+
+def _paused(unit: Unit, definition: int, version: str, limit: int) -> list[Row]:
+    """Return the oldest paused runs of a definition that this version may fit.
+
+    Runs that the same versions did not fit stand together in the index, so that any number of
+    those that this one did not fit costs one look.
+    """
+    found: list[Row] = []
+    misfits = ""
+    while True:
+        (misfits,) = unit.connection.execute(
+            NEXT_MISFITS, (unit.namespace, definition, misfits)
+        ).fetchone()
+        if misfits is None:
+            return found
+        if version not in unpack_texts(misfits):
+            place = (unit.namespace, definition, misfits, limit)
+            found += unit.adopt(unit.connection.execute(PAUSED, place).fetchall())
 
 
 def _places(unit: Unit, transition: Claim) -> _Places:

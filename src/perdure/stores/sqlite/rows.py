@@ -65,7 +65,7 @@ class Row(msgspec.Struct, gc=False):
 HOT: Final = (
     "seq, id, status, definition, rank, due_at, epoch, grant_token, control, generation,"
     " created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt, crashes,"
-    " waiting_for, coalesce_for, waits, token, unique_key, reason, fitness, culprits, error"
+    " waiting_for, coalesce_for, waits, token, unique_key, reason, misfits, culprits, error"
 )
 FULL: Final = HOT + ", version, queue, priority, tags, parent, root, input, meta, options, result"
 
@@ -74,7 +74,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     """Read the columns HOT."""
     (seq, run_id, status, definition, rank, due_at, epoch, grant, control, generation) = row[:10]
     (created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt) = row[10:17]
-    (crashes, waiting_for, coalesce, waits, token, unique_key, reason, fitness) = row[17:25]
+    (crashes, waiting_for, coalesce, waits, token, unique_key, reason, misfits) = row[17:25]
     culprits, error = row[25:27]
     return Row(
         RunRecord(
@@ -112,7 +112,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             error=payloads.read(error, seq, 4),
             reason=reason,
             culprits=culprits,
-            fitness=fitness,
+            misfits=unpack_texts(misfits),
         ),
         run_id,
         waits,
@@ -270,7 +270,7 @@ def completed(run: RunRecord, payloads: Payloads) -> SqlRow:
 
 CHANGED: Final = (
     "seq, status, rank, due_at, epoch, grant_token, control, updated_at, worker, claimed_at,"
-    " started_at, finished_at, attempt, crashes, waiting_for, coalesce_for, waits, reason, fitness,"
+    " started_at, finished_at, attempt, crashes, waiting_for, coalesce_for, waits, reason, misfits,"
     " culprits, result, error"
 )
 
@@ -298,7 +298,7 @@ def changed(row: Row, names: Names, payloads: Payloads) -> SqlRow:
         run.coalesce,
         row.waits,
         run.reason,
-        run.fitness,
+        pack_texts(run.misfits),
         run.culprits,
         payloads.write(run.result, run.seq, 3),
         payloads.write(run.error, run.seq, 4),

@@ -44,7 +44,7 @@ CREATE TABLE run (
     root,                        -- as id
     unique_key TEXT,
     reason TEXT,
-    fitness TEXT,
+    misfits TEXT,                -- a JSON list
     tags TEXT,                   -- a JSON list
     culprits BLOB,
     input BLOB,                  -- these five: a number is the length of a row in `payload`
@@ -58,6 +58,7 @@ CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
     WHERE unique_key IS NOT NULL AND status < 4;
 CREATE INDEX run_ready ON run (namespace, queue, definition, rank, priority) WHERE status = 0;
 CREATE INDEX run_suspect ON run (namespace, queue, definition, priority) WHERE status = 0 AND rank = 2;
+CREATE INDEX run_misfit ON run (namespace, definition, misfits) WHERE status = 3;
 CREATE INDEX run_due ON run (namespace, due_at) WHERE status = 2 AND due_at IS NOT NULL;
 CREATE INDEX run_held ON run (namespace, worker, grant_token) WHERE status = 1;
 CREATE INDEX run_controlled ON run (namespace, worker) WHERE status = 1 AND control <> 0;

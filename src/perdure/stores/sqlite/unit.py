@@ -67,6 +67,10 @@ INSERT_ATTEMPTS: Final = Bulk(
 )
 
 
+_INTERESTING: Final = frozenset({Status.QUEUED, Status.PAUSED})
+"""Statuses of runs that another worker may want: one that is paused may fit it better."""
+
+
 class NotQuick(Exception):
     """There is more to do than the loop's thread should be held up by."""
 
@@ -176,7 +180,7 @@ class Unit:
             self.hint = True
             self.ended.append(row.key)
             self.set_waits(row, ())
-        elif run.status is Status.QUEUED or run.control:
+        elif run.status in _INTERESTING or run.control:
             self.hint = True
 
     def set_waits(self, row: Row, waits: tuple[Wait, ...]) -> None:

@@ -20,7 +20,13 @@ from perdure.model.transitions import (
     RetireWorker,
 )
 from perdure.stores.sqlite import rows
-from perdure.stores.sqlite.codes import CONTROLS, pack_mapping, pack_texts, unpack_id
+from perdure.stores.sqlite.codes import (
+    CONTROLS,
+    pack_mapping,
+    pack_texts,
+    unpack_id,
+    unpack_mapping,
+)
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import Unit
@@ -36,10 +42,7 @@ RAISE_BEAT = "UPDATE worker SET beat = beat + 1, beat_at = ? WHERE namespace = ?
 
 DELETE = "DELETE FROM worker WHERE namespace = ? AND id = ?"
 
-MISMATCHED = (
-    f"SELECT {rows.HOT} FROM run WHERE namespace = ? AND status = 3 AND status > 2 AND status <> 4"
-    " AND reason = 'mismatch' ORDER BY seq"
-)
+VERSIONS = "SELECT definitions FROM worker WHERE namespace = ? AND id = ?"
 
 HELD = f"SELECT {rows.HOT} FROM run WHERE status = 1 AND namespace = ? AND worker = ? ORDER BY seq"
 
@@ -54,7 +57,7 @@ PROGRESSED = "SELECT 1 FROM checkpoint WHERE run = ? AND epoch = ? LIMIT 1"
 
 
 def register(unit: Unit, transition: RegisterWorker) -> Outcome:
-    """Announce a worker, and give paused mismatches that it may fit another chance."""
+    """Announce a worker."""
     flush(unit)
     worker: rows.SqlRow = (
         unit.namespace,
@@ -68,12 +71,7 @@ def register(unit: Unit, transition: RegisterWorker) -> Outcome:
         unit.now,
         0,
     )
-    if unit.connection.execute(INSERT, worker).rowcount:
-        mismatched = unit.connection.execute(MISMATCHED, (unit.namespace,)).fetchall()
-        for row in unit.adopt(mismatched):
-            if lifecycle.may_refit(row.run, transition.definitions):
-                lifecycle.refit(row.run, unit.now)
-                unit.change(row)
+    unit.connection.execute(INSERT, worker)
     return _beaten(unit, transition.worker_id)
 
 
@@ -132,6 +130,13 @@ def _beat(unit: Unit, worker_id: str) -> int | None:
 def is_registered(unit: Unit, worker_id: str) -> bool:
     """Tell whether the worker is registered."""
     return _beat(unit, worker_id) is not None
+
+
+def versions_of(unit: Unit, worker_id: str) -> dict[str, str]:
+    """Return the version of each definition that a registered worker has."""
+    whose = (unit.namespace, unit.names.number(worker_id))
+    (packed,) = unit.connection.execute(VERSIONS, whose).fetchone()
+    return unpack_mapping(packed)
 
 
 def _beaten(unit: Unit, worker_id: str) -> Beaten:
