@@ -5,10 +5,12 @@ depends on how the engine identifies calls. Steps return or raise tokens that ca
 the number of the execution that made them; the ledger remembers which number was committed.
 """
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
 from perdure._engine.activation import Activation
+from perdure._runtime.worker import PROBATION
 from perdure.model.records import Micros, StepOutcome
 from tests.simulation.ledger import Entry, Fail, Ledger, Place
 from tests.simulation.tokens import name_of
@@ -37,7 +39,7 @@ class Desk:
 
     name: str
     slots: int = 0
-    bodies: dict[tuple[str, int], bool] = field(default_factory=dict)  # grant -> suspect
+    bodies: dict[tuple[str, int], float] = field(default_factory=dict)  # grant -> alone until
     told: dict[tuple[str, int], float] = field(default_factory=dict)
 
 
@@ -61,10 +63,11 @@ class Effects:
         entry = self._entry(activation)
         if grant.epoch not in entry.grants:
             self._fail("S3", f"{entry.alias} executes under epoch {grant.epoch}, never granted")
+        now = asyncio.get_running_loop().time()
         suspect = activation.run.crashes >= 2
-        if desk.bodies and (suspect or any(desk.bodies.values())):
+        if desk.bodies and (suspect or any(until > now for until in desk.bodies.values())):
             self._fail("S14", f"{entry.alias} executes beside another, one of them a suspect")
-        desk.bodies[grant.run_id, grant.epoch] = suspect
+        desk.bodies[grant.run_id, grant.epoch] = now + PROBATION if suspect else 0.0
         if len(desk.bodies) > desk.slots:
             self._fail(
                 "S14", f"{desk.name} executes {len(desk.bodies)} bodies in {desk.slots} slots"

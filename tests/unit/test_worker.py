@@ -5,11 +5,18 @@ from collections.abc import Sequence
 
 import pytest
 
-from perdure import App, Worker, constant, step
+from perdure import App, Run, Status, Worker, constant, step
 from perdure._runtime.worker import crash_evidence
 from perdure.clock import SystemClock
-from perdure.errors import NotApplied
-from perdure.model.transitions import Claim, Outcome, RegisterWorker, RescueWorker, Transition
+from perdure.errors import NotApplied, ResultTimeout
+from perdure.model.transitions import (
+    Claim,
+    Claimed,
+    Outcome,
+    RegisterWorker,
+    RescueWorker,
+    Transition,
+)
 from perdure.stores.memory import MemoryData, MemoryStore
 
 LONG = {"poll": "1h", "lease": "1h", "heartbeat": "1m"}
@@ -204,3 +211,63 @@ async def test_a_back_off_lasts_as_long_as_it_says_over_a_jump_of_the_clock(days
         assert tried_at[1] - tried_at[0] >= 0.1
         done.set()
         await run.result(timeout="20s")
+
+
+# --- suspects ------------------------------------------------------------------------------------
+
+
+async def suspect(bodies: Bodies, store: MemoryStore) -> Run[None]:
+    """Return a run of `hold` whose worker has died with it twice."""
+    run = await bodies.hold.enqueue()
+    for number in range(2):
+        name = f"dead-{number}"
+        await store.apply([RegisterWorker(name, "host", 1, {"hold": "1"}, ("default",), 1)])
+        [claimed] = await store.apply([Claim(name, number + 1, ("hold",), ("default",), 1)])
+        assert isinstance(claimed, Claimed)
+        assert [given.run.run_id for given in claimed.runs] == [run.id]
+        await store.apply([RescueWorker(name, None, 10, crash_evidence(10))])
+    return run
+
+
+async def test_a_suspect_is_taken_when_there_is_nothing_else():
+    """A restarted worker does its other work first; the suspect comes without being asked for."""
+    store = MemoryStore()
+    bodies = Bodies(store)
+    bodies.may_leave.set()
+    async with bodies.app:
+        held = await suspect(bodies, store)
+        quick = [await bodies.quick.enqueue() for _ in range(5)]
+        async with Worker(bodies.app, **LONG):
+            for run in quick:
+                await run.result(timeout="20s")
+            await until_set(bodies.held)
+            assert (await held.history()).crashes == 2
+            await held.cancel()
+
+
+async def test_a_suspect_is_executed_alone_until_its_probation_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Nothing is claimed beside it at first; one that lives longer holds nobody up."""
+    store = MemoryStore()
+    bodies = Bodies(store)
+    bodies.may_leave.set()
+    async with bodies.app:
+        held = await suspect(bodies, store)
+        async with Worker(bodies.app, **LONG) as watched:
+            await until_set(bodies.held)
+            quick = await bodies.quick.enqueue()
+            with pytest.raises(ResultTimeout):
+                await quick.result(timeout="100ms")
+            assert await quick.status() is Status.QUEUED
+            watched._end_probation()  # as its timer does after half a minute
+            assert await quick.result(timeout="20s") == 1
+            assert await held.status() is Status.RUNNING
+            await held.cancel()
+        monkeypatch.setattr("perdure._runtime.worker.PROBATION", 0.01)
+        held = await suspect(bodies, store)
+        bodies.held.clear()
+        async with Worker(bodies.app, **LONG):
+            await until_set(bodies.held)
+            assert await (await bodies.quick.enqueue()).result(timeout="20s") == 1
+            await held.cancel()

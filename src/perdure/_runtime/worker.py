@@ -26,6 +26,7 @@ from perdure._runtime.heartbeat import Heart, Pulse
 from perdure.codec import encode_error
 from perdure.duration import Duration, to_micros
 from perdure.errors import PerdureError, StoreError, UsageError
+from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.records import Control, Grant, RunRecord
 from perdure.model.transitions import (
     CancelRun,
@@ -51,8 +52,11 @@ REASONS = frozenset(
 """Transitions after which something may be claimable, or due at another time, than before."""
 
 SUSPECT_PATIENCE = 30.0
-"""Seconds for which suspects may be passed over by a worker that is never idle."""
+"""Seconds for which suspects may be passed over while there is other work."""
 
+PROBATION = 30.0
+"""Seconds for which a suspect is executed alone. One that kills its worker later takes others with
+it at most twice each: then they are suspects, too, and prove themselves alone."""
 
 OTHER_HALF = 0.001
 """Seconds after which the slots that a claim left free are looked after, if no batch did it."""
@@ -143,8 +147,9 @@ class Worker:
         self._claiming = False
         self._hinted = False
         self._more = True
-        self._alone = False
+        self._alone: asyncio.TimerHandle | None = None  # while a suspect is on probation
         self._suspects = False
+        self._only_suspects = False
         self._suspects_since: float | None = None
         self._poll_timer: asyncio.TimerHandle | None = None
         self._next_look = 0.0
@@ -318,6 +323,7 @@ class Worker:
 
     def _stop_looking(self) -> None:
         self._stop_poll()
+        self._end_probation()
         if self._unlisten is not None:
             self._unlisten()
             self._unlisten = None
@@ -349,10 +355,11 @@ class Worker:
             self._more = True
         if self._state is not State.WORKING or self._claiming:
             return None
-        if not self._more or self._free <= 0 or self._alone:
+        if not self._more or self._free <= 0 or self._alone is not None:
             return None
         idle = self._free == self.concurrency
-        if not idle and self._overdue_suspects():
+        overdue = self._overdue_suspects()
+        if overdue and not idle:
             return None
         self._claiming = True
         # The answer sets the next poll. This one would be taken for a hint meanwhile, and where
@@ -366,7 +373,7 @@ class Worker:
             self._names,
             self._queues,
             min(self._free, self._half),
-            suspects=idle,
+            suspects=idle and (self._only_suspects or overdue),
         )
 
     def _overdue_suspects(self) -> bool:
@@ -385,12 +392,14 @@ class Worker:
             for claimed in answer.runs:
                 self._hand_back(claimed.run)
             return
-        self._more = len(answer.runs) > 0 or self._hinted
-        self._hinted = False
         self._note_suspects(answer)
+        idle = self._free == self.concurrency
+        self._more = len(answer.runs) > 0 or self._hinted or (idle and self._only_suspects)
+        self._hinted = False
         self._free -= len(answer.runs)
         for claimed in answer.runs:
-            self._alone = self._alone or claimed.run.crashes >= 2
+            if claimed.run.crashes >= SUSPECT_AFTER:
+                self._alone = self._loop.call_later(PROBATION, self._end_probation)
             self._executor.start(claimed)
         if self._more and self._free > 0:
             self._look_later(OTHER_HALF)
@@ -401,6 +410,7 @@ class Worker:
 
     def _note_suspects(self, answer: Claimed) -> None:
         self._suspects = answer.suspects
+        self._only_suspects = answer.suspects and not answer.runs
         if not answer.suspects:
             self._suspects_since = None
         elif self._suspects_since is None:
@@ -420,10 +430,16 @@ class Worker:
         self._free += 1
         self.finished += 1
         if self._free == self.concurrency:
-            self._alone = False
+            self._end_probation()
         if self._more or self._suspects:
             self.look()
         self._signal()
+
+    def _end_probation(self) -> None:
+        if self._alone is not None:
+            self._alone.cancel()
+            self._alone = None
+            self.look()
 
     def _signal(self) -> None:
         if self._changed is not None:
