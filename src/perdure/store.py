@@ -124,6 +124,24 @@ class Store(Protocol):
         """
         ...
 
+    def apply_at_once(self, batch: Sequence[Transition]) -> list[Outcome] | None:
+        """Apply a small batch before this returns, where that neither waits nor takes long.
+
+        It spares a lone writer the event loop's turns. A store that must ask a server returns None
+        always; so may any other.
+
+        Args:
+            batch: as for :meth:`apply`.
+
+        Returns:
+            The outcomes; None where the batch must go through :meth:`apply`: then nothing of it
+            was applied.
+
+        Raises:
+            As :meth:`apply`.
+        """
+        ...
+
     async def get(self, run_id: str) -> RunRecord | None:
         """Return the run, or None where this namespace has none of that id."""
         ...

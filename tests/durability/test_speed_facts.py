@@ -70,8 +70,18 @@ class Watched(SqliteStore):
 
     async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
         """Apply, and note what."""
-        self.batches.append([type(transition) for transition in batch])
-        return await super().apply(batch)
+        noted = len(self.batches)
+        outcomes = await super().apply(batch)
+        if len(self.batches) == noted:
+            self.batches.append([type(transition) for transition in batch])
+        return outcomes
+
+    def apply_at_once(self, batch: Sequence[Transition]) -> list[Outcome] | None:
+        """Apply if that is quick, and note what."""
+        outcomes = super().apply_at_once(batch)
+        if outcomes is not None:
+            self.batches.append([type(transition) for transition in batch])
+        return outcomes
 
 
 class Shop:

@@ -136,6 +136,9 @@ class Mortal:
         await self._answer()
         return outcomes
 
+    def apply_at_once(self, batch: Sequence[Transition]) -> None:
+        """Leave every batch to `apply`: a process that dies here never answers."""
+
     async def _read(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         await self._answer()
         found = await call(*args)

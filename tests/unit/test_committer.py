@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any, Self
 
 import pytest
 
-from perdure._engine.committer import Committer
+from perdure._engine.committer import LONE_AFTER, MOST_AT_ONCE, Committer
 from perdure.clock import SystemClock
 from perdure.errors import AppNotReady, NotApplied, OutcomeUnknown, StoreCorrupt, StoreFull
 from perdure.model.transitions import Claim, Claimed, Created, CreateRun, Outcome, Transition
@@ -219,3 +220,115 @@ async def test_closing_writes_what_is_pending():
         future = bench.committer.submit(create("r1"))
         await bench.committer.close()
         assert future.result() == Created("r1")
+
+
+# --- a lone writer -------------------------------------------------------------------------------
+
+
+class Quick(Faulty):
+    """A store that can apply at once, and counts how often it did; it can be made to refuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_once: list[list[Transition]] = []
+        self.errors: list[Exception] = []
+        self.is_slow = False
+
+    def apply_at_once(self, batch: Sequence[Transition]) -> list[Outcome] | None:
+        """Apply, unless it is slow or told to fail."""
+        if self.is_slow:
+            return None
+        if self.errors:
+            raise self.errors.pop(0)
+        self.at_once.append(list(batch))
+        return self.data.journals[self.namespace].apply(batch, self.data.clock.now())
+
+
+class LoneBench(Bench):
+    """A committer on a quick store, whose last batches were of one transition each."""
+
+    def __init__(self) -> None:
+        self.store = self.quick = Quick()
+        self.committer = Committer(self.store, Impatient())
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        for number in range(LONE_AFTER):
+            await self.committer.submit(create(f"before{number}"))
+        assert not self.quick.at_once
+        await asyncio.sleep(0)
+        return self
+
+
+async def test_a_lone_writer_is_served_at_once():
+    """Its write is done when submit returns; after a few of them the loop has its turn."""
+    async with LoneBench() as bench:
+        writes = [bench.committer.submit(create(f"r{n}")) for n in range(MOST_AT_ONCE + 1)]
+        assert [write.done() for write in writes] == [True] * MOST_AT_ONCE + [False]
+        assert await asyncio.gather(*writes) == [Created(f"r{n}") for n in range(MOST_AT_ONCE + 1)]
+        assert bench.committer.submit(create("next")).done()
+
+
+async def test_two_writers_of_one_turn_share_batches_again():
+    """The second of a turn is no lone writer, and from then on nobody is taken for one."""
+    async with LoneBench() as bench:
+
+        async def write(name: str) -> None:
+            for number in range(2 * MOST_AT_ONCE):
+                await bench.committer.submit(create(f"{name}{number}"))
+
+        await asyncio.gather(write("a"), write("b"))
+        # The first writer is served before anybody can know of the second.
+        assert len(bench.quick.at_once) == MOST_AT_ONCE
+        sizes = [len(batch) for batch in bench.store.batches[LONE_AFTER:]]
+        assert sum(sizes) == 3 * MOST_AT_ONCE
+        assert sizes[:MOST_AT_ONCE] == [2] * MOST_AT_ONCE
+
+
+async def test_a_claim_rides_with_a_lone_write():
+    """It is answered in the committer's context, not in that of whoever wrote."""
+    mine: ContextVar[str] = ContextVar("mine", default="")
+
+    class Curious(Claimant):
+        def claim_answered(self, answer: Claimed) -> None:
+            super().claim_answered(answer)
+            heard_in.append(mine.get())
+
+    heard_in: list[str] = []
+    async with LoneBench() as bench:
+        bench.committer.add_claimant(Curious())
+        mine.set("the writer's")
+        assert bench.committer.submit(create("r1")).done()
+        assert [type(t) for t in bench.quick.at_once[0]] == [CreateRun, Claim]
+    assert heard_in == [""]
+
+
+async def test_a_lone_write_that_takes_longer_keeps_its_claim():
+    """The batch goes the common way, with the claim that was asked for, and both are answered."""
+    async with LoneBench() as bench:
+        claimant = Claimant()
+        bench.committer.add_claimant(claimant)
+        bench.quick.is_slow = True
+        assert await bench.committer.submit(create("r1")) == Created("r1")
+        assert [type(t) for t in bench.store.batches[-1]] == [CreateRun, Claim]
+        assert (len(claimant.answers), claimant.failures) == (1, 0)
+
+
+async def test_a_lone_write_that_failed_is_written_again():
+    """Failures are met in one place: the same batch is applied again by the common way."""
+    async with LoneBench() as bench:
+        bench.quick.errors = [OutcomeUnknown("lost"), RuntimeError("no store may")]
+        for name in ("r1", "r2"):
+            assert await bench.committer.submit(create(name)) == Created(name)
+            bench.committer._lone = LONE_AFTER
+            await asyncio.sleep(0)
+        assert not bench.quick.at_once
+
+
+async def test_a_lone_write_that_may_have_been_applied_is_not_said_to_be_refused():
+    """Unknown at once, refused the second time: the caller hears that it is unknown."""
+    async with LoneBench() as bench:
+        bench.quick.errors = [OutcomeUnknown("lost")]
+        bench.store.before = [StoreFull("no space")]
+        with pytest.raises(OutcomeUnknown, match="no space"):
+            await bench.committer.submit(create("r1"))

@@ -115,6 +115,9 @@ class MemoryStore:
                 listener.call()
         return outcomes
 
+    def apply_at_once(self, batch: Sequence[Transition]) -> None:
+        """Leave every batch to :meth:`apply`, which is quick: one way is easier to watch."""
+
     async def get(self, run_id: str) -> RunRecord | None:
         """Return the run, or None."""
         journal = self._journal()

@@ -166,19 +166,15 @@ class SqliteStore:
 
     async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
         """Apply transitions; see :meth:`perdure.store.Store.apply`."""
-        journal = self._opened(self._journal)
-        outcomes = self._apply_inline(journal, batch)
+        outcomes = self.apply_at_once(batch)
         if outcomes is None:
+            journal = self._opened(self._journal)
             outcomes = await self._write_thread.call(lambda: self._apply(journal, batch))
         return outcomes
 
-    def _apply(self, journal: Journal, batch: Sequence[Transition]) -> list[Outcome]:
-        with self._writing:
-            applied = self._patiently(lambda: self._timed(journal, batch))
-        return self._applied(applied)
-
-    def _apply_inline(self, journal: Journal, batch: Sequence[Transition]) -> list[Outcome] | None:
-        """Apply a batch at once if that is certain not to block for long; None if it is not."""
+    def apply_at_once(self, batch: Sequence[Transition]) -> list[Outcome] | None:
+        """Apply a batch on this thread if that is certain not to block for long."""
+        journal = self._opened(self._journal)
         if self._inline:
             return self._apply(journal, batch)
         if (
@@ -196,6 +192,11 @@ class SqliteStore:
             return None
         finally:
             self._writing.release()
+        return self._applied(applied)
+
+    def _apply(self, journal: Journal, batch: Sequence[Transition]) -> list[Outcome]:
+        with self._writing:
+            applied = self._patiently(lambda: self._timed(journal, batch))
         return self._applied(applied)
 
     def _timed(

@@ -91,6 +91,8 @@ class Bell:
         for listener in PROCESS.listeners:
             if listener.bell is not self and listener.bell.file == self.file:
                 listener.call()
+        if not self._peers and time.monotonic() < self._look_again_at:
+            return  # nobody was there a moment ago
         with self._lock:
             for peer in self._other_processes():
                 if self._sender is None:
