@@ -9,7 +9,7 @@ from perdure.errors import NonRetryable, PerdureError, RetryAfter
 from perdure.handle import Run
 from perdure.model.records import Status
 from perdure.retry import Backoff, RetryPolicy, constant, exponential, linear
-from perdure.step import Step, gather, now, random, step, uuid
+from perdure.step import Step, gather, now, random, sleep, sleep_until, step, uuid
 from perdure.workflow import Workflow
 
 __all__ = [
@@ -33,6 +33,8 @@ __all__ = [
     "linear",
     "now",
     "random",
+    "sleep",
+    "sleep_until",
     "step",
     "uuid",
 ]

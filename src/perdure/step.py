@@ -21,16 +21,17 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from perdure import defaults
 from perdure._engine import adrift
 from perdure._engine import scope as scopes
-from perdure._engine.calls import block_on, call_site, child_ending, perform
+from perdure._engine.calls import block_on, call_site, child_ending, on_a_loop, perform
+from perdure._engine.calls import sleep as durable_sleep
 from perdure._engine.definition import StepSpec
 from perdure._engine.scope import Call, Scope
-from perdure.clock import to_datetime
+from perdure.clock import SystemClock, to_datetime, to_micros_instant
 from perdure.codec import Arguments, fingerprint
 from perdure.duration import Duration, to_micros
 from perdure.errors import DefinitionError, NotInRun, UsageError
 from perdure.handle import Run
 from perdure.ids import check_id
-from perdure.model.records import Status, StepKind
+from perdure.model.records import Micros, Status, StepKind
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 
 P = ParamSpec("P")
@@ -362,6 +363,61 @@ async def gather(*runs: Run[T]) -> list[T]:
         if ending.status is not Status.COMPLETED
     )
     return [run.unwrap(ending, failed) for run, ending in zip(runs, endings, strict=True)]
+
+
+# --- waits for a time --------------------------------------------------------------------------
+
+
+def sleep(duration: Duration, /, *, name: str = "sleep") -> Coroutine[Any, Any, None]:
+    """Wait durably: a body that does nothing else leaves its worker and costs nothing meanwhile.
+
+    When it ends is recorded before the wait begins, by the store's clock: a kill, another worker
+    or a clock that jumps change nothing, and neither does another ``duration`` in the code of a
+    run in flight. It is never early, and late by at most a second if a slot is free. In a body
+    written with ``def`` it blocks. Outside of a run it is an ordinary sleep.
+
+    Args:
+        duration: how long: ``"3d"``, a ``timedelta``, ISO 8601; at most a thousand years.
+        name: part of its identity, for bodies with several sleeps that may be reordered in flight.
+
+    Raises:
+        InvalidDuration: it is none.
+        UsageError: it stands inside ``asyncio.timeout``.
+
+    Example::
+
+        await sleep("1h")
+    """
+    return _sleep(to_micros(duration), name, str(duration), call_site(2))
+
+
+def sleep_until(instant: datetime, /, *, name: str = "sleep") -> Coroutine[Any, Any, None]:
+    """Wait durably until an instant; see :func:`sleep`. One that has passed is no wait.
+
+    Args:
+        instant: an aware datetime.
+        name: as for :func:`sleep`.
+
+    Raises:
+        InvalidValue: the datetime is naive.
+    """
+    due = to_micros_instant(instant)
+    scope = scopes.current()
+    here = SystemClock().now() if scope is None else scope.activation.engine.store_now()
+    return _sleep(max(0, due - here), name, instant.isoformat(), call_site(2))
+
+
+def _sleep(delay: Micros, name: str, text: str, site: str) -> Coroutine[Any, Any, None]:
+    scope = scopes.current()
+    if scope is None:
+        adrift.check(f"{name}({text})")
+        return asyncio.sleep(delay / 1e6)
+    call = Call(scope, StepKind.SLEEP, check_name(name), b"", text, site)
+    waiting = durable_sleep(call, delay)
+    if on_a_loop():
+        return waiting
+    block_on(scope.activation, waiting)
+    return cast("Coroutine[Any, Any, None]", None)  # a `def` body looks at no result
 
 
 # --- values that are equal on replay -----------------------------------------------------------

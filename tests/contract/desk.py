@@ -80,8 +80,8 @@ def child(run_id: str, *, join: int = 0, due_at: int | None = None) -> Wait:
     return Wait(WaitKind.CHILD, run_id, due_at, join)
 
 
-def timer(due_at: int, *, path: str = "s", join: int = 0) -> Wait:
-    return Wait(WaitKind.RETRY, path, due_at, join)
+def timer(due_at: int, *, path: str = "s", join: int = 0, kind: WaitKind = WaitKind.RETRY) -> Wait:
+    return Wait(kind, path, due_at, join)
 
 
 def grant_of(run: RunRecord | ClaimedRun) -> Grant:

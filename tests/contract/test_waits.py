@@ -57,12 +57,12 @@ async def test_a_run_that_waits_for_children_alone_has_no_due_time(desk: Desk, c
     assert (ids(claimed), claimed.next_due_at) == ([], None)
 
 
-@pytest.mark.parametrize("kind", ["retry", "child"])
+@pytest.mark.parametrize("kind", ["retry", "sleep", "child"])
 async def test_the_earliest_due_time_wakes_alone(desk: Desk, clock, kind: str):
     """A timer, or a child's time limit, makes the run claimable whatever else it waits for."""
     await desk.worker()
     due_at = START + SECOND
-    first = timer(due_at) if kind == "retry" else child("x", due_at=due_at)
+    first = child("x", due_at=due_at) if kind == "child" else timer(due_at, kind=WaitKind(kind))
     waits = (child("y"), timer(START + 2 * SECOND), first)
     await desk.suspend(await desk.start(), *waits)
     assert (await desk.run()).waiting_for == kind

@@ -10,7 +10,21 @@ import asyncio
 from dataclasses import dataclass
 from typing import assert_type
 
-from perdure import App, Context, Run, Status, Worker, carry, constant, gather, now, step, uuid
+from perdure import (
+    App,
+    Context,
+    Run,
+    Status,
+    Worker,
+    carry,
+    constant,
+    gather,
+    now,
+    sleep,
+    sleep_until,
+    step,
+    uuid,
+)
 
 app = App("memory://")
 
@@ -51,6 +65,8 @@ async def fulfil(order_id: str, *, cents: int = 1) -> str:
     assert_type(await gather(child, await greet.enqueue("b")), list[str])
     assert_type(await greet.run("c"), str)
     await asyncio.to_thread(carry(lambda: None))
+    assert_type(await sleep("1h"), None)
+    assert_type(await sleep_until(now()), None)
     return f"{receipt} {now().isoformat()} {uuid()}"
 
 

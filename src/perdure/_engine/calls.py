@@ -40,6 +40,7 @@ from perdure.model.records import (
     StepKey,
     StepKind,
     StepOutcome,
+    WaitKind,
 )
 from perdure.model.transitions import CreateRun, Fenced, Outcome, SaveCheckpoint
 
@@ -241,7 +242,8 @@ class _Execution:
 
     async def _wait(self, due_at: Micros) -> None:
         """Wait for the next attempt."""
-        condition = until(self.call.path, due_at, self.activation.next_join())
+        join = self.activation.next_join()
+        condition = until(WaitKind.RETRY, self.call.path, due_at, join)
         try:
             await self.activation.wait(self.scope.branch, condition)
         except asyncio.CancelledError:
@@ -522,6 +524,78 @@ async def perform_inline(
     return seen
 
 
+async def sleep(call: Call, delay: Micros) -> None:
+    """Wait durably until a time that is recorded before the wait begins.
+
+    What is recorded stands: a replay waits for the rest of it, whatever length the code asks for
+    by then.
+
+    Args:
+        call: the durable call.
+        delay: from now; counted by the store's clock from the moment of recording.
+    """
+    recorded = call.record
+    if recorded is not None and recorded.outcome is StepOutcome.CANCELLED:
+        await _until_given_up(call)
+    if recorded is not None and recorded.outcome is not StepOutcome.PENDING:
+        await _give(call, moment_of(recorded))
+        return
+    scope = here(call)
+    activation = scope.activation
+    await activation.check(call)
+    if recorded is None or recorded.tries == 0:  # given up by an attempt of the run that failed
+        started_at = activation.engine.store_now()
+        due_at = await _begin_sleep(call, delay, started_at)
+    else:
+        started_at, due_at = recorded.started_at, recorded.due_at or 0
+    condition = until(WaitKind.SLEEP, call.path, due_at, activation.next_join())
+    try:
+        await activation.wait(scope.branch, condition)
+    except asyncio.CancelledError:
+        if activation.leaving is None and not call.scope.in_step:
+            activation.journal.given_up.append(call.key)
+            given_up = _slept(call, StepOutcome.CANCELLED, started_at)
+            activation.engine.committer.submit(given_up, patient=True).add_done_callback(_retrieve)
+        raise
+    activation.begin_work()
+    try:
+        await commit(call, _slept(call, StepOutcome.OK, started_at))
+    finally:
+        activation.end_work()
+
+
+async def _begin_sleep(call: Call, delay: Micros, started_at: Micros) -> Micros:
+    """Record when a sleep ends; return it."""
+    activation = call.scope.activation
+    activation.begin_work()
+    try:
+        begun = _slept(call, StepOutcome.PENDING, started_at)
+        saved = await activation.save(msgspec.structs.replace(begun, delay=delay))
+    finally:
+        activation.end_work()
+    if saved.due_at is None:
+        return started_at + delay
+    activation.engine.heard_store_time(saved.due_at - delay)
+    return saved.due_at
+
+
+def _slept(call: Call, outcome: StepOutcome, started_at: Micros) -> SaveCheckpoint:
+    """Return the checkpoint of a sleep."""
+    activation = call.scope.activation
+    return SaveCheckpoint(
+        activation.grant,
+        call.key,
+        call.position,
+        StepKind.SLEEP,
+        outcome,
+        None,
+        started_at=started_at,
+        ended_at=activation.engine.store_now(),
+        site=call.site,
+        text=call.text,
+    )
+
+
 def block_on(activation: Activation, call: Coroutine[Any, Any, T]) -> T:
     """Carry out a durable call for a thread of the body, and block until it is done.
 
@@ -529,7 +603,7 @@ def block_on(activation: Activation, call: Coroutine[Any, Any, T]) -> T:
         NotInRun: called on the event loop's thread, which must not block.
         Leave: the body must leave its worker.
     """
-    if _on_a_loop():
+    if on_a_loop():
         call.close()
         raise NotInRun(
             "a blocking durable call was made on the event loop's thread; in an `async def` body "
@@ -558,7 +632,8 @@ def _pass_on(task: asyncio.Future[T], done: concurrent.futures.Future[T]) -> Non
         done.set_result(task.result())
 
 
-def _on_a_loop() -> bool:
+def on_a_loop() -> bool:
+    """Tell whether the running code is an event loop's."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -31,9 +31,9 @@ class DurableWait:
         self.timer: asyncio.TimerHandle | None = None
 
 
-def until(path: str, due_at: Micros, join: int) -> Wait:
-    """Return the condition of a step that waits for its next attempt."""
-    return Wait(WaitKind.RETRY, path, due_at, join)
+def until(kind: WaitKind, path: str, due_at: Micros, join: int) -> Wait:
+    """Return the condition of a call that waits for a time: its next attempt, or a sleep's end."""
+    return Wait(kind, path, due_at, join)
 
 
 def end_of(run_id: str, join: int) -> Wait:

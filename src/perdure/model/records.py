@@ -38,6 +38,7 @@ class WaitKind(StrEnum):
 
     DELAY = "delay"
     RETRY = "retry"
+    SLEEP = "sleep"
     CHILD = "child"
 
 
@@ -75,6 +76,7 @@ class StepKind(StrEnum):
     STEP = "step"
     ENQUEUE = "enqueue"
     CHILD = "child"
+    SLEEP = "sleep"
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):
@@ -205,8 +207,8 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     """One wake condition of a suspended run.
 
     Args:
-        kind: ``retry`` (a due time) or ``child`` (the end of another run).
-        key: a step's path for ``retry``, the child's run id for ``child``.
+        kind: ``retry`` or ``sleep`` (a due time) or ``child`` (the end of another run).
+        key: a call's path for ``retry`` and ``sleep``, the child's run id for ``child``.
         due_at: the store's time at which it is fulfilled by itself; None for never.
         join: the ``child`` waits of one join number wake the run only when all of them are
             fulfilled. A ``due_at``, of whatever wait, wakes it alone.

@@ -24,8 +24,18 @@ STATUSES: Final = {
 }
 RANKS: Final = {0: Rank.RESUMED, 1: Rank.FRESH, 2: Rank.SUSPECT}
 CONTROLS: Final = {0: Control.NONE, 1: Control.CANCEL}
-WAIT_KINDS: Final = {0: WaitKind.DELAY, 1: WaitKind.RETRY, 2: WaitKind.CHILD}
-STEP_KINDS: Final = {0: StepKind.STEP, 1: StepKind.ENQUEUE, 2: StepKind.CHILD}
+WAIT_KINDS: Final = {
+    0: WaitKind.DELAY,
+    1: WaitKind.RETRY,
+    2: WaitKind.CHILD,
+    3: WaitKind.SLEEP,
+}
+STEP_KINDS: Final = {
+    0: StepKind.STEP,
+    1: StepKind.ENQUEUE,
+    2: StepKind.CHILD,
+    3: StepKind.SLEEP,
+}
 STEP_OUTCOMES: Final = {
     0: StepOutcome.OK,
     1: StepOutcome.ERROR,

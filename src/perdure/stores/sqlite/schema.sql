@@ -35,7 +35,7 @@ CREATE TABLE run (
     finished_at INTEGER,         -- after created_at
     attempt INTEGER DEFAULT 1,
     crashes INTEGER DEFAULT 0,
-    waiting_for INTEGER,         -- 0 delay 1 retry 2 child
+    waiting_for INTEGER,         -- 0 delay 1 retry 2 child 3 sleep
     coalesce_for INTEGER DEFAULT 0,
     waits INTEGER DEFAULT 0,     -- how many rows of `wait` it has
     version INTEGER,
@@ -80,7 +80,7 @@ CREATE TABLE checkpoint (
     scope BLOB NOT NULL,
     fingerprint BLOB NOT NULL,
     position INTEGER,
-    kind INTEGER DEFAULT 0,      -- 0 step 1 enqueue 2 child
+    kind INTEGER DEFAULT 0,      -- 0 step 1 enqueue 2 child 3 sleep
     outcome INTEGER DEFAULT 0,   -- 0 ok 1 error 2 timeout 3 pending 4 cancelled
     tries INTEGER DEFAULT 1,
     epoch INTEGER,
