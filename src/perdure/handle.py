@@ -39,9 +39,22 @@ from perdure.model.records import (
     StepKey,
     StepKind,
 )
-from perdure.model.transitions import CancelRun, Controlled, Refused, RetryRun
+from perdure.model.transitions import (
+    CancelRun,
+    Controlled,
+    PauseRun,
+    Refused,
+    ResumeRun,
+    RetryRun,
+)
 
 R = TypeVar("R")
+
+PAUSE_LOOK = 0.05
+"""Seconds between looks at a run that is to be paused by another process."""
+
+_VERBS = {CancelRun: "cancel", PauseRun: "pause", ResumeRun: "resume", RetryRun: "retry"}
+_CONTROLS: dict[type, Control] = {CancelRun: Control.CANCEL, PauseRun: Control.PAUSE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +199,40 @@ class Run(Generic[R]):
             return (await self._ending(None)).status
         return status
 
+    async def pause(self, *, wait: bool = False) -> Status:
+        """Let the run do nothing more until it is resumed.
+
+        One that no worker holds is paused at once, and its timers stand still. One that is
+        executing begins no more steps once its worker has heard of it; those that execute are let
+        finish and recorded. It may still end, if nothing durable was left to do.
+
+        Args:
+            wait: return only when it is paused, or has ended.
+
+        Returns:
+            The status after the request was accepted, or after ``wait``.
+
+        Raises:
+            InvalidTransition: it has ended already.
+            RunNotFound: there is none of this id.
+        """
+        status = await self._control(PauseRun(self.id, self._engine.ids.run_id()))
+        while wait and status is Status.RUNNING:
+            await self._engine.clock.sleep(PAUSE_LOOK)
+            status = await self.status()
+        return status
+
+    async def resume(self) -> Status:
+        """Let a paused run go on where it was; what it waits for is later by the pause.
+
+        A run that was paused by a mismatch is tried again by any worker that knows its definition.
+
+        Raises:
+            InvalidTransition: it is not paused.
+            RunNotFound: there is none of this id.
+        """
+        return await self._control(ResumeRun(self.id, self._engine.ids.run_id()))
+
     async def retry(self) -> Status:
         """Try a failed or cancelled run again; recorded steps that succeeded are not repeated.
 
@@ -266,28 +313,30 @@ class Run(Generic[R]):
         finally:
             watcher.unwatch(self.id, ended)
 
-    async def _control(self, transition: CancelRun | RetryRun) -> Status:
+    async def _control(self, transition: CancelRun | PauseRun | ResumeRun | RetryRun) -> Status:
         answer = await self._engine.committer.submit(transition)
-        verb = "cancel" if isinstance(transition, CancelRun) else "retry"
         match answer:
             case Controlled():
-                if isinstance(transition, CancelRun):
-                    self._tell_of_cancel(answer.status)
+                self._tell(transition, answer.status)
                 return answer.status
             case Refused():
                 detail = f" ({answer.detail})" if answer.detail else ""
                 raise InvalidTransition(
-                    f"cannot {verb} run {self.id}: it is {answer.status}{detail}"
+                    f"cannot {_VERBS[type(transition)]} run {self.id}: it is {answer.status}"
+                    f"{detail}"
                 )
             case _:
                 raise self._missing()
 
-    def _tell_of_cancel(self, status: Status) -> None:
+    def _tell(
+        self, transition: CancelRun | PauseRun | ResumeRun | RetryRun, status: Status
+    ) -> None:
         """Tell those in this process who would otherwise hear of it with the next poll."""
-        if status is Status.RUNNING:
+        control = _CONTROLS.get(type(transition))
+        if status is Status.RUNNING and control is not None:
             for hear in self._engine.controlled:
-                hear(self.id, Control.CANCEL)
-        else:
+                hear(self.id, control)
+        elif status is Status.CANCELLED and control is Control.CANCEL:
             self._engine.watcher.announce(Ending(self.id, status, None, None, None))
 
     async def _record(self) -> RunRecord:

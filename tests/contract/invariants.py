@@ -98,12 +98,14 @@ async def _every_run(store: Store) -> list[RunRecord]:
     return runs
 
 
-def _check_run(run: RunRecord, workers: set[str]) -> None:
+def _check_run(run: RunRecord, workers: set[str]) -> None:  # noqa: C901  # one arm a status
     context = f"{run.run_id!r} is {run.status}"
     assert run.created_at <= run.updated_at, context
     assert (run.epoch > 0) == (run.claimed_at is not None) == (run.started_at is not None), context
     assert (run.finished_at is not None) == (run.status in TERMINAL), context
-    if run.status is not Status.WAITING:
+    by_hand = run.status is Status.PAUSED and run.reason == "operator"
+    assert (run.paused_at is not None) == by_hand, context
+    if run.status is not Status.WAITING and not by_hand:
         assert run.due_at is None, context
         assert run.waiting_for is None, context
     if run.status is not Status.RUNNING:
@@ -118,9 +120,10 @@ def _check_run(run: RunRecord, workers: set[str]) -> None:
         case Status.WAITING:
             assert run.waiting_for is not None, context
         case Status.PAUSED:
-            assert run.reason == "mismatch", context
-            assert run.misfits, context
-            assert run.error is not None, context
+            assert run.reason in {"mismatch", "operator"}, context
+            if run.reason == "mismatch":
+                assert run.misfits, context
+                assert run.error is not None, context
         case Status.COMPLETED:
             assert run.result is not None, context
             assert run.error is None, context
@@ -145,7 +148,8 @@ def _check_rows(history: History, terminal: set[str]) -> None:
     assert all(attempt.number <= run.attempt for attempt in history.attempts)
     assert len({audit.request_id for audit in history.audit}) == len(history.audit)
     if history.waits:
-        assert run.status in {Status.WAITING, Status.QUEUED, Status.RUNNING}, context
+        alive = {Status.WAITING, Status.QUEUED, Status.RUNNING, Status.PAUSED}
+        assert run.status in alive, context
     if run.status is Status.WAITING:
         assert history.waits or run.due_at is not None, f"{context}: nothing can wake it"
         joins: dict[int, set[str]] = {}

@@ -4,7 +4,10 @@ Written from the docstrings of the transitions and not from the package's state 
 a mistake there is not repeated here.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from perdure.model.records import (
     Control,
@@ -33,11 +36,13 @@ from perdure.model.transitions import (
     Heartbeat,
     Mismatched,
     Missing,
+    PauseRun,
     Refused,
     RegisterWorker,
     Released,
     Rescued,
     RescueWorker,
+    ResumeRun,
     RetireWorker,
     Retrying,
     RetryRun,
@@ -72,6 +77,9 @@ class Run:
     attempt: int = 1
     crashes: int = 0
     cancel: bool = False
+    pausing: bool = False
+    paused_at: int | None = None
+    waited: bool = False  # before it was paused by hand
     waits: tuple[Wait, ...] = ()
     coalesce: int = 0
     culprits: tuple[StepKey, ...] = ()
@@ -85,6 +93,12 @@ class Run:
     def ended(self) -> bool:
         return self.status in ENDED
 
+    @property
+    def control(self) -> Control:
+        if self.cancel:
+            return Control.CANCEL
+        return Control.PAUSE if self.pausing else Control.NONE
+
     def become(self, status: Status, reason: str | None = None) -> None:
         self.status = status
         self.reason = reason
@@ -93,8 +107,34 @@ class Run:
             self.rank = Rank.SUSPECT if self.crashes >= 2 else self.rank
         self.cancel = self.cancel and status is Status.RUNNING
         self.due_at = None
-        if status in ENDED or status is Status.PAUSED:
+        if status in ENDED:
             self.waits = ()
+            self.pausing = False
+            self.paused_at = None
+
+    def pause(self, now: int) -> None:
+        if self.status is not Status.PAUSED:
+            self.waited = self.status is Status.WAITING
+        self.status = Status.PAUSED
+        self.reason = "operator"
+        self.pausing = False
+        self.paused_at = now
+
+    def resume(self, now: int) -> None:
+        shift = 0 if self.paused_at is None else now - self.paused_at
+        self.paused_at = None
+        self.misfits = ()
+        self.waits = tuple(
+            wait if wait.due_at is None else replace(wait, due_at=wait.due_at + shift)
+            for wait in self.waits
+        )
+        for key, step in self.steps.items():
+            if step.due_at is not None:
+                self.steps[key] = dataclasses.replace(step, due_at=step.due_at + shift)
+        due_at = self.due_at
+        self.become(Status.WAITING if self.waited else Status.QUEUED)
+        if self.waited and due_at is not None:
+            self.due_at = due_at + shift
 
     def reopen(self, culprits: tuple[StepKey, ...], now: int) -> None:
         for key in culprits:
@@ -245,6 +285,7 @@ class Model:
         version = self.versions[claim.worker_id].get(definition)
         return (
             run.status is Status.PAUSED
+            and run.reason == "mismatch"
             and definition in claim.definitions
             and version not in (None, *run.misfits)
         )
@@ -288,7 +329,7 @@ class Model:
         run = self.holder(save.grant)
         if run is None:
             return Fenced(save.grant.run_id)
-        control = Control.CANCEL if run.cancel else Control.NONE
+        control = run.control
         step = run.steps.get(save.key)
         if step is not None and step.epoch == save.grant.epoch:
             is_pending = step.outcome == save.outcome == StepOutcome.PENDING
@@ -303,7 +344,7 @@ class Model:
         run.steps[save.key] = Step(save.outcome, save.tries, due_at, save.grant.epoch)
         return Saved(control, due_at)
 
-    def Settle(self, settle: Settle) -> object:  # noqa: N802
+    def Settle(self, settle: Settle) -> object:  # noqa: C901, N802  # one arm a verdict
         run = self.holder(settle.grant)
         if run is None:
             return Fenced(settle.grant.run_id)
@@ -324,6 +365,7 @@ class Model:
                 run.become(Status.QUEUED)
             case Mismatched():
                 run.become(Status.PAUSED, "mismatch")
+                run.waited = False
                 run.misfits = tuple(dict.fromkeys((*run.misfits, verdict.version)))
             case Retrying():
                 run.become(Status.WAITING)
@@ -337,6 +379,8 @@ class Model:
                 run.coalesce = verdict.coalesce
                 dues = [wait.due_at for wait in run.waits if wait.due_at is not None]
                 run.due_at = min(dues, default=None)
+        if run.pausing:
+            run.pause(self.now)
         self.wake()
         return Settled(run.status)
 
@@ -349,9 +393,38 @@ class Model:
                 return Refused(cancel.run_id, run.status)
             run.requests.append(cancel.request_id)
             if run.status is Status.RUNNING:
-                run.cancel = True
+                run.cancel, run.pausing = True, False
             else:
                 run.become(Status.CANCELLED)
+        return Controlled(run.status)
+
+    def PauseRun(self, pause: PauseRun) -> object:  # noqa: N802
+        run = self.runs.get(pause.run_id)
+        if run is None:
+            return Missing(pause.run_id)
+        if pause.request_id not in run.requests:
+            if run.ended:
+                return Refused(pause.run_id, run.status)
+            run.requests.append(pause.request_id)
+            if run.status is Status.RUNNING:
+                run.pausing = not run.cancel
+            elif run.paused_at is None:
+                run.pause(self.now)
+        return Controlled(run.status)
+
+    def ResumeRun(self, resume: ResumeRun) -> object:  # noqa: N802
+        run = self.runs.get(resume.run_id)
+        if run is None:
+            return Missing(resume.run_id)
+        if resume.request_id not in run.requests:
+            taken_back = run.status is Status.RUNNING and run.pausing
+            if not taken_back and run.status is not Status.PAUSED:
+                return Refused(resume.run_id, run.status)
+            run.requests.append(resume.request_id)
+            run.pausing = False
+            if not taken_back:
+                run.resume(self.now)
+                self.wake()
         return Controlled(run.status)
 
     def RetryRun(self, retry: RetryRun) -> object:  # noqa: N802
@@ -387,7 +460,7 @@ class Model:
 
     def beaten(self, worker_id: str) -> Beaten:
         held = self.held(worker_id)
-        controls = tuple((run_id, Control.CANCEL) for run_id, run in held.items() if run.cancel)
+        controls = tuple((run_id, run.control) for run_id, run in held.items() if run.control)
         known = worker_id in self.workers
         return Beaten(known, self.workers.get(worker_id, 0), len(held), controls)
 
@@ -424,6 +497,8 @@ class Model:
             run.token = 0
             if not run.ended:
                 run.become(Status.CANCELLED if run.cancel else Status.QUEUED)
+            if run.pausing:
+                run.pause(self.now)
         return Rescued(
             tuple(run_id for run_id, run in held.items() if not run.ended),
             tuple(run_id for run_id, run in held.items() if run.ended),

@@ -37,9 +37,11 @@ from perdure.model.transitions import (
     GiveBack,
     Heartbeat,
     Mismatched,
+    PauseRun,
     Refused,
     Released,
     RescueWorker,
+    ResumeRun,
     RetireWorker,
     Retrying,
     RetryRun,
@@ -251,9 +253,10 @@ class StoreMachine(RuleBasedStateMachine):
                 waits.append(Wait(WaitKind.CHILD, child, timed, chance.randint(0, 1)))
         return Suspended(tuple(waits), chance.choice((0, 0, 3)))
 
-    def a_control(self, chance: Random) -> CancelRun | RetryRun:
+    def a_control(self, chance: Random) -> CancelRun | PauseRun | ResumeRun | RetryRun:
         request = f"q{next(self.numbers) if chance.random() < 0.7 else chance.randint(0, 3)}"
-        return chance.choice((CancelRun, RetryRun, RetryRun))(self.a_run(chance), request)
+        verb = chance.choice((CancelRun, PauseRun, PauseRun, ResumeRun, ResumeRun, RetryRun))
+        return verb(self.a_run(chance), request)
 
     def a_service(self, chance: Random) -> Transition:
         worker = chance.choice(WORKERS)

@@ -88,6 +88,8 @@ async def calls() -> None:
     assert_type(await run.status(), Status)
     assert_type(await run.result(timeout="1m"), str)
     assert_type(await run.cancel(), Status)
+    assert_type(await run.pause(wait=True), Status)
+    assert_type(await run.resume(), Status)
     assert_type(await fulfil.delay("10m", "o1"), Run[str])
     assert_type(await fulfil.options(id="order-7", priority=1).enqueue("o1"), Run[str])
     assert_type(await add.enqueue(1, b=2), Run[int])

@@ -55,6 +55,7 @@ class Leaving(StrEnum):
 
     SUSPENDED = "suspended"
     RELEASED = "released"
+    PAUSED = "paused"
     CANCELLED = "cancelled"
     LOST = "lost"
     TIMEOUT = "timeout"
@@ -79,6 +80,7 @@ class Activation:
         self.endings: dict[str, Ending] = {ending.run_id: ending for ending in claimed.endings}
         self.children: set[str] = set()
         self.leaving: Leaving | None = None
+        self.pausing = False
         self.mismatch: Mismatch | None = None
         self.root: asyncio.Future[Any] | None = None
         self.deadline: Deadline | None = None
@@ -270,6 +272,8 @@ class Activation:
             # One that catches this and tries again for ever must not take the loop with it.
             await asyncio.sleep(0)
             raise Leave(f"{call} was called while the run leaves its worker ({self.leaving})")
+        if self.pausing:
+            await self._loop.create_future()  # what executes is let finish; then the body leaves
 
     def begin_work(self) -> None:
         """Something executes for the body that is no wait."""
@@ -281,8 +285,19 @@ class Activation:
         """It has ended."""
         self._executing -= 1
         self._activity += 1
+        if self.pausing:
+            self._leave_if_still()
         if self._waits:
             self.consider_idle()
+
+    def pause(self) -> None:
+        """Begin no more steps; leave when those that execute have been recorded."""
+        self.pausing = True
+        self._leave_if_still()
+
+    def _leave_if_still(self) -> None:
+        if not self._executing:
+            self.leave(Leaving.PAUSED)
 
     async def save(self, checkpoint: SaveCheckpoint) -> Saved:
         """Commit a checkpoint and hear what the operator wants.
@@ -295,6 +310,8 @@ class Activation:
             if answer.control is Control.CANCEL:
                 self.leave(Leaving.CANCELLED)
                 raise Leave("the run is being cancelled")
+            if answer.control is Control.PAUSE:
+                self.pause()
             return answer
         if isinstance(answer, Conflict):
             raise PerdureError(

@@ -45,10 +45,12 @@ from perdure.model.transitions import (
     GiveBack,
     Missing,
     Outcome,
+    PauseRun,
     Refused,
     RegisterWorker,
     Rescued,
     RescueWorker,
+    ResumeRun,
     RetireWorker,
     RetryRun,
     SaveCheckpoint,
@@ -158,7 +160,7 @@ class Committer:
     ) -> asyncio.Future[Settled | Fenced]: ...
     @overload
     def submit(
-        self, transition: CancelRun | RetryRun, *, patient: bool = ...
+        self, transition: CancelRun | PauseRun | ResumeRun | RetryRun, *, patient: bool = ...
     ) -> asyncio.Future[Controlled | Refused | Missing]: ...
     @overload
     def submit(

@@ -167,6 +167,7 @@ class Executor:
                 return CancelledByWorker()
             case (
                 Leaving.RELEASED
+                | Leaving.PAUSED
                 | Leaving.SUSPENDED
                 | Leaving.LOST
                 | Leaving.MISMATCH

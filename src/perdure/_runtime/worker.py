@@ -38,6 +38,7 @@ from perdure.model.transitions import (
     Released,
     Rescued,
     RescueWorker,
+    ResumeRun,
     RetireWorker,
     RetryRun,
     Settle,
@@ -47,7 +48,10 @@ from perdure.model.transitions import (
 log = logging.getLogger("perdure.worker")
 
 REASONS = frozenset(
-    {CreateRun, Settle, CancelRun, RetryRun, RescueWorker, RetireWorker, RegisterWorker, GiveBack}
+    {
+        *(CreateRun, Settle, CancelRun, ResumeRun, RetryRun),
+        *(RescueWorker, RetireWorker, RegisterWorker, GiveBack),
+    }
 )
 """Transitions after which something may be claimable, or due at another time, than before."""
 
@@ -450,8 +454,12 @@ class Worker:
     def controlled(self, run_id: str, control: Control) -> None:
         """An operator wants something of a run that this worker holds."""
         activation = self._executor.active.get(run_id)
-        if activation is not None and control is Control.CANCEL:
+        if activation is None:
+            return
+        if control is Control.CANCEL:
             activation.leave(Leaving.CANCELLED)
+        if control is Control.PAUSE:
+            activation.pause()
 
     def miscounted(self, held: int) -> None:
         """The store thinks that this worker holds so many runs: give back what it does not."""

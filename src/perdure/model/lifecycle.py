@@ -12,6 +12,8 @@
                                              └── paused ◄──┘   failed, cancelled: retry ─► queued
                             a fitting worker claims   mismatch
 
+      queued, waiting, running: pause ─► paused ─► resume ─► queued or waiting, as it was
+
 Each function takes a run's record, changes it in place and returns the outcome; where the guard
 does not hold it returns the refusal and changes nothing. Stores call them inside their own
 transaction and write back what changed; whatever concerns other rows (waiters to wake, attempt
@@ -46,14 +48,17 @@ from perdure.model.transitions import (
     Failed,
     Fenced,
     Mismatched,
+    PauseRun,
     Refused,
     Released,
     RescueWorker,
+    ResumeRun,
     Retrying,
     RetryRun,
     Settle,
     Settled,
     Suspended,
+    Verdict,
 )
 
 SUSPECT_AFTER = 2
@@ -139,7 +144,22 @@ def take_back(run: RunRecord, now: Micros) -> None:
     if run.control is Control.CANCEL:
         _end(run, Status.CANCELLED, now)
     else:
-        queue_again(run, now)
+        _go_on(run, now)
+
+
+def _go_on(run: RunRecord, now: Micros) -> None:
+    """Queue a run that its holder gave up, or pause it where that was asked for."""
+    queue_again(run, now)
+    if run.control is Control.PAUSE:
+        _pause(run, now)
+
+
+def _pause(run: RunRecord, now: Micros) -> None:
+    run.status = Status.PAUSED
+    run.reason = "operator"
+    run.control = Control.NONE
+    run.paused_at = now
+    run.updated_at = now
 
 
 def claim(run: RunRecord, worker_id: str, token: int, now: Micros) -> None:
@@ -163,7 +183,7 @@ def _end(run: RunRecord, status: Status, now: Micros) -> None:
     run.updated_at = now
 
 
-def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:  # noqa: C901  # one arm a verdict
+def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
     """End a claim.
 
     The store's part: after a terminal status wake the waiters; for ``Retrying`` add
@@ -180,6 +200,13 @@ def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
     verdict = transition.verdict
     if run.control is Control.CANCEL:
         verdict = CancelledByWorker()
+    _judge(run, verdict, now)
+    if run.control is Control.PAUSE:  # an end has cleared the word
+        _pause(run, now)
+    return Settled(run.status)
+
+
+def _judge(run: RunRecord, verdict: Verdict, now: Micros) -> None:
     match verdict:
         case Completed():
             run.result = verdict.result
@@ -220,7 +247,6 @@ def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
             _end(run, Status.CANCELLED, now)
         case _:
             assert_never(verdict)
-    return Settled(run.status)
 
 
 def _waiting_for(verdict: Suspended, due_at: Micros | None) -> WaitKind | None:
@@ -270,9 +296,60 @@ def cancel(
     if run.status is Status.RUNNING:
         run.control = Control.CANCEL
     else:
-        run.reason = None
+        run.reason = run.paused_at = None
         _end(run, Status.CANCELLED, now)
     return Controlled(run.status)
+
+
+def pause(
+    run: RunRecord,
+    transition: PauseRun,  # noqa: ARG001  # of one shape with settle and rescue
+    now: Micros,
+) -> Controlled | Refused:
+    """An operator pauses. The store's part: audit row. The wait rows stand."""
+    if run.status in TERMINAL:
+        return Refused(run.run_id, run.status)
+    if run.status is not Status.RUNNING:
+        if run.paused_at is None:
+            _pause(run, now)
+    elif run.control is Control.NONE:
+        run.control = Control.PAUSE
+        run.updated_at = now
+    return Controlled(run.status)
+
+
+def resume(
+    run: RunRecord,
+    transition: ResumeRun,  # noqa: ARG001  # of one shape with settle and rescue
+    now: Micros,
+) -> Controlled | Refused:
+    """An operator lets a paused run go on.
+
+    The store's part: audit row; shift the due times of its wait rows and pending checkpoints by
+    :func:`paused_for` of the record as it was; wake it where it waits and a join is fulfilled.
+    """
+    if run.status is Status.RUNNING and run.control is Control.PAUSE:
+        run.control = Control.NONE
+        run.updated_at = now
+        return Controlled(run.status)
+    if run.status is not Status.PAUSED:
+        return Refused(run.run_id, run.status)
+    shift = paused_for(run, now)
+    run.reason = run.paused_at = None
+    if run.waiting_for is None:
+        run.error = None if run.misfits else run.error
+        queue_again(run, now)
+    else:
+        run.status = Status.WAITING
+        run.due_at = None if run.due_at is None else run.due_at + shift
+        run.updated_at = now
+    run.misfits = ()
+    return Controlled(run.status)
+
+
+def paused_for(run: RunRecord, now: Micros) -> Micros:
+    """Return for how long a run has been paused by hand; 0 for one that is not."""
+    return 0 if run.paused_at is None else max(0, now - run.paused_at)
 
 
 def retry(
@@ -308,7 +385,7 @@ def rescue(run: RunRecord, transition: RescueWorker, *, progressed: bool, now: M
         run.reason = "crash"
         _end(run, Status.FAILED, now)
     else:
-        queue_again(run, now)
+        _go_on(run, now)
 
 
 def may_refit(run: RunRecord, definitions: Mapping[str, str]) -> bool:

@@ -55,6 +55,7 @@ class Control(StrEnum):
 
     NONE = ""
     CANCEL = "cancel"
+    PAUSE = "pause"
 
 
 class StepOutcome(StrEnum):
@@ -149,14 +150,16 @@ class RunRecord(msgspec.Struct, gc=False):
         options: encoded overrides given by the call; None where the definition's own hold.
         attempt: the current attempt of the whole run, counted from 1.
         rank: how it is claimed while ``queued``.
-        due_at: when a ``waiting`` run becomes claimable by itself.
+        waiting_for, due_at: what a ``waiting`` run waits for, and when it becomes claimable by
+            itself; a ``paused`` one that waited keeps both.
         epoch, grant: of the newest claim; kept after it was settled, so that a settle is
             idempotent. ``grant`` is 0 before the first claim and once a claim was taken back
             (rescue, retire, give back), so that its holder is fenced; a claim's token is never 0.
         worker_id: who holds it while ``running``, who held it last otherwise.
         crashes: claims in a row that ended with a dead worker and no new checkpoint.
         reason: why it is failed or paused: ``error``, ``crash``, ``invalid_input``, ``timeout``,
-            ``mismatch``.
+            ``mismatch``, ``operator`` (paused by hand).
+        paused_at: since when it is paused by hand: a resume shifts its timers by the time since.
         error: encoded error of the last failure, also while another attempt is due.
         culprits: encoded keys of the checkpoints that its end points at: those whose failure ended
             a failed run (a manual retry reopens them), the orphans of a completed one (recorded,
@@ -201,6 +204,7 @@ class RunRecord(msgspec.Struct, gc=False):
     reason: str | None = None
     culprits: bytes | None = None
     misfits: tuple[str, ...] = ()
+    paused_at: Micros | None = None
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):

@@ -190,7 +190,9 @@ class Settle(msgspec.Struct, frozen=True, gc=False):
     status that the run has now.
     Guard: the grant is current and the run ``running``.
     An orderly end sets ``crashes`` to 0. Where ``control`` is CANCEL the run becomes
-    ``cancelled`` whatever the verdict, so that a cancel that was accepted is always kept.
+    ``cancelled`` whatever the verdict, so that a cancel that was accepted is always kept. Where it
+    is PAUSE a run that does not end becomes ``paused`` with reason ``operator``, with the wait
+    rows, ``waiting_for`` and ``due_at`` of its verdict.
     A run that becomes terminal wakes those that wait for it.
     Answers: Settled (with the status it really has now) · Fenced.
     """
@@ -207,6 +209,35 @@ class CancelRun(msgspec.Struct, frozen=True, gc=False):
     Key: (run, ``request_id``) in the audit row: the same again is answered with the status that the
     run has now. What is refused is not audited.
     Answers: Controlled · Refused (terminal) · Missing.
+    """
+
+    run_id: str
+    request_id: str
+
+
+class PauseRun(msgspec.Struct, frozen=True, gc=False):
+    """An operator pauses a run.
+
+    Queued, waiting, or paused by a mismatch: ``paused`` with reason ``operator`` at once; its wait
+    rows, ``waiting_for`` and ``due_at`` stand, and nothing wakes it. Running: the control word
+    becomes PAUSE, unless it is CANCEL; the holder hears of it with its next answer, and what it
+    settles without ending the run leaves it ``paused``, as does a rescue. Paused by hand already:
+    nothing changes. Terminal: refused.
+    Key: as for CancelRun. Answers: Controlled · Refused (terminal) · Missing.
+    """
+
+    run_id: str
+    request_id: str
+
+
+class ResumeRun(msgspec.Struct, frozen=True, gc=False):
+    """An operator lets a paused run go on.
+
+    Paused: what has a ``due_at`` (the run, its wait rows, its ``pending`` checkpoints) is shifted
+    by the time for which it was paused by hand; then the run is ``waiting`` again if it was, and
+    woken where a join was fulfilled meanwhile; otherwise ``queued``. A mismatch forgets its
+    ``misfits``. Running with control PAUSE: the word is taken back. Any other: refused.
+    Key: as for CancelRun. Answers: Controlled · Refused · Missing.
     """
 
     run_id: str
@@ -256,7 +287,8 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
 class RetireWorker(msgspec.Struct, frozen=True, gc=False):
     """Remove a worker that stops in order; whatever it still held becomes ``queued``.
 
-    RESUMED, or still SUSPECT; where control is CANCEL it is ``cancelled``. ``crashes`` stands; the
+    RESUMED, or still SUSPECT; where control is CANCEL it is ``cancelled``, where it is PAUSE
+    ``paused`` with reason ``operator``. ``crashes`` stands; the
     wait rows of what is queued stand; the grants are wiped. Idempotent as it is. Answers: Rescued,
     in the order of ``seq``, as everywhere.
     """
@@ -271,8 +303,9 @@ class RescueWorker(msgspec.Struct, frozen=True, gc=False):
     Each run that it held: an attempt row with outcome ``crashed``; ``crashes`` becomes 0 where a
     checkpoint was written under its epoch, else rises by one. At ``crash_cap`` the run is
     ``failed`` with reason ``crash`` and ``error`` as its evidence; where control is CANCEL it is
-    ``cancelled`` (also at the cap); else it is ``queued``: SUSPECT from two crashes on, else
-    RESUMED, with its wait rows. The grants are wiped.
+    ``cancelled`` (also at the cap); where it is PAUSE ``paused`` with reason ``operator``; else it
+    is ``queued``: SUSPECT from two crashes on, else RESUMED, with its wait rows. The grants are
+    wiped.
     Idempotent as it is. Answers: Rescued (empty where the guard failed).
     """
 
@@ -300,6 +333,8 @@ Transition: TypeAlias = (
     | SaveCheckpoint
     | Settle
     | CancelRun
+    | PauseRun
+    | ResumeRun
     | RetryRun
     | RegisterWorker
     | Heartbeat

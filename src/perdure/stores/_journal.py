@@ -51,10 +51,12 @@ from perdure.model.transitions import (
     Heartbeat,
     Missing,
     Outcome,
+    PauseRun,
     Refused,
     RegisterWorker,
     Rescued,
     RescueWorker,
+    ResumeRun,
     RetireWorker,
     Retrying,
     RetryRun,
@@ -147,7 +149,7 @@ class Journal:
             outcomes[index] = self._apply(batch[index], now)
         return [outcomes[index] for index in range(len(batch))]
 
-    def _apply(self, transition: Transition, now: Micros) -> Outcome:  # noqa: C901  # a flat table
+    def _apply(self, transition: Transition, now: Micros) -> Outcome:  # noqa: C901, PLR0912  # a flat table
         match transition:
             case SaveCheckpoint():
                 return self._save(transition, now)
@@ -163,6 +165,10 @@ class Journal:
                 return self._register(transition, now)
             case CancelRun():
                 return self._cancel(transition, now)
+            case PauseRun():
+                return self._pause(transition, now)
+            case ResumeRun():
+                return self._resume(transition, now)
             case RetryRun():
                 return self._retry(transition, now)
             case RetireWorker():
@@ -301,7 +307,7 @@ class Journal:
         lifecycle.settle(row.run, settle, now)
         self._set_waits(row, ())
         self._release(before)
-        if row.run.status is not Status.WAITING:
+        if row.run.waiting_for is None:
             self._index(row, now)
             return Settled(row.run.status)
         match settle.verdict:
@@ -315,9 +321,14 @@ class Journal:
             case _:
                 raise AssertionError(f"{settle.verdict!r} left {row.run.run_id!r} waiting")
         self._index(row, now)
-        if any(not still_open for still_open in row.open.values()):
-            self._wake(row, now)
+        self._wake_if_fulfilled(row, now)
         return Settled(row.run.status)
+
+    def _wake_if_fulfilled(self, row: _Row, now: Micros) -> None:
+        """Wake a waiting run of which a join is fulfilled already."""
+        is_fulfilled = any(not still_open for still_open in row.open.values())
+        if row.run.status is Status.WAITING and is_fulfilled:
+            self._wake(row, now)
 
     def _reopen(self, row: _Row, culprits: Iterable[StepKey], now: Micros) -> None:
         """Make the steps that failed or were given up in an attempt due again at once."""
@@ -333,17 +344,54 @@ class Journal:
     # --- operators ---------------------------------------------------------------------------
 
     def _cancel(self, cancel: CancelRun, now: Micros) -> Controlled | Refused | Missing:
-        row = self.rows.get(cancel.run_id)
+        return self._operate(
+            "cancel", cancel, lambda row: lifecycle.cancel(row.run, cancel, now), now
+        )
+
+    def _pause(self, pause: PauseRun, now: Micros) -> Controlled | Refused | Missing:
+        return self._operate("pause", pause, lambda row: lifecycle.pause(row.run, pause, now), now)
+
+    def _resume(self, resume: ResumeRun, now: Micros) -> Controlled | Refused | Missing:
+        def decide(row: _Row) -> Controlled | Refused:
+            shift = lifecycle.paused_for(row.run, now)
+            outcome = lifecycle.resume(row.run, resume, now)
+            if isinstance(outcome, Controlled):
+                self._shift(row, shift)
+            return outcome
+
+        return self._operate("resume", resume, decide, now)
+
+    def _operate(
+        self,
+        action: str,
+        asked: CancelRun | PauseRun | ResumeRun,
+        decide: Callable[[_Row], Controlled | Refused],
+        now: Micros,
+    ) -> Controlled | Refused | Missing:
+        """Do what an operator asks of a run, unless it was done, and keep an audit row."""
+        row = self.rows.get(asked.run_id)
         if row is None:
-            return Missing(cancel.run_id)
-        if cancel.request_id in row.audit:
+            return Missing(asked.run_id)
+        if asked.request_id in row.audit:
             return Controlled(row.run.status)
-        outcome = lifecycle.cancel(row.run, cancel, now)
+        outcome = decide(row)
         if isinstance(outcome, Controlled):
-            row.audit[cancel.request_id] = Audit(cancel.request_id, cancel.run_id, "cancel", now)
+            row.audit[asked.request_id] = Audit(asked.request_id, asked.run_id, action, now)
             self.hint = True
             self._index(row, now)
+            self._wake_if_fulfilled(row, now)
+            return Controlled(row.run.status)
         return outcome
+
+    def _shift(self, row: _Row, shift: Micros) -> None:
+        """Move everything that is due by so much."""
+        row.waits = tuple(
+            wait if wait.due_at is None else replace(wait, due_at=wait.due_at + shift)
+            for wait in row.waits
+        )
+        for identity, recorded in row.checkpoints.items():
+            if identity[0] == row.run.generation and recorded.due_at is not None:
+                row.checkpoints[identity] = replace(recorded, due_at=recorded.due_at + shift)
 
     def _retry(self, retry: RetryRun, now: Micros) -> Controlled | Refused | Missing:
         row = self.rows.get(retry.run_id)

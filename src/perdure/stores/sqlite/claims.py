@@ -52,7 +52,8 @@ NEXT_MISFITS = (
 
 PAUSED = (
     f"SELECT {rows.HOT} FROM run"
-    " WHERE status = 3 AND namespace = ? AND definition = ? AND misfits = ? ORDER BY seq LIMIT ?"
+    " WHERE status = 3 AND namespace = ? AND definition = ? AND misfits = ?"
+    " AND reason = 'mismatch' ORDER BY seq LIMIT ?"
 )
 
 GIVEN = (

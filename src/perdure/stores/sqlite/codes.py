@@ -23,7 +23,7 @@ STATUSES: Final = {
     6: Status.CANCELLED,
 }
 RANKS: Final = {0: Rank.RESUMED, 1: Rank.FRESH, 2: Rank.SUSPECT}
-CONTROLS: Final = {0: Control.NONE, 1: Control.CANCEL}
+CONTROLS: Final = {0: Control.NONE, 1: Control.CANCEL, 2: Control.PAUSE}
 WAIT_KINDS: Final = {
     0: WaitKind.DELAY,
     1: WaitKind.RETRY,

@@ -22,8 +22,10 @@ from perdure.model.transitions import (
     Heartbeat,
     Missing,
     Outcome,
+    PauseRun,
     RegisterWorker,
     RescueWorker,
+    ResumeRun,
     RetireWorker,
     RetryRun,
     SaveCheckpoint,
@@ -46,6 +48,8 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     CreateRun: runs.create,
     Heartbeat: workers.heartbeat,
     CancelRun: runs.cancel,
+    PauseRun: runs.pause,
+    ResumeRun: runs.resume,
     RetryRun: runs.retry,
     RegisterWorker: workers.register,
     RetireWorker: workers.retire,
@@ -239,7 +243,7 @@ def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:
                     yield transition.run_id
                 if transition.by is not None:
                     yield transition.by.run_id
-            case CancelRun() | RetryRun():
+            case CancelRun() | PauseRun() | ResumeRun() | RetryRun():
                 yield transition.run_id
             case _:
                 pass

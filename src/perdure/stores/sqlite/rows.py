@@ -65,7 +65,8 @@ class Row(msgspec.Struct, gc=False):
 HOT: Final = (
     "seq, id, status, definition, rank, due_at, epoch, grant_token, control, generation,"
     " created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt, crashes,"
-    " waiting_for, coalesce_for, waits, token, unique_key, reason, misfits, culprits, error"
+    " waiting_for, coalesce_for, waits, token, unique_key, reason, misfits, paused_at, culprits,"
+    " error"
 )
 FULL: Final = HOT + ", version, queue, priority, tags, parent, root, input, meta, options, result"
 
@@ -75,7 +76,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     (seq, run_id, status, definition, rank, due_at, epoch, grant, control, generation) = row[:10]
     (created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt) = row[10:17]
     (crashes, waiting_for, coalesce, waits, token, unique_key, reason, misfits) = row[17:25]
-    culprits, error = row[25:27]
+    paused_at, culprits, error = row[25:28]
     return Row(
         RunRecord(
             seq=seq,
@@ -113,6 +114,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             reason=reason,
             culprits=culprits,
             misfits=unpack_texts(misfits),
+            paused_at=None if paused_at is None else created_at + paused_at,
         ),
         run_id,
         waits,
@@ -123,7 +125,7 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     """Read the columns FULL."""
     found = hot_row(row, names, payloads)
     run = found.run
-    version, queue, run.priority, tags, parent, root, data, meta, options, result = row[27:]
+    version, queue, run.priority, tags, parent, root, data, meta, options, result = row[28:]
     run.version = names.texts[version]
     run.queue = names.texts[queue]
     run.tags = unpack_texts(tags)
@@ -271,7 +273,7 @@ def completed(run: RunRecord, payloads: Payloads) -> SqlRow:
 CHANGED: Final = (
     "seq, status, rank, due_at, epoch, grant_token, control, updated_at, worker, claimed_at,"
     " started_at, finished_at, attempt, crashes, waiting_for, coalesce_for, waits, reason, misfits,"
-    " culprits, result, error"
+    " paused_at, culprits, result, error"
 )
 
 
@@ -299,6 +301,7 @@ def changed(row: Row, names: Names, payloads: Payloads) -> SqlRow:
         row.waits,
         run.reason,
         pack_texts(run.misfits),
+        None if run.paused_at is None else run.paused_at - born,
         run.culprits,
         payloads.write(run.result, run.seq, 3),
         payloads.write(run.error, run.seq, 4),

@@ -1,13 +1,15 @@
-"""Transitions on one run: create, settle, cancel, retry."""
+"""Transitions on one run: create, settle, cancel, pause, resume, retry."""
 
 # ruff: noqa: S608 -- statements are put together from constants of this package
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
+from typing import TypeVar
 
 from perdure.model import lifecycle
-from perdure.model.records import Status, WaitKind
+from perdure.model.records import Micros, RunRecord, Status, WaitKind
 from perdure.model.transitions import (
     CancelRun,
     Controlled,
@@ -17,7 +19,9 @@ from perdure.model.transitions import (
     Fenced,
     Missing,
     Outcome,
+    PauseRun,
     Refused,
+    ResumeRun,
     Retrying,
     RetryRun,
     Settle,
@@ -29,6 +33,8 @@ from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import NotNew, Unit
 
+T = TypeVar("T", CancelRun, PauseRun, ResumeRun, RetryRun)
+
 INPUT = "SELECT input FROM run WHERE seq = ?"
 
 LIVE = (
@@ -38,6 +44,13 @@ LIVE = (
 )
 
 AUDITED = "SELECT 1 FROM audit WHERE run = ? AND request_id = ?"
+
+SHIFT_WAITS = "UPDATE wait SET due_at = due_at + ? WHERE run = ? AND due_at IS NOT NULL"
+
+SHIFT_STEPS = (
+    "UPDATE checkpoint SET due_at = due_at + ?"
+    " WHERE run = ? AND generation = ? AND due_at IS NOT NULL"
+)
 
 INSERT_AUDIT = f"INSERT INTO audit (run, {rows.AUDIT}) VALUES (?, ?, ?, ?)"
 
@@ -99,9 +112,9 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
     before = copy(run) if type(transition.verdict) is Retrying else None
     outcome = lifecycle.settle(run, transition, unit.now)
     match transition.verdict:
-        case Suspended(waits=waits) if run.status is Status.WAITING:
+        case Suspended(waits=waits) if run.waiting_for is not None:
             unit.set_waits(row, waits)
-        case Retrying(error=error, culprits=culprits) if run.status is Status.WAITING:
+        case Retrying(error=error, culprits=culprits) if run.waiting_for is not None:
             assert before is not None
             unit.set_waits(row, ())
             unit.add_attempt(
@@ -122,34 +135,76 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
 
 def cancel(unit: Unit, transition: CancelRun) -> Outcome:
     """An operator cancels a run."""
-    flush(unit)
-    row = unit.row(transition.run_id)
-    if row is None:
-        return Missing(transition.run_id)
-    if _is_audited(unit, row, transition.request_id):
-        return Controlled(row.run.status)
-    outcome = lifecycle.cancel(row.run, transition, unit.now)
+    row = _operated(unit, transition)
+    if not isinstance(row, Row):
+        return row
+    return _operate(unit, row, transition, "cancel", lifecycle.cancel)
+
+
+def pause(unit: Unit, transition: PauseRun) -> Outcome:
+    """An operator pauses a run."""
+    row = _operated(unit, transition)
+    if not isinstance(row, Row):
+        return row
+    return _operate(unit, row, transition, "pause", lifecycle.pause)
+
+
+def resume(unit: Unit, transition: ResumeRun) -> Outcome:
+    """An operator lets a paused run go on."""
+    row = _operated(unit, transition)
+    if not isinstance(row, Row):
+        return row
+    shift = lifecycle.paused_for(row.run, unit.now)
+    outcome = _operate(unit, row, transition, "resume", lifecycle.resume)
     if isinstance(outcome, Controlled):
-        _audit(unit, row, transition.request_id, "cancel")
+        unit.connection.execute(SHIFT_WAITS, (shift, row.run.seq))
+        unit.connection.execute(SHIFT_STEPS, (shift, row.run.seq, row.run.generation))
+        flush(unit)
+        waiting.wake_if_fulfilled(unit, row)
+        return Controlled(row.run.status)
+    return outcome
+
+
+def _operated(
+    unit: Unit, asked: CancelRun | PauseRun | ResumeRun | RetryRun
+) -> Row | Missing | Controlled:
+    """Return the run that an operator means, or the answer where nothing is left to do."""
+    flush(unit)
+    row = unit.row(asked.run_id)
+    if row is None:
+        return Missing(asked.run_id)
+    if _is_audited(unit, row, asked.request_id):
+        return Controlled(row.run.status)
+    return row
+
+
+def _operate(
+    unit: Unit,
+    row: Row,
+    asked: T,
+    action: str,
+    decide: Callable[[RunRecord, T, Micros], Controlled | Refused],
+) -> Controlled | Refused:
+    """Do what an operator asks of a run, and keep an audit row."""
+    outcome = decide(row.run, asked, unit.now)
+    if isinstance(outcome, Controlled):
+        _audit(unit, row, asked.request_id, action)
         unit.change(row)
     return outcome
 
 
 def retry(unit: Unit, transition: RetryRun) -> Outcome:
     """An operator tries a failed or cancelled run again."""
-    flush(unit)
-    row = unit.row(transition.run_id)
-    if row is None:
-        return Missing(transition.run_id)
-    if _is_audited(unit, row, transition.request_id):
-        return Controlled(row.run.status)
+    row = _operated(unit, transition)
+    if not isinstance(row, Row):
+        return row
     before = copy(row.run)
     if before.status in {Status.FAILED, Status.CANCELLED} and before.unique_key is not None:
         taken_by = _live(unit, before.definition, before.unique_key)
         if taken_by is not None:
             detail = f"unique_key is held by {taken_by.run.run_id!r}"
             return Refused(before.run_id, before.status, detail)
-    outcome = lifecycle.retry(row.run, transition, unit.now)
+    outcome = _operate(unit, row, transition, "retry", lifecycle.retry)
     if isinstance(outcome, Controlled):
         ended_at = unit.now if before.finished_at is None else before.finished_at
         unit.add_attempt(
@@ -157,8 +212,6 @@ def retry(unit: Unit, transition: RetryRun) -> Outcome:
         )
         saving.reopen(unit, row, lifecycle.decode_keys(before.culprits))
         waiting.unfulfil(unit, (before.run_id,))
-        _audit(unit, row, transition.request_id, "retry")
-        unit.change(row)
         flush(unit)  # its unique_key is taken from here on
     return outcome
 

@@ -25,7 +25,7 @@ CREATE TABLE run (
     due_at INTEGER,
     epoch INTEGER DEFAULT 0,
     grant_token INTEGER DEFAULT 0,
-    control INTEGER DEFAULT 0,   -- 1 cancel
+    control INTEGER DEFAULT 0,   -- 1 cancel 2 pause
     generation INTEGER DEFAULT 0,
     created_at INTEGER,
     updated_at INTEGER DEFAULT 0, -- after created_at
@@ -33,6 +33,7 @@ CREATE TABLE run (
     claimed_at INTEGER,          -- after created_at
     started_at INTEGER,          -- after created_at
     finished_at INTEGER,         -- after created_at
+    paused_at INTEGER,           -- after created_at
     attempt INTEGER DEFAULT 1,
     crashes INTEGER DEFAULT 0,
     waiting_for INTEGER,         -- 0 delay 1 retry 2 child 3 sleep

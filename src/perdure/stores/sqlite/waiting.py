@@ -17,6 +17,7 @@ from perdure.model.records import Status, WaitKind
 from perdure.stores.sqlite import rows
 from perdure.stores.sqlite.bulk import Among, Bulk
 from perdure.stores.sqlite.codes import StoredId, pack_id
+from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import Unit
 
 DELETE: Final = Among("DELETE FROM wait WHERE run IN {keys}")
@@ -40,6 +41,8 @@ OPEN = "UPDATE wait SET open = 1 WHERE kind = 2 AND namespace = ? AND key = ?"
 ANY_OPEN = "SELECT 1 FROM wait WHERE kind = 2 AND open = 1 LIMIT 1"
 
 IS_OPEN = "SELECT 1 FROM wait WHERE kind = 2 AND open = 1 AND run = ? AND join_number = ? LIMIT 1"
+
+JOINS = "SELECT max(open) FROM wait WHERE kind = 2 AND run = ? GROUP BY join_number"
 
 WAITERS: Final = Among(f"SELECT {rows.HOT} FROM run WHERE seq IN {{keys}}")
 
@@ -88,6 +91,15 @@ def _fulfil(unit: Unit, ended: list[StoredId]) -> None:
     }
     for row in unit.adopt(WAITERS.all(unit.connection, list(fulfilled))):
         if row.run.status is Status.WAITING:
+            lifecycle.wake(row.run, unit.now)
+            unit.change(row)
+
+
+def wake_if_fulfilled(unit: Unit, row: Row) -> None:
+    """Wake a waiting run of which a join is fulfilled already; what it waits for is written."""
+    if row.run.status is Status.WAITING and row.waits:
+        joins = unit.connection.execute(JOINS, (row.run.seq,)).fetchall()
+        if any(not is_open for (is_open,) in joins):
             lifecycle.wake(row.run, unit.now)
             unit.change(row)
 
