@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 from perdure._engine import scope as scopes
+from perdure._engine import telling
 from perdure._engine.calls import call_site, child_ending, decode_log, mark
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call, Scope
@@ -273,6 +274,8 @@ class Run(Generic[R]):
             case Controlled():
                 if isinstance(transition, CancelRun):
                     self._tell_of_cancel(answer.status)
+                    if answer.status is Status.CANCELLED and self._engine.hooks.kinds:
+                        telling.ended_without_worker(self._engine, await self._record())
                 return answer.status
             case Refused():
                 detail = f" ({answer.detail})" if answer.detail else ""
