@@ -6,6 +6,7 @@ Listeners here are `async def` and take notes; a life that stops has delivered e
 import asyncio
 import contextlib
 import logging
+import random
 import sys
 import threading
 from collections.abc import Callable
@@ -633,6 +634,78 @@ async def test_no_hook_holds_a_payload(place: Place):
         await ended(await flow.enqueue("payload-marker"))
     assert len(notes[0].of(telemetry.RunFailed)) == 2
     assert "payload-marker" not in repr(notes[0].hooks)
+
+
+CLAIMS = {"RunStarted", "RunResumed"}
+ENDS = {"RunSuspended", "RunReleased", "RunPaused", "RunCompleted", "RunFailed", "RunCancelled"}
+
+
+def check_story(hooks: list[Any]) -> None:
+    """Fail unless one run's records tell of claims and ends in turn, and of each attempt once."""
+    kinds = [type(hook).__name__ for hook in hooks]
+    turns = [kind for kind in kinds if kind in CLAIMS | ENDS]
+    assert all(kind in CLAIMS for kind in turns[::2]), kinds
+    assert all(kind in ENDS for kind in turns[1::2]), kinds
+    assert kinds.count("RunStarted") <= 1
+    for hook, following in pairwise([*hooks, None]):
+        if isinstance(hook, telemetry.RunFailed | telemetry.StepFailed) and hook.will_retry:
+            assert type(following).__name__.endswith("RetryScheduled"), kinds
+            assert getattr(following, "step", None) == getattr(hook, "step", None)
+    completed = [hook.step for hook in hooks if isinstance(hook, telemetry.StepCompleted)]
+    assert len(completed) == len(set(completed))
+
+
+def by_chance(draws: random.Random) -> Callable[[App], Any]:
+    """Define a workflow of steps and a child, all of which fail now and then."""
+
+    async def part(name: str) -> str:
+        if draws.random() < 0.3:
+            raise RuntimeError("by chance")
+        return name
+
+    def define(app: App) -> Any:
+        quick = step.options(backoff=AT_ONCE, max_attempts=2)
+
+        @app.workflow(max_attempts=3, backoff=AT_ONCE)
+        async def child() -> str:
+            return await quick("part", part, "child")
+
+        @app.workflow(max_attempts=5, backoff=AT_ONCE)
+        async def order(number: int) -> str:
+            for index in range(3):
+                await quick(f"step-{index}", part, "a")
+            with contextlib.suppress(RunFailed):
+                await (await child.enqueue()).result()
+            return await quick("last", part, "b")
+
+        return order
+
+    return define
+
+
+LAST = {"completed": "RunCompleted", "failed": "RunFailed"}
+
+
+async def test_random_runs_tell_well_formed_stories(place: Place):
+    """Steps and bodies that fail by chance, children, workers that stop in the middle."""
+    define = by_chance(random.Random(7))
+    notes: list[Notes] = []
+    runs: list[Run[Any]] = []
+    for _ in range(4):
+        async with place.life(noted(define, notes), grace="1ms", concurrency=5) as life:
+            runs += [await life.flow.enqueue(number) for number in range(10)]
+            await ended(life.get(runs[-1]))
+    async with place.life(noted(define, notes)) as life:
+        await asyncio.gather(*(ended(life.get(run)) for run in runs))
+        stand = {run.id: await life.get(run).status() for run in runs}
+    told: dict[str, list[Any]] = {}
+    for hook in (hook for life_notes in notes for hook in life_notes.of(OfRun)):
+        told.setdefault(hook.run_id, []).append(hook)
+    for hooks in told.values():
+        check_story(hooks)
+    assert {run_id: type(told[run_id][-1]).__name__ for run_id in stand} == {
+        run_id: LAST[status] for run_id, status in stand.items()
+    }
 
 
 class Unusable(MemoryStore):

@@ -264,7 +264,7 @@ class Activation:
         """
         answer = await self.engine.committer.submit(checkpoint, patient=True)
         if isinstance(answer, Saved):
-            if self.engine.hooks.kinds:
+            if self.engine.hooks.of_steps:
                 telling.saved(self, checkpoint, answer)
             if answer.control is Control.CANCEL:
                 self.leave(Leaving.CANCELLED)

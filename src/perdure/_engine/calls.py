@@ -241,7 +241,7 @@ class _Execution:
         activation.begin_work()
         self.tries += 1
         self.started_at = self.engine.store_now()
-        if self.engine.hooks.kinds:
+        if self.engine.hooks.of_steps:
             telling.step_started(activation, self.call.path, self.tries)
         try:
             asked = _cancellations()
@@ -308,7 +308,7 @@ class _Execution:
             self.activation.journal.given_up.append(self.call.key)
             committed = self.engine.committer.submit(checkpoint, patient=True)
             committed.add_done_callback(_retrieve)
-            if self.engine.hooks.kinds:
+            if self.engine.hooks.of_steps:
                 telling.when_saved(self.activation, checkpoint, committed)
 
     def _delay_after(self, error: Exception) -> Micros | None:
@@ -474,7 +474,7 @@ async def perform_inline(
     if record is None:
         _check_fit(call, activation)
     started_at = activation.engine.store_now()
-    if activation.engine.hooks.kinds:
+    if activation.engine.hooks.of_steps:
         telling.step_started(activation, call.path, 1)
     token = scopes.enter(scope.inside(call, scope.branch, in_step=scope.in_step))
     failure: Exception | None = None

@@ -1,8 +1,8 @@
 """What the engine tells its hooks: from a claim, a save, a settle and their answers to records.
 
-Each function is called once the store has answered, and only where ``hooks.kinds`` is not empty;
-each makes a record only of a kind that somebody listens to. Nothing here changes what the engine
-does. Workers and apps tell what happens to themselves.
+Each function is called once the store has answered, and only where ``hooks.kinds`` is not empty
+(for steps: where ``hooks.of_steps`` says so); each makes a record only of a kind that somebody
+listens to. Nothing here changes what the engine does. Workers and apps tell of themselves.
 """
 
 from __future__ import annotations

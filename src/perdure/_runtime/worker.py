@@ -193,7 +193,11 @@ class Worker:
             undo.callback(adrift.remove)
             self._executor = Executor(self._engine, self._slot_freed)
             undo.callback(self._drop_sign)
-            await self._join()
+            try:
+                await self._join()
+            except StoreError as error:
+                self._tell_error("joining", error)
+                raise
             self._undo = undo.pop_all()
         self._state = State.WORKING
         self._unlisten = self._engine.store.listen(self.look)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from perdure.errors import UsageError
-from perdure.telemetry._hooks import KINDS, AppHook, Hook, OfRun, WorkerHook
+from perdure.telemetry._hooks import KINDS, AppHook, Hook, OfRun, StepHook, WorkerHook
 from perdure.telemetry._logs import Log
 
 H = TypeVar("H", bound=Hook)
@@ -107,11 +107,13 @@ class Hooks:
     Attributes:
         kinds: the kinds that somebody listens to. Whoever has something to tell looks here first,
             and makes no record in vain: ``if hooks.kinds and RunStarted in hooks.kinds``.
+        of_steps: whether steps are among them, which saves 2 us a step where they are not.
         dropped: records that were dropped because too many waited.
     """
 
     def __init__(self) -> None:
         self.kinds: frozenset[type[Hook]] = frozenset()
+        self.of_steps = False
         self.dropped = 0
         self._entries: tuple[_Entry, ...] = ()
         self._lanes: dict[str, deque[tuple[Hook, tuple[_Entry, ...]]]] = {}
@@ -151,6 +153,7 @@ class Hooks:
         self.kinds = frozenset(
             kind for kind in KINDS for entry in entries if issubclass(kind, entry.kind)
         )
+        self.of_steps = any(issubclass(kind, StepHook) for kind in self.kinds)
 
     # --- telling ---------------------------------------------------------------------------------
 

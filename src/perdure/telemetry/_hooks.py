@@ -28,7 +28,8 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True):
     """Something has happened.
 
     Attributes:
-        at: when, aware UTC, by the store's clock as far as this process knows it.
+        at: when, aware UTC, by the store's clock as far as this process knows it; a later hook may
+            be some milliseconds behind. The order is that of delivery.
     """
 
     at: datetime
