@@ -22,7 +22,7 @@ from perdure.errors import RunCancelled, RunFailed, StoreBusy
 from perdure.model.transitions import RescueWorker, Settle
 from perdure.stores.memory import MemoryStore
 from perdure.telemetry import Hook, OfRun, StepHook
-from tests.engine.places import Halt, Place, eventually, half_way
+from tests.engine.places import Halt, Life, Place, eventually, half_way
 
 AT_ONCE = constant("1ms")
 LONG = {"poll": "1h", "lease": "1h", "heartbeat": "1m"}
@@ -270,6 +270,68 @@ async def test_cancelling_tells_once_wherever_the_run_is(place: Place):
     holders = {hook.run_id: hook.worker_id for hook in notes[0].of(telemetry.RunCancelled)}
     assert life.worker is not None
     assert holders == {executing.id: life.worker.worker_id, waiting.id: None}
+
+
+async def has_beaten(life: Life) -> bool:
+    """Tell whether the life's worker has given its first sign of life."""
+    [worker] = await life.store.workers()
+    return worker.beat > 0
+
+
+async def test_a_step_that_ends_while_its_run_is_cancelled_is_told(place: Place):
+    """Its result is recorded, and the answer to that is how the worker hears of the cancel."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    def define(app: App) -> Any:
+        async def charge() -> None:
+            begun.set()
+            await may_end.wait()
+
+        @app.workflow
+        async def order() -> None:
+            await step("charge", charge)
+
+        return order
+
+    notes: list[Notes] = []
+    async with place.client(define) as client, place.life(noted(define, notes), **LONG) as life:
+        run = await life.flow.enqueue()
+        await asyncio.wait_for(begun.wait(), 10)
+        await eventually(lambda: has_beaten(life))  # the next beat, in a minute, would tell, too
+        await client.get(run).cancel()
+        may_end.set()
+        await ended(run)
+    assert notes[0].lines() == [
+        "RunStarted 1",
+        "StepStarted charge 1",
+        "StepCompleted charge 1",
+        "RunCancelled 1",
+    ]
+
+
+async def test_an_end_is_told_before_the_claim_that_rides_with_it(place: Place):
+    """An attempt that is due at once is claimed in the batch that ends the one before."""
+
+    def define(app: App) -> Any:
+        @app.workflow(max_attempts=3, backoff=constant("0s"))
+        async def order() -> None:
+            raise RuntimeError("again")
+
+        return order
+
+    notes: list[Notes] = []
+    async with place.life(noted(define, notes)) as life:
+        await ended(await life.flow.enqueue())
+    assert notes[0].lines() == [
+        "RunStarted 1",
+        "RunFailed 1 will retry",
+        "RunRetryScheduled 2",
+        "RunResumed 2",
+        "RunFailed 2 will retry",
+        "RunRetryScheduled 3",
+        "RunResumed 3",
+        "RunFailed 3",
+    ]
 
 
 async def test_a_mismatch_tells_of_the_pause(place: Place):
