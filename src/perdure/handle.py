@@ -274,8 +274,8 @@ class Run(Generic[R]):
             case Controlled():
                 if isinstance(transition, CancelRun):
                     self._tell_of_cancel(answer.status)
-                    if answer.status is Status.CANCELLED and self._engine.hooks.kinds:
-                        telling.ended_without_worker(self._engine, await self._record())
+                    if answer.status is Status.CANCELLED:
+                        await telling.ended(self._engine, [self.id])
                 return answer.status
             case Refused():
                 detail = f" ({answer.detail})" if answer.detail else ""

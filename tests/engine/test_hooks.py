@@ -18,7 +18,7 @@ import pytest
 
 from perdure import App, NonRetryable, Run, Worker, constant, step, telemetry
 from perdure._runtime.worker import crash_evidence
-from perdure.errors import RunCancelled, RunFailed, StoreBusy
+from perdure.errors import RunCancelled, RunFailed, StoreBusy, StoreClosed
 from perdure.model.transitions import RescueWorker, Settle
 from perdure.stores.memory import MemoryStore
 from perdure.telemetry import Hook, OfRun, StepHook
@@ -787,6 +787,54 @@ async def test_a_store_that_cannot_be_opened_tells_of_the_error():
     [told] = notes.hooks
     assert isinstance(told, telemetry.AppError)
     assert told.error.message == "told to refuse"
+
+
+class Forgetful(MemoryStore):
+    """A store that can be told to answer no reads."""
+
+    refuses = False
+
+    async def get(self, run_id: str) -> Any:
+        """Return the run, or refuse."""
+        if self.refuses:
+            raise StoreBusy("told to refuse")
+        return await super().get(run_id)
+
+
+async def test_what_a_hook_needs_to_know_fails_nobody(caplog: pytest.LogCaptureFixture):
+    """A cancel that was accepted returns, though the run cannot be read for its hook."""
+    store = Forgetful()
+    app = App(store)
+    notes = Notes(app, OfRun)
+    order = three_steps(app)
+    async with app:
+        run = await order.delay("1h")
+        store.refuses = True
+        assert await run.cancel() == "cancelled"
+    assert notes.hooks == []
+    assert "cannot tell how a run ended" in caplog.text
+
+
+async def test_closing_an_app_that_is_interrupted_closes_its_store():
+    """Whoever loses patience with a listener that hangs leaves no open store behind."""
+    store = MemoryStore()
+    app = App(store)
+    hangs = asyncio.Event()
+
+    @app.on(telemetry.AppReady)
+    async def hang(ready: telemetry.AppReady) -> None:
+        hangs.set()
+        await asyncio.get_running_loop().create_future()
+
+    await app.connect()
+    await asyncio.wait_for(hangs.wait(), 10)
+    closing = asyncio.create_task(app.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    with pytest.raises(StoreClosed):
+        await store.get("any")
 
 
 async def test_without_listeners_nothing_of_hooks_is_executed(

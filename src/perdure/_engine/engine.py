@@ -124,9 +124,14 @@ class Engine:
     async def close(self) -> None:
         """Write what is pending and close the store."""
         await self.watcher.close()
-        await self.hooks.close()  # first, because listeners may still use the app
-        if self._unlog is not None:
-            self._unlog()
+        try:
+            await self.hooks.close()  # first, because listeners may still use the app
+        finally:  # also where whoever closes has no patience with them
+            if self._unlog is not None:
+                self._unlog()
+            await self._close_store()
+
+    async def _close_store(self) -> None:
         await self.committer.close()
         await self.store.close()
         self.deadlines.close()

@@ -8,7 +8,7 @@ listens to. Nothing here changes what the engine does. Workers and apps tell of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial, wraps
 from typing import TYPE_CHECKING, ParamSpec, TypedDict
@@ -17,6 +17,7 @@ import msgspec
 
 from perdure.clock import to_datetime
 from perdure.codec import ErrorSummary, error_summary
+from perdure.errors import StoreError
 from perdure.model.records import Micros, RunRecord, Status, StepKind, StepOutcome
 from perdure.model.transitions import (
     Completed,
@@ -206,14 +207,25 @@ def _suspended(engine: Engine, run: RunRecord, verdict: Suspended) -> RunSuspend
     )
 
 
-@_harmless
-def ended_without_worker(engine: Engine, run: RunRecord) -> None:
-    """Tell of a run that ended while no worker of its own could: cancelled, or crashed too often.
+async def ended(engine: Engine, run_ids: Iterable[str]) -> None:
+    """Tell of runs that no worker held when they ended: cancelled, or crashed too often.
 
-    Args:
-        engine: of the app.
-        run: as it is now.
+    The answer that says so names only the runs, so they are read where somebody listens.
     """
+    if engine.hooks.kinds.isdisjoint((RunCancelled, RunFailed)):
+        return
+    for run_id in run_ids:
+        try:
+            run = await engine.store.get(run_id)
+        except StoreError as error:
+            log.warning("cannot tell how a run ended", run_id=run_id, error=error)
+            continue
+        if run is not None:
+            _ended(engine, run)
+
+
+@_harmless
+def _ended(engine: Engine, run: RunRecord) -> None:
     if run.status is Status.CANCELLED:
         for hook in _cancelled(engine, run, None):
             engine.hooks.tell(hook)

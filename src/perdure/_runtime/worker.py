@@ -314,7 +314,7 @@ class Worker:
             )
             self._tell_error("leaving", error)
         else:
-            await self._tell_ended(retired.ended)
+            await telling.ended(self._engine, retired.ended)
 
     async def _drain(self, seconds: float) -> None:
         assert self._changed is not None
@@ -567,7 +567,7 @@ class Worker:
                     ended=answer.ended,
                 )
             )
-        await self._tell_ended(answer.ended)
+        await telling.ended(self._engine, answer.ended)
 
     def _rescued(self, worker_id: str, beat: int | None) -> asyncio.Future[Rescued]:
         evidence = crash_evidence(self._crash_cap)
@@ -601,19 +601,6 @@ class Worker:
             hooks.tell(
                 WorkerError(at=self._now(), worker_id=self.worker_id, doing=doing, error=summary)
             )
-
-    async def _tell_ended(self, run_ids: Iterable[str]) -> None:
-        """Tell of runs that ended while they were taken from a worker."""
-        if not self._engine.hooks.kinds:
-            return
-        for run_id in run_ids:
-            try:
-                run = await self._engine.store.get(run_id)
-            except StoreError as error:
-                log.warning("cannot tell how a run ended", run_id=run_id, error=error)
-                continue
-            if run is not None:
-                telling.ended_without_worker(self._engine, run)
 
 
 def _check_count(name: str, given: object) -> None:
