@@ -9,7 +9,7 @@ import logging
 import random
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from perdure import App, NonRetryable, Run, Worker, constant, step, telemetry
 from perdure._runtime.worker import crash_evidence
 from perdure.errors import RunCancelled, RunFailed, StoreBusy, StoreClosed
-from perdure.model.transitions import RescueWorker, Settle
+from perdure.model.transitions import Outcome, RescueWorker, Settle, Transition
 from perdure.stores.memory import MemoryStore
 from perdure.telemetry import Hook, OfRun, StepHook
 from tests.engine.places import Halt, Life, Place, eventually, half_way
@@ -309,29 +309,63 @@ async def test_a_step_that_ends_while_its_run_is_cancelled_is_told(place: Place)
     ]
 
 
+def thrice(app: App) -> Any:
+    """A workflow that fails three times, behind steps that are written one by one."""
+
+    async def nothing() -> None:
+        return None
+
+    @app.workflow(max_attempts=3, backoff=constant("0s"))
+    async def order() -> None:
+        for _ in range(20):
+            await step("one", nothing)
+        raise RuntimeError("again")
+
+    return order
+
+
+THRICE = [
+    "RunStarted 1",
+    "RunFailed 1 will retry",
+    "RunRetryScheduled 2",
+    "RunResumed 2",
+    "RunFailed 2 will retry",
+    "RunRetryScheduled 3",
+    "RunResumed 3",
+    "RunFailed 3",
+]
+
+
 async def test_an_end_is_told_before_the_claim_that_rides_with_it(place: Place):
     """An attempt that is due at once is claimed in the batch that ends the one before."""
-
-    def define(app: App) -> Any:
-        @app.workflow(max_attempts=3, backoff=constant("0s"))
-        async def order() -> None:
-            raise RuntimeError("again")
-
-        return order
-
     notes: list[Notes] = []
-    async with place.life(noted(define, notes)) as life:
+    async with place.life(noted(thrice, notes)) as life:
         await ended(await life.flow.enqueue())
-    assert notes[0].lines() == [
-        "RunStarted 1",
-        "RunFailed 1 will retry",
-        "RunRetryScheduled 2",
-        "RunResumed 2",
-        "RunFailed 2 will retry",
-        "RunRetryScheduled 3",
-        "RunResumed 3",
-        "RunFailed 3",
-    ]
+    assert notes[0].lines(telemetry.RunHook) == THRICE
+
+
+class Prompt(MemoryStore):
+    """A store that answers before the asking returns, where a committer asks it to."""
+
+    def apply_at_once(self, batch: Sequence[Transition]) -> list[Outcome]:
+        """Apply a batch; the memory store never waits in the middle of one."""
+        applying = self.apply(batch)
+        try:
+            applying.send(None)
+        except StopIteration as stop:
+            outcomes: list[Outcome] = stop.value
+            return outcomes
+        raise AssertionError("the memory store waits")
+
+
+async def test_an_end_that_is_answered_at_once_is_told_before_its_claim():
+    """The claim's answer is there, and its run begun, before whoever ended the last one goes on."""
+    app = App(Prompt())
+    notes = Notes(app, telemetry.RunHook)
+    order = thrice(app)
+    async with app, Worker(app):
+        await ended(await order.enqueue())
+    assert notes.lines() == THRICE
 
 
 async def test_a_mismatch_tells_of_the_pause(place: Place):

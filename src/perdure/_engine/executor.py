@@ -239,7 +239,10 @@ class Executor:
         settled.add_done_callback(lambda future: self._settled(activation, verdict, future))
 
     def _submit(self, activation: Activation, verdict: Verdict) -> asyncio.Future[Settled | Fenced]:
-        return self.engine.committer.submit(Settle(activation.grant, verdict), patient=True)
+        settled = self.engine.committer.submit(Settle(activation.grant, verdict), patient=True)
+        if self.engine.hooks.kinds:
+            telling.when_settled(activation, verdict, settled)
+        return settled
 
     def _free(self, activation: Activation) -> None:
         run_id = activation.run.run_id
@@ -258,8 +261,6 @@ class Executor:
             self._not_settled(activation, verdict, failure)
             return
         answer = future.result()
-        if self.engine.hooks.kinds:
-            telling.settled(activation, verdict, answer)
         if isinstance(answer, Fenced):
             log.warning("end of run refused; it is held elsewhere", **_fields(activation))
         elif answer.status in TERMINAL:

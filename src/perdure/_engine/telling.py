@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial, wraps
-from typing import TYPE_CHECKING, ParamSpec, TypedDict
+from typing import TYPE_CHECKING, ParamSpec, TypedDict, TypeVar
 
 import msgspec
 
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from perdure._engine.engine import Engine
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 log = Log("perdure.hooks")
 
@@ -112,8 +113,8 @@ def _harmless(tell: Callable[P, None]) -> Callable[P, None]:
 def claimed(activation: Activation) -> None:
     """Tell that a worker has taken the run, for the first time or again.
 
-    The last claim's settle may ride in this claim's batch, and its callback comes after this one:
-    so this is told when the loop has come to that, and still before the body begins.
+    The settle of the run's last claim may ride in this claim's batch, and is told after this is
+    called: so this is told in the loop's next turn, and still before the body begins.
     """
     activation.executor.loop.call_soon(_claimed, activation)
 
@@ -129,13 +130,34 @@ def _claimed(activation: Activation) -> None:
         engine.hooks.tell(RunStarted(**_place(engine, run), queued=queued))
 
 
+def when_settled(
+    activation: Activation, verdict: Verdict, answered: asyncio.Future[Settled | Fenced]
+) -> None:
+    """Tell what becomes of the run, once that is answered; nothing where it is refused."""
+    _when_done(answered, partial(_settled, activation, verdict))
+
+
 @_harmless
-def settled(activation: Activation, verdict: Verdict, answer: Settled | Fenced) -> None:
-    """Tell what became of the run; nothing where the store has refused it."""
-    if isinstance(answer, Fenced):
+def _settled(
+    activation: Activation, verdict: Verdict, answered: asyncio.Future[Settled | Fenced]
+) -> None:
+    if answered.cancelled() or answered.exception() is not None:
         return
-    for hook in _of_verdict(activation, verdict, answer):
-        activation.engine.hooks.tell(hook)
+    answer = answered.result()
+    if isinstance(answer, Settled):
+        for hook in _of_verdict(activation, verdict, answer):
+            activation.engine.hooks.tell(hook)
+
+
+def _when_done(future: asyncio.Future[T], tell: Callable[[asyncio.Future[T]], None]) -> None:
+    """Call at once where the answer is there, else as soon as it is.
+
+    The loop would call later than it does for a claim that was answered in the same moment.
+    """
+    if future.done():
+        tell(future)
+    else:
+        future.add_done_callback(tell)
 
 
 def _of_verdict(activation: Activation, verdict: Verdict, answer: Settled) -> list[OfRun]:
@@ -309,7 +331,7 @@ def when_saved(
     committed: asyncio.Future[Saved | Fenced | Conflict],
 ) -> None:
     """Tell the same of a save that nobody awaits, as soon as it is answered."""
-    committed.add_done_callback(partial(_saved_unawaited, activation, save))
+    _when_done(committed, partial(_saved_unawaited, activation, save))
 
 
 def _saved_unawaited(

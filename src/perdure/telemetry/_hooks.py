@@ -163,7 +163,7 @@ class RunSuspended(RunHook, frozen=True, kw_only=True):
     """The body waits and has left its worker.
 
     Attributes:
-        waiting_for: ``retry`` (of a step) or ``child``; the kinds of its waits, each once.
+        waiting_for: the kinds of its waits, each once: ``retry`` (of a step), ``child`` and so on.
         due_at: when it goes on by itself, if it does.
     """
 
