@@ -28,11 +28,13 @@ from perdure.model.records import RunQuery, Status
 from perdure.retry import Backoff, RetryOn
 from perdure.step import Step, StepOptions, decorate
 from perdure.store import Store
+from perdure.telemetry import Hook, On
 from perdure.workflow import Declaration, Workflow, place_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
+H = TypeVar("H", bound=Hook)
 
 STORES = {"memory": "perdure.stores.memory", "sqlite": "perdure.stores.sqlite"}
 """The module of each URL scheme; it has ``from_url(path, options)``. Loaded when asked for."""
@@ -184,6 +186,35 @@ class App:
             return Workflow(definition, self._engine)
 
         return declare if function is None else declare(function)
+
+    # --- listening -------------------------------------------------------------------------------
+
+    def on(self, kind: type[H], /) -> On[H]:
+        """Listen to what happens in this process: the decorated function is told afterwards.
+
+        A listener changes nothing: what it raises is logged. It is told at most once, in order per
+        run, after the store has what it is told; see ``docs/hooks.md``.
+
+        Args:
+            kind: a class of :mod:`perdure.telemetry`: ``RunFailed``, or one that others derive
+                from, such as ``StepHook`` for all that happens to steps.
+
+        Returns:
+            The decorator. The function takes the record: ``async def`` is awaited on the loop,
+            where it must not block; ``def`` is called in a thread, where it may. What the
+            decorator makes can still be called, and its ``off()`` ends the listening.
+
+        Raises:
+            UsageError: it is no such class.
+
+        Example::
+
+            @app.on(telemetry.RunFailed)
+            async def alert(failed: telemetry.RunFailed) -> None:
+                if not failed.will_retry:
+                    await page(f"{failed.name} {failed.run_id}: {failed.error.message}")
+        """
+        return self._engine.hooks.on(kind)
 
     async def _make_services(self) -> Any:
         made: Any = self._services

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 from perdure._engine import scope as scopes
+from perdure._engine import telling
 from perdure._engine.calls import call_site, child_ending, decode_log, mark
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call, Scope
@@ -318,6 +319,8 @@ class Run(Generic[R]):
         match answer:
             case Controlled():
                 self._tell(transition, answer.status)
+                if answer.status in {Status.CANCELLED, Status.PAUSED}:
+                    await telling.stopped(self._engine, [self.id])
                 return answer.status
             case Refused():
                 detail = f" ({answer.detail})" if answer.detail else ""

@@ -34,9 +34,11 @@ from perdure.ids import check_id, derived_id
 from perdure.model.records import StepKey, StepKind
 from perdure.model.transitions import Created, CreateRun, Exists, Outcome
 from perdure.retry import Backoff, RetryOn, RetryPolicy
+from perdure.telemetry import OfRun, On
 
 P = ParamSpec("P")
 R = TypeVar("R")
+H = TypeVar("H", bound=OfRun)
 
 _PRIORITIES = range(-(2**31), 2**31)
 
@@ -330,6 +332,22 @@ class Workflow(Calls[P, R]):
             raise UsageError(f"meta is a mapping of names to values, got {meta!r}")
         given = Options(id, unique_key, queue, priority, meta, check_tags(tags), max_attempts)
         return Calls(self._definition, self._engine, given)
+
+    def on(self, kind: type[H], /) -> On[H]:
+        """Listen to what happens in runs of this definition; otherwise like ``app.on``.
+
+        Args:
+            kind: a class of :mod:`perdure.telemetry` that belongs to runs or their steps.
+
+        Raises:
+            UsageError: it is no such class.
+
+        Example::
+
+            @fulfil.on(telemetry.RunCompleted)
+            def count(completed: telemetry.RunCompleted) -> None: ...
+        """
+        return self._engine.hooks.on(kind, self.name)
 
     def __call__(self, *_: P.args, **__: P.kwargs) -> NoReturn:
         """Refuse: calling a definition could mean two things.

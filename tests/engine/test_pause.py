@@ -8,6 +8,7 @@ import pytest
 
 from perdure import App, Status, sleep, step
 from perdure.errors import InvalidTransition, RunNotFound
+from perdure.telemetry import RunPaused
 from tests.engine.places import Place, eventually
 
 
@@ -195,3 +196,22 @@ async def test_verbs_that_do_not_fit_say_so(place: Place, line: Line):
             await run.resume()
         with pytest.raises(RunNotFound):
             await life.app.get("nobody").pause()
+
+
+async def test_a_pause_is_told(place: Place, line: Line):
+    """Listeners hear of a pause by hand, of a run that is held and of one that is not."""
+    told: list[tuple[str, str]] = []
+
+    def define(app: App) -> Any:
+        app.on(RunPaused)(lambda hook: told.append((hook.run_id, hook.reason)))
+        return line.in_a_row(app)
+
+    async with place.life(define) as life:
+        held = await life.flow.enqueue()
+        await line.has_begun("a")
+        line.open("a")
+        await held.pause(wait=True)
+        delayed = await life.flow.delay("1h")
+        await delayed.pause()
+        await eventually(lambda: len(told) == 2)
+    assert told == [(held.id, "operator"), (delayed.id, "operator")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import assert_type
 
 from perdure import (
@@ -23,8 +24,10 @@ from perdure import (
     sleep,
     sleep_until,
     step,
+    telemetry,
     uuid,
 )
+from perdure.errors import RunFailed
 
 app = App("memory://")
 
@@ -100,6 +103,27 @@ async def calls() -> None:
         pass
 
 
+@app.on(telemetry.RunFailed)
+async def alert(failed: telemetry.RunFailed) -> str:
+    """Say what failed."""
+    assert_type(failed.will_retry, bool)
+    return failed.error.message
+
+
+@fulfil.on(telemetry.StepHook)
+def every(hook: telemetry.Hook) -> None:
+    """Take more than it is told."""
+
+
+async def listeners(failed: telemetry.RunFailed) -> None:
+    """Call listeners, and stop them."""
+    assert_type(await alert(failed), str)
+    assert_type(alert.off(), None)
+    heard: list[telemetry.RunStarted] = []
+    app.on(telemetry.RunStarted)(heard.append).off()
+    app.on(telemetry.RunStarted)(lambda started: assert_type(started.queued, timedelta))
+
+
 async def mistakes() -> None:
     """Call things wrongly: each line is an error to both checkers."""
     await fulfil.enqueue()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -108,6 +132,9 @@ async def mistakes() -> None:
     await add.delay("1s", "a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await greet.options(id="x").enqueue(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await charge("o1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    app.on(telemetry.RunStarted)(alert)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    app.on(RunFailed)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    fulfil.on(telemetry.WorkerReady)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
     await step("weigh", weigh, 3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 

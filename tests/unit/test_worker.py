@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from perdure import App, Run, Status, Worker, constant, step
+from perdure import App, Run, Status, Worker, constant, step, telemetry
 from perdure._runtime.worker import crash_evidence
 from perdure.clock import SystemClock
 from perdure.errors import NotApplied, ResultTimeout
@@ -100,6 +100,8 @@ async def test_a_worker_that_could_not_start_can_be_started():
     """A start that failed leaves nothing behind."""
     store = Obstinate(MemoryData())
     bodies = Bodies(store)
+    told: list[telemetry.WorkerError] = []
+    bodies.app.on(telemetry.WorkerError)(told.append)
     worker = Worker(bodies.app, **LONG)
     async with bodies.app:
         store.failures = 1
@@ -108,6 +110,7 @@ async def test_a_worker_that_could_not_start_can_be_started():
         async with worker:
             assert await (await bodies.quick.enqueue()).result(timeout="20s") == 1
     assert await _is_closed(store)
+    assert [(error.doing, error.error.message) for error in told] == [("joining", "told to fail")]
 
 
 async def _is_closed(store: MemoryStore) -> bool:

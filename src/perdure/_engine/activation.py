@@ -10,12 +10,12 @@ While the mark stands every durable call raises :class:`~perdure.errors.Leave` a
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from perdure._engine import telling
 from perdure._engine.deadlines import Deadline
 from perdure._engine.journal import Journal, Moment
 from perdure._engine.scope import Branch, Scope, context_of
@@ -34,8 +34,6 @@ from perdure.model.transitions import (
 if TYPE_CHECKING:
     from perdure._engine.definition import Definition
     from perdure._engine.executor import Executor
-
-log = logging.getLogger("perdure.run")
 
 IDLE_GRACE = 0.02
 """Seconds a body must be idle before it is suspended: shorter waits are cheaper in memory."""
@@ -307,6 +305,8 @@ class Activation:
         """
         answer = await self.engine.committer.submit(checkpoint, patient=True)
         if isinstance(answer, Saved):
+            if self.engine.hooks.of_steps:
+                telling.saved(self, checkpoint, answer)
             if answer.control is Control.CANCEL:
                 self.leave(Leaving.CANCELLED)
                 raise Leave("the run is being cancelled")

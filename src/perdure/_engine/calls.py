@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import msgspec
 
 from perdure._engine import scope as scopes
+from perdure._engine import telling
 from perdure._engine.journal import Moment, moment_of
 from perdure._engine.scope import Call, Scope
 from perdure._engine.waits import end_of, until
@@ -258,6 +259,8 @@ class _Execution:
         activation.begin_work()
         self.tries += 1
         self.started_at = self.engine.store_now()
+        if self.engine.hooks.of_steps:
+            telling.step_started(activation, self.call.path, self.tries)
         try:
             asked = _cancellations()
             try:
@@ -323,6 +326,8 @@ class _Execution:
             self.activation.journal.given_up.append(self.call.key)
             committed = self.engine.committer.submit(checkpoint, patient=True)
             committed.add_done_callback(_retrieve)
+            if self.engine.hooks.of_steps:
+                telling.when_saved(self.activation, checkpoint, committed)
 
     def _delay_after(self, error: Exception) -> Micros | None:
         return self.spec.policy.decide(error, self.tries, self.engine.rng)
@@ -486,6 +491,8 @@ async def perform_inline(
     if record is None:
         _check_fit(call, activation)
     started_at = activation.engine.store_now()
+    if activation.engine.hooks.of_steps:
+        telling.step_started(activation, call.path, 1)
     token = scopes.enter(scope.inside(call, scope.branch, in_step=scope.in_step))
     failure: Exception | None = None
     failed_by: list[StepKey] = []

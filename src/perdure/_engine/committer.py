@@ -16,8 +16,7 @@ again as it is, and a batch that the store cannot take is halved until the culpr
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any, Protocol, cast, overload
 
@@ -60,8 +59,9 @@ from perdure.model.transitions import (
     Transition,
 )
 from perdure.store import Store
+from perdure.telemetry import Log
 
-log = logging.getLogger("perdure.committer")
+log = Log("perdure.committer")
 
 MAX_BATCH = 500
 """Transitions in one batch: beyond this the share of the synchronisation is below 1 us each."""
@@ -112,7 +112,10 @@ class _Entry:
 
 
 class Committer:
-    """Group commit for one store on one event loop."""
+    """Group commit for one store on one event loop.
+
+    ``troubled`` is called where a failure of the store is logged, with how many in a row it was.
+    """
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -128,6 +131,7 @@ class Committer:
         self._at_once = 0
         self._lone_writer: asyncio.Task[Any] | None = None
         self._failures = 0
+        self.troubled: Callable[[StoreError, int], None] | None = None
         self.batches = 0
         self.transitions = 0
 
@@ -315,7 +319,7 @@ class Committer:
                 claimant.claim_answered(cast("Claimed", outcomes[-1]))
             except Exception:
                 # Whoever claims answers for its own errors; the writes of all others go on.
-                log.exception("a worker could not take its claim's answer")
+                log.exception("worker could not take its claim's answer")
 
     async def _apply(self, batch: list[Transition]) -> list[Outcome]:
         """Apply a batch; a store that breaks its promise about errors is taken for unknown."""
@@ -324,7 +328,7 @@ class Committer:
         except StoreError:
             raise
         except Exception as error:
-            log.exception("the store failed in a way that no store may")
+            log.exception("store failed in a way that no store may")
             raise OutcomeUnknown(f"the store failed unexpectedly: {error!r}") from error
 
     async def _write_failed(self, entries: list[_Entry], error: StoreError) -> None:
@@ -350,7 +354,9 @@ class Committer:
         if keep:
             self._pending[:0] = keep
         if self._failures in (1, 10) or self._failures % 100 == 0:
-            log.warning("the store did not take a batch (%d in a row): %s", self._failures, error)
+            log.warning("store did not take a batch", failures=self._failures, error=error)
+            if self.troubled is not None:
+                self.troubled(error, self._failures)
         if keep or self._claimants:
             await self._clock.sleep(RETRY_DELAYS[min(self._failures, len(RETRY_DELAYS)) - 1])
 

@@ -15,12 +15,14 @@ from perdure._engine.committer import Committer
 from perdure._engine.deadlines import Deadlines
 from perdure._engine.registry import Registry
 from perdure._engine.watcher import Watcher
-from perdure.clock import Clock, SystemClock, SystemThreads, Threads
+from perdure.clock import Clock, SystemClock, SystemThreads, Threads, to_datetime
+from perdure.codec import encode_error, error_summary
 from perdure.defaults import PAYLOAD_LIMIT, STEP_THREADS
-from perdure.errors import AppNotReady, PayloadTooLarge
+from perdure.errors import AppNotReady, PayloadTooLarge, StoreError
 from perdure.ids import Ids
 from perdure.model.records import Control, Micros
 from perdure.store import Store
+from perdure.telemetry import AppError, AppReady, Hooks, log_hooks
 
 BODY_THREADS = 10_000
 """No limit in practice: a worker's concurrency is the limit."""
@@ -47,7 +49,8 @@ class Engine:
     """Everything that executing and starting runs share in one app.
 
     ``controlled`` are told of operators' verbs that were asked for in this process; what others
-    asked for arrives with the heartbeat and with every answer of the store.
+    asked for arrives with the heartbeat and with every answer of the store. ``hooks`` are told what
+    has happened in this process; see :mod:`perdure._engine.telling`.
     """
 
     def __init__(self, store: Store | None, registry: Registry, ports: Ports) -> None:
@@ -60,6 +63,8 @@ class Engine:
         self._committer = None if store is None else Committer(store, ports.clock)
         self._watcher = None if store is None else Watcher(store)
         self.deadlines = Deadlines()
+        self.hooks = Hooks()
+        self._unlog: Callable[[], None] | None = None
         self.controlled: list[Callable[[str, Control], None]] = []
         self.payload_limit = PAYLOAD_LIMIT
         self._pool: ThreadPoolExecutor | None = None
@@ -101,14 +106,32 @@ class Engine:
 
     async def open(self) -> None:
         """Open the store and begin to write."""
-        await self.store.open()
+        self.hooks.open()
+        try:
+            await self.store.open()
+            self.heard_store_time(await self.store.now())
+        except StoreError as error:
+            self._tell_of_trouble(error, 1)
+            await self.hooks.close()
+            raise
         self.watcher.open()
-        self.heard_store_time(await self.store.now())
         self.committer.start()
+        self.committer.troubled = self._tell_of_trouble
+        self._unlog = log_hooks(self.hooks)
+        if AppReady in self.hooks.kinds:
+            self.hooks.tell(AppReady(at=to_datetime(self.store_now())))
 
     async def close(self) -> None:
         """Write what is pending and close the store."""
         await self.watcher.close()
+        try:
+            await self.hooks.close()  # first, because listeners may still use the app
+        finally:  # also where whoever closes has no patience with them
+            if self._unlog is not None:
+                self._unlog()
+            await self._close_store()
+
+    async def _close_store(self) -> None:
         await self.committer.close()
         await self.store.close()
         self.deadlines.close()
@@ -116,6 +139,13 @@ class Engine:
             if pool is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
         self._pool = self._body_pool = None
+
+    def _tell_of_trouble(self, error: StoreError, failures: int) -> None:
+        """The store does not do what it should; by this machine's clock, the store's is far."""
+        if AppError in self.hooks.kinds:
+            summary = error_summary(encode_error(error))
+            at = to_datetime(self.clock.now())
+            self.hooks.tell(AppError(at=at, error=summary, failures=failures))
 
     @property
     def pool(self) -> ThreadPoolExecutor:

@@ -8,11 +8,11 @@ the verdict a settle, and the settle's answer is announced. Every way out of a b
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from perdure._engine import telling
 from perdure._engine.activation import Activation, Leaving
 from perdure._engine.calls import culprits, in_pool
 from perdure._engine.committer import refuses_the_value
@@ -39,12 +39,13 @@ from perdure.model.transitions import (
     Suspended,
     Verdict,
 )
+from perdure.telemetry import Log
 
 if TYPE_CHECKING:
     from perdure._engine.definition import Definition
     from perdure._engine.engine import Engine
 
-log = logging.getLogger("perdure.run")
+log = Log("perdure.run")
 
 Left: TypeAlias = Callable[[], None]
 
@@ -73,6 +74,8 @@ class Executor:
         definition = self.engine.registry[run.definition]
         activation = Activation(self, definition, claimed)
         self.active[run.run_id] = activation
+        if self.engine.hooks.kinds:
+            telling.claimed(activation)
         try:
             args, kwargs = definition.arguments.decode(run.input)
         except InvalidValue as error:
@@ -81,7 +84,7 @@ class Executor:
         except Exception as error:
             # An annotation that cannot be resolved, say: no fault of the input, and no reason to
             # keep the other runs of this claim from starting.
-            log.exception("run %s of %r could not be started", run.run_id, run.definition)
+            log.exception("run could not be started", **_fields(activation))
             self._settle(activation, self._failed(error, "error"))
             return
         root = activation.begin(self._body(activation, definition, args, kwargs))
@@ -142,11 +145,7 @@ class Executor:
         if why is Leaving.LOST:
             activation.close()
             self._free(activation)
-            log.warning(
-                "run %s of %r was lost by this worker and goes on elsewhere",
-                activation.run.run_id,
-                activation.definition.name,
-            )
+            log.warning("run lost by this worker; it goes on elsewhere", **_fields(activation))
             return
         self._settle(activation, self._verdict(activation))
 
@@ -157,7 +156,7 @@ class Executor:
             "recorded. Let CancelledError pass: catch Exception, not BaseException, around "
             "durable calls"
         )
-        log.error("%s", error)
+        log.error("body went on after it was told to leave", **_fields(activation), error=error)
 
     def _verdict(self, activation: Activation) -> Verdict:
         if activation.mismatch is not None:
@@ -211,10 +210,9 @@ class Executor:
         orphans = activation.journal.orphans()
         if orphans:
             log.warning(
-                "run %s of %r ended with recorded steps that its code did not ask for: %s",
-                activation.run.run_id,
-                definition.name,
-                ", ".join(record.key.path for record in orphans),
+                "run ended with recorded steps that its code did not ask for",
+                **_fields(activation),
+                steps=",".join(record.key.path for record in orphans),
             )
         return Completed(data, tuple(record.key for record in orphans))
 
@@ -242,7 +240,10 @@ class Executor:
         settled.add_done_callback(lambda future: self._settled(activation, verdict, future))
 
     def _submit(self, activation: Activation, verdict: Verdict) -> asyncio.Future[Settled | Fenced]:
-        return self.engine.committer.submit(Settle(activation.grant, verdict), patient=True)
+        settled = self.engine.committer.submit(Settle(activation.grant, verdict), patient=True)
+        if self.engine.hooks.kinds:
+            telling.when_settled(activation, verdict, settled)
+        return settled
 
     def _free(self, activation: Activation) -> None:
         run_id = activation.run.run_id
@@ -262,7 +263,7 @@ class Executor:
             return
         answer = future.result()
         if isinstance(answer, Fenced):
-            log.warning("the end of run %s was refused: it is held elsewhere", run.run_id)
+            log.warning("end of run refused; it is held elsewhere", **_fields(activation))
         elif answer.status in TERMINAL:
             self.announce(activation, _ending(run.run_id, answer, verdict))
 
@@ -274,7 +275,7 @@ class Executor:
         Where it can take nothing at all (it was busy until the worker stopped) nothing is said:
         the claim is left to a rescuer, and the body to a replay.
         """
-        log.error("run %s could not be settled: %s", activation.run.run_id, failure)
+        log.error("run could not be settled", **_fields(activation), error=failure)
         if refuses_the_value(failure) and not isinstance(verdict, Failed):
             second = Failed(encode_error(failure), "error")
             future = self._submit(activation, second)
@@ -324,6 +325,12 @@ class Executor:
         task = asyncio.Task(coroutine, loop=self.loop)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+
+
+def _fields(activation: Activation) -> dict[str, str | None]:
+    """Return what every line of the log says of a run."""
+    run = activation.run
+    return {"run_id": run.run_id, "definition": run.definition, "worker_id": run.worker_id}
 
 
 def _swallowed(activation: Activation) -> bool:

@@ -8,17 +8,17 @@ the store hints that something changed. Nobody watches, nothing polls.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 from perdure.errors import StoreError
 from perdure.model.records import Ending
+from perdure.telemetry import Log
 
 if TYPE_CHECKING:
     from perdure.store import Store
 
-log = logging.getLogger("perdure.watcher")
+log = Log("perdure.watcher")
 
 POLL = 1.0
 """Seconds between reads while somebody watches and no hint comes."""
@@ -123,7 +123,7 @@ class Watcher:
         try:
             await self._ask(list(self._listeners))
         except StoreError as error:
-            log.warning("could not ask how runs ended: %s", error)
+            log.warning("cannot ask how runs ended", error=error)
         if self._listeners and not self._closed:
             self._schedule(POLL)
 

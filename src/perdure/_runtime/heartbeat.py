@@ -9,7 +9,6 @@ worker's row: what it finds out is handed to the worker's loop, where the commit
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 import threading
@@ -23,12 +22,13 @@ from perdure.duration import Duration, to_micros
 from perdure.errors import StoreError, UsageError
 from perdure.model.records import Control, WorkerRecord
 from perdure.model.transitions import Beaten, Heartbeat
+from perdure.telemetry import Log
 
 if TYPE_CHECKING:
     from perdure._engine.engine import Engine
     from perdure.store import Store
 
-log = logging.getLogger("perdure.heartbeat")
+log = Log("perdure.heartbeat")
 
 STALL_WARNING = 60.0
 """Seconds after which a loop that does not move is reported and given no more work."""
@@ -186,11 +186,11 @@ class Heart:
             await self.tick(store)
         except StoreError as error:
             self._sightings.forget()
-            log.warning("a heartbeat failed: %s", error)
+            log.warning("heartbeat failed", worker_id=self._worker_id, error=error)
         except Exception:
             # Whatever it is, a heart that stops beating costs the worker all its runs.
             self._sightings.forget()
-            log.exception("a heartbeat failed unexpectedly")
+            log.exception("heartbeat failed unexpectedly", worker_id=self._worker_id)
 
     async def tick(self, store: Store) -> None:
         """Beat if it is time, look at the other workers, and look after the loop."""
@@ -234,11 +234,20 @@ class Heart:
             return
         still = now - self._loop_moved
         if still >= STALL_LIMIT:
-            log.critical("the event loop stood still for %d s; ending the process", still)
+            log.critical(
+                "event loop stands still; ending the process",
+                worker_id=self._worker_id,
+                seconds=int(still),
+            )
             os._exit(EXIT_STALLED)
         if still >= STALL_WARNING and not self._reported:
             self._reported = True
-            log.error("the event loop stands still for %d s at:\n%s", still, self._where())
+            log.error(
+                "event loop stands still",
+                worker_id=self._worker_id,
+                seconds=int(still),
+                where=self._where(),
+            )
 
     def _where(self) -> str:
         frame = sys._current_frames().get(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- documented

@@ -8,22 +8,23 @@ heartbeat in a thread of its own.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime
 from enum import Enum
 from typing import Protocol, Self
 
 from perdure import defaults
-from perdure._engine import adrift
+from perdure._engine import adrift, telling
 from perdure._engine.activation import Leaving
 from perdure._engine.engine import Engine
 from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
 from perdure._runtime.heartbeat import Heart, Pulse
-from perdure.codec import encode_error
+from perdure.clock import to_datetime
+from perdure.codec import encode_error, error_summary
 from perdure.duration import Duration, to_micros
 from perdure.errors import PerdureError, StoreError, UsageError
 from perdure.model.lifecycle import SUSPECT_AFTER
@@ -44,8 +45,16 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
+from perdure.telemetry import (
+    Log,
+    RunsRescued,
+    WorkerError,
+    WorkerLost,
+    WorkerReady,
+    WorkerStopped,
+)
 
-log = logging.getLogger("perdure.worker")
+log = Log("perdure.worker")
 
 REASONS = frozenset(
     {
@@ -193,12 +202,17 @@ class Worker:
             undo.callback(adrift.remove)
             self._executor = Executor(self._engine, self._slot_freed)
             undo.callback(self._drop_sign)
-            await self._join()
+            try:
+                await self._join()
+            except StoreError as error:
+                self._tell_error("joining", error)
+                raise
             self._undo = undo.pop_all()
         self._state = State.WORKING
         self._unlisten = self._engine.store.listen(self.look)
         self._engine.committer.add_claimant(self)
         self._engine.controlled.append(self.controlled)
+        self._tell_ready()
         self.look()
 
     def _set_state(self, state: State) -> None:
@@ -237,6 +251,8 @@ class Worker:
                 activation.leave(Leaving.RELEASED)
             await self._executor.empty()
             await self._leave_store()
+            if WorkerStopped in (hooks := self._engine.hooks).kinds:
+                hooks.tell(WorkerStopped(at=self._now(), worker_id=self.worker_id))
         finally:
             self._stopping = None
             await self._undo.aclose()
@@ -280,7 +296,7 @@ class Worker:
         self._release_sign = engine.store.hold(self.worker_id)
         known = [worker.worker_id for worker in await engine.store.workers()]
         for departed in engine.store.departed(known):
-            await self._rescued(departed, None)
+            await self._note_rescued(departed, await self._rescued(departed, None))
         versions = engine.registry.versions()
         await engine.committer.submit(
             RegisterWorker(
@@ -298,9 +314,16 @@ class Worker:
     async def _leave_store(self) -> None:
         await self._heart.stop()
         try:
-            await self._engine.committer.submit(RetireWorker(self.worker_id))
+            retired = await self._engine.committer.submit(RetireWorker(self.worker_id))
         except StoreError as error:
-            log.warning("could not sign off; the lease will run out: %s", error)
+            log.warning(
+                "worker could not sign off; its lease will run out",
+                worker_id=self.worker_id,
+                error=error,
+            )
+            self._tell_error("leaving", error)
+        else:
+            await telling.stopped(self._engine, retired.ended)
 
     async def _drain(self, seconds: float) -> None:
         assert self._changed is not None
@@ -477,7 +500,11 @@ class Worker:
         self._claiming = False
         # None were given back where the heart had counted a run whose end was on its way.
         if not answer.cancelled() and not answer.exception() and answer.result().queued:
-            log.warning("gave back %d runs that nobody executed", len(answer.result().queued))
+            log.warning(
+                "gave back runs that nobody executed",
+                worker_id=self.worker_id,
+                runs=len(answer.result().queued),
+            )
         self.look()
 
     def lost(self) -> None:
@@ -486,7 +513,9 @@ class Worker:
             for activation in list(self._executor.active.values()):
                 activation.leave(Leaving.LOST)
         if self._state is State.WORKING and (self._rejoining is None or self._rejoining.done()):
-            log.error("worker %s lost its lease; its runs go on elsewhere", self.worker_id)
+            log.error("worker lost its lease; its runs go on elsewhere", worker_id=self.worker_id)
+            if WorkerLost in (hooks := self._engine.hooks).kinds:
+                hooks.tell(WorkerLost(at=self._now(), worker_id=self.worker_id))
             self._rejoining = asyncio.Task(self._rejoin(), loop=self._loop)
 
     async def _rejoin(self) -> None:
@@ -502,9 +531,13 @@ class Worker:
                 break
             except StoreError as error:
                 self._drop_sign()
-                log.warning("cannot join as a new worker yet: %s", error)
+                log.warning(
+                    "cannot join as a new worker yet", worker_id=self.worker_id, error=error
+                )
+                self._tell_error("joining", error)
                 await self._engine.clock.sleep(self._poll)
         self._state = State.WORKING
+        self._tell_ready()
         self.look()
 
     async def _stop_rejoining(self) -> None:
@@ -529,16 +562,36 @@ class Worker:
         try:
             answer = await self._rescued(worker_id, beat)
         except StoreError as error:
-            log.warning("could not rescue the runs of worker %s yet: %s", worker_id, error)
+            log.warning(
+                "cannot rescue the runs of a worker yet", dead_worker_id=worker_id, error=error
+            )
+            self._tell_error("rescuing", error)
             return
         if answer.queued or answer.ended:
-            log.warning(
-                "worker %s is dead; %d of its runs go on, %d ended",
-                worker_id,
-                len(answer.queued),
-                len(answer.ended),
-            )
+            await self._note_rescued(worker_id, answer)
             self.look()
+
+    async def _note_rescued(self, worker_id: str, answer: Rescued) -> None:
+        """Say that another worker was dead, if it held anything."""
+        if not answer.queued and not answer.ended:
+            return
+        log.warning(
+            "worker is dead; its runs are given back",
+            dead_worker_id=worker_id,
+            queued=len(answer.queued),
+            ended=len(answer.ended),
+        )
+        if RunsRescued in (hooks := self._engine.hooks).kinds:
+            hooks.tell(
+                RunsRescued(
+                    at=self._now(),
+                    worker_id=self.worker_id,
+                    dead_worker_id=worker_id,
+                    queued=answer.queued,
+                    ended=answer.ended,
+                )
+            )
+        await telling.stopped(self._engine, answer.ended)
 
     def _rescued(self, worker_id: str, beat: int | None) -> asyncio.Future[Rescued]:
         evidence = crash_evidence(self._crash_cap)
@@ -548,7 +601,30 @@ class Worker:
 
     def stalled(self) -> None:
         """The event loop stood still for long and moves again."""
-        log.warning("the event loop of worker %s moves again", self.worker_id)
+        log.warning("event loop moves again", worker_id=self.worker_id)
+
+    # --- what hooks are told -------------------------------------------------------------------
+
+    def _now(self) -> datetime:
+        return to_datetime(self._engine.store_now())
+
+    def _tell_ready(self) -> None:
+        if WorkerReady in (hooks := self._engine.hooks).kinds:
+            hooks.tell(
+                WorkerReady(
+                    at=self._now(),
+                    worker_id=self.worker_id,
+                    queues=self._queues,
+                    slots=self.concurrency,
+                )
+            )
+
+    def _tell_error(self, doing: str, error: StoreError) -> None:
+        if WorkerError in (hooks := self._engine.hooks).kinds:
+            summary = error_summary(encode_error(error))
+            hooks.tell(
+                WorkerError(at=self._now(), worker_id=self.worker_id, doing=doing, error=summary)
+            )
 
 
 def _check_count(name: str, given: object) -> None:
