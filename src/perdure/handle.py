@@ -38,6 +38,7 @@ from perdure.model.records import (
     Status,
     StepKey,
     StepKind,
+    WorkerRecord,
 )
 from perdure.model.transitions import CancelRun, Controlled, Refused, RetryRun
 
@@ -116,6 +117,26 @@ class RunHistory:
     attempts: tuple[FailedAttempt, ...]
     steps: tuple[StepHistory, ...]
     orphans: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEntry:
+    """A worker as the store knows it.
+
+    Attributes:
+        definitions: name to version of what it serves.
+        slots: how many runs it executes at once.
+        beat_at: when it last gave a sign of life.
+    """
+
+    id: str
+    host: str
+    pid: int
+    definitions: dict[str, str]
+    queues: tuple[str, ...]
+    slots: int
+    started_at: datetime
+    beat_at: datetime
 
 
 class Run(Generic[R]):
@@ -310,6 +331,20 @@ class Run(Generic[R]):
         )
         failure.__cause__ = decode_error(data)
         return failure
+
+
+def worker_entry(record: WorkerRecord) -> WorkerEntry:
+    """Return a registered worker for people."""
+    return WorkerEntry(
+        id=record.worker_id,
+        host=record.host,
+        pid=record.pid,
+        definitions=record.definitions,
+        queues=record.queues,
+        slots=record.slots,
+        started_at=to_datetime(record.started_at),
+        beat_at=to_datetime(record.beat_at),
+    )
 
 
 def _readable(history: History) -> RunHistory:
