@@ -225,7 +225,7 @@ class Run(Generic[R]):
         found = await self._engine.store.history(self.id)
         if found is None:
             raise self._missing()
-        return _readable(found)
+        return readable(found)
 
     @property
     def engine(self) -> Engine:
@@ -347,7 +347,8 @@ def worker_entry(record: WorkerRecord) -> WorkerEntry:
     )
 
 
-def _readable(history: History) -> RunHistory:
+def readable(history: History) -> RunHistory:
+    """Return what a store keeps of a run, for people."""
     run = history.run
     return RunHistory(
         id=run.run_id,
