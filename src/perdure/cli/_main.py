@@ -41,8 +41,32 @@ COMMANDS: Final = {
 """Every command with its line in the help; its module is found by its name."""
 
 
+class ReaderGone(Exception):
+    """Whoever read the output has closed it. Click would take a BrokenPipeError for its own."""
+
+
 class Commands(click.Group):
     """The commands by name, imported one by one."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the words before the command; --help and --version print here."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Return the names, in the order in which people meet them."""
@@ -117,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _run(given)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         _forget_output()
         return ExitCode.OK
     return code

@@ -25,13 +25,13 @@ COLOURS: Final = {
     "pending": "yellow",
 }
 GLYPHS: Final = {
-    "queued": "\N{WHITE CIRCLE}",
-    "running": "\N{BLACK RIGHT-POINTING TRIANGLE}",
-    "waiting": "\N{CIRCLE WITH UPPER RIGHT QUADRANT BLACK}",
-    "paused": "\N{DOUBLE VERTICAL LINE}",
-    "completed": "\N{CHECK MARK}",
-    "failed": "\N{MULTIPLICATION X}",
-    "cancelled": "\N{CIRCLED DIVISION SLASH}",
+    "queued": "○",
+    "running": "▶",
+    "waiting": "◷",
+    "paused": "❚❚",
+    "completed": "✓",
+    "failed": "✕",
+    "cancelled": "⊘",
 }
 
 

@@ -176,11 +176,11 @@ def _imported(name: str, where: str) -> Any:
     except Failure:
         raise
     except ImportError as error:
-        near = [file.stem for file in sorted(Path.cwd().glob("*.py"))]
-        close = difflib.get_close_matches(name, near, n=1)
-        hint = (
-            f"did you mean {close[0]}:app?" if close else "run it where the module can be imported"
-        )
+        hint = "install or mend what it imports"
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            near = [file.stem for file in sorted(Path.cwd().glob("*.py"))]
+            close = difflib.get_close_matches(name, near, n=1)
+            hint = f"did you mean {close[0]}:app?" if close else "run it where the module is"
         raise Failure(ExitCode.USAGE, f"cannot import {where}", why=str(error), do=hint) from error
     except Exception as error:
         raise Failure(

@@ -223,10 +223,10 @@ def _refuse_unknown(file: Path, table: Mapping[str, object]) -> None:
 
 def strange_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the PERDURE_ variables that set nothing, each with what was probably meant."""
-    known = [variable(name) for name in SETTINGS]
+    known = {variable(name) for name in SETTINGS}
     strange: dict[str, str] = {}
     for name in sorted(environment):
         if name.startswith("PERDURE_") and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            strange[name] = close[0] if close else ""
+            close = difflib.get_close_matches(name[8:].lower(), SETTINGS, n=1)
+            strange[name] = variable(close[0]) if close else ""
     return strange

@@ -45,7 +45,12 @@ def _when(
 @click.command("runs", short_help="List runs, newest first.")
 @place_options
 @click.option(
-    "-s", "--status", "statuses", multiple=True, type=click.Choice([str(one) for one in Status])
+    "-s",
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice([str(status) for status in Status]),
+    help="How they stand.",
 )
 @click.option("-n", "--name", "names", multiple=True, help="Of their workflow or job.")
 @click.option("-Q", "--queue", help="The queue they wait in.")
@@ -57,7 +62,7 @@ def _when(
 @click.option("--until", callback=_when, help="Created before then.")
 @click.option("--text", help="A part of id, name, key or tag.")
 @click.option("--id", "id_prefix", metavar="PREFIX", help="How their ids begin.")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1), default=20, help="At most so many.  [20]")
 @click.option("--json", "in_json", is_flag=True, help="Print one JSON list.")
 @click.option("--jsonl", "in_lines", is_flag=True, help="Print a line of JSON a run.")
 @click.pass_context
