@@ -131,10 +131,12 @@ def test_runs_as_text_json_and_lines(command: Perdure, shop: str):
 
 def test_a_worker_waits_works_and_stops(command: Perdure, shop: str):
     """One line when it is ready, a run's result for who waits, exit 0 after SIGTERM."""
-    with background("worker", f"{shop}:app", "--log-format", "json") as worker:
+    words = ("-Q", "mail", "-Q", "default", "-c", "50", "--log-format", "json")
+    with background("worker", f"{shop}:app", *words) as worker:
         assert worker.stdout is not None
         ready = json.loads(worker.stdout.readline())
         assert (ready["event"], ready["pid"]) == ("ready", worker.pid)
+        assert (ready["queues"], ready["concurrency"]) == (["mail", "default"], 50)
         done = command("start", "add", "n=2", "--wait", "--app", f"{shop}:app")
         assert (done.code, done.out) == (0, "2.5\n")
         failed = command("start", "boom", "what=a reason", "--wait", "--app", f"{shop}:app")
