@@ -313,6 +313,7 @@ def test_out_of_time_is_6(command: Perdure, shop: str):
     answer = command(*words, "--json")
     assert (answer.code, answer.out) == (6, "")
     assert answer.error["code"] == "P134"
+    assert answer.error["do"].endswith(f"perdure show {answer.error['run_id']}")
 
 
 def test_an_interrupt_is_130(shop: str, yard: Path):

@@ -256,6 +256,24 @@ def test_show_a_run_that_failed_twice(shop: str, perdure: Perdure):
     assert len(told["attempts"]) == 1
 
 
+def test_show_what_is_long_or_damaged(yard: Path, perdure: Perdure):
+    """A long input is cut for people and whole in JSON; bytes that are no JSON are a text."""
+
+    async def fill() -> None:
+        store = SqliteStore(yard / "shop.db")
+        await store.open()
+        long = b'"' + b"x" * 100_000 + b'"'
+        await store.apply([CreateRun("long", "d", long, 1), CreateRun("odd", "d", b"\xff{", 2)])
+        await store.close()
+
+    asyncio.run(fill())
+    text = perdure("show", "long", "--url", URL).out
+    assert len(text) < 3_000
+    assert "of 100,002 characters; --json prints all" in text
+    assert perdure("show", "long", "--url", URL, "--json").json["input"] == "x" * 100_000
+    assert perdure("show", "odd", "--url", URL, "--json").json["input"] == "\\xff{"
+
+
 # --- printing --------------------------------------------------------------------------------
 
 

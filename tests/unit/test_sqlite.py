@@ -930,3 +930,16 @@ async def test_the_pages_of_an_id_prefix_sort_numbers_only(store: SqliteStore):
     assert len(ranges) == 2
     assert all(line.startswith("SEARCH run USING COVERING INDEX") for line in ranges), lines
     assert not [line for line in lines if line.startswith("SCAN")], lines
+
+
+async def test_a_plan_names_what_is_missing(make_store: MakeStore, tmp_path: Path):
+    """A file that is not there, one that is empty, one that is ready, and one that is no place."""
+    path = tmp_path / "new.db"
+    assert await SqliteStore(path).plan() == [f"create {path} with schema 1"]
+    path.touch()
+    assert await SqliteStore(path).plan() == [f"create schema 1 in {path}, which is empty"]
+    assert path.stat().st_size == 0
+    await make_store(path)
+    assert await SqliteStore(path).plan() == []
+    with pytest.raises(StoreReadOnly, match="is no directory"):
+        await SqliteStore(tmp_path / "nowhere" / "x.db").plan()

@@ -36,13 +36,14 @@ def control(
         codes: list[int] = []
         async with opened(place) as app:
             for typed in dict.fromkeys(ids):
+                run_id = None
                 try:
                     run_id = await resolve_id(app.engine.store, typed)
                     status = await act(app.get(run_id))
                 except Failure as failure:
                     problem = failure
                 except PerdureError as error:
-                    problem = meaning_of(error)
+                    problem = meaning_of(error, run_id)
                 else:
                     answers.append({"id": run_id, "status": str(status)})
                     codes.append(ExitCode.OK)

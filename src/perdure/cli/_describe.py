@@ -65,8 +65,14 @@ def history_fields(history: History) -> dict[str, Any]:
 
 
 def value_of(data: bytes) -> Any:
-    """Return a payload as JSON's own values: what is stored, tags of builtin extras included."""
-    return json.loads(data or b"null")
+    """Return a payload as JSON's own values: what is stored, tags of builtin extras included.
+
+    Bytes that are no JSON, or hold a number longer than Python reads, come as a text.
+    """
+    try:
+        return json.loads(data or b"null")
+    except ValueError:
+        return data.decode("utf-8", "backslashreplace")
 
 
 def _instant(micros: Micros | None) -> str | None:

@@ -87,12 +87,22 @@ MEANINGS: Final[dict[type[PerdureError], Meaning]] = {
 """The first class that fits counts: subclasses stand before their base."""
 
 
-def meaning_of(error: PerdureError) -> Failure:
-    """Return an error of Perdure as the failure of a command."""
+def meaning_of(error: PerdureError, run_id: str | None = None) -> Failure:
+    """Return an error of Perdure as the failure of a command.
+
+    Args:
+        error: what was raised.
+        run_id: whose error it is, if that is known.
+    """
     exit_code, what, do = next(
         meaning for cls, meaning in MEANINGS.items() if isinstance(error, cls)
     )
-    return Failure(exit_code, what, why=str(error), do=do, details={"code": error.code})
+    details = {"code": error.code}
+    run_id = getattr(error, "run_id", run_id)
+    if run_id is not None:
+        do = do.replace(" ID", f" {run_id}")
+        details["run_id"] = run_id
+    return Failure(exit_code, what, why=str(error), do=do, details=details)
 
 
 @contextmanager

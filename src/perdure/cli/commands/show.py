@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -16,6 +16,9 @@ from perdure.cli._output import as_json, escape, fields, status_text, table
 from perdure.cli._places import opened, place_of_store, place_options, settings_of
 from perdure.duration import format_micros
 from perdure.errors import RunNotFound
+
+MOST_TEXT: Final = 2_000
+"""Characters of a payload that are shown to people."""
 
 
 @click.command("show", short_help="Show a run with its attempts and steps.")
@@ -100,7 +103,12 @@ def _head(told: dict[str, Any]) -> str:
 
 
 def _value(value: Any, none: str | None = None) -> str | None:
-    return none if value is None else json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return none
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) <= MOST_TEXT:
+        return text
+    return f"{text[:MOST_TEXT]}… of {len(text):,} characters; --json prints all"
 
 
 def _error(error: dict[str, Any]) -> str:

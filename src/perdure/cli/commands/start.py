@@ -10,10 +10,11 @@ import click
 from perdure.app import App
 from perdure.cli._describe import value_of
 from perdure.cli._failures import ExitCode, Failure
-from perdure.cli._meanings import perform
+from perdure.cli._meanings import meaning_of, perform
 from perdure.cli._output import as_json, escape
 from perdure.cli._places import app_option, place_of_code, settings_of
 from perdure.cli._values import parse_arguments
+from perdure.errors import PerdureError
 from perdure.handle import Run
 from perdure.workflow import Workflow
 
@@ -71,7 +72,10 @@ def command(
                 return ExitCode.OK
             if not in_json:
                 click.echo(f"started {escape(run.id)}", err=True)
-            await run.result(timeout)
+            try:
+                await run.result(timeout)
+            except PerdureError as error:
+                raise meaning_of(error, run.id) from error
             record = await place.app.engine.store.get(run.id)
             result = None if record is None else value_of(record.result or b"")
             click.echo(as_json({"id": run.id, "result": result} if in_json else result))
