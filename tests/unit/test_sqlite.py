@@ -405,6 +405,7 @@ async def test_the_first_of_a_lane_are_not_sorted(store: SqliteStore):
     [
         (RunQuery(statuses=(Status.FAILED,)), "run_ailing"),
         (RunQuery(statuses=(Status.PAUSED, Status.CANCELLED)), "run_ailing"),
+        (RunQuery(statuses=(Status.RUNNING,)), "run_held"),
         (RunQuery(parent_id="r"), "run_child"),
         (RunQuery(id_prefix="0199"), "run_id (namespace=? AND id>? AND id<?)"),
         (RunQuery(id_prefix="o", text="x", limit=2), "run_id (namespace=? AND id>? AND id<?)"),
@@ -916,6 +917,30 @@ async def test_a_join_of_many_children_is_fulfilled_once(desk: Desk):
 def test_ids_of_the_suite_are_packed():
     """The sizes above are those of ids as the library draws them."""
     assert isinstance(codes.pack_id(ids.Ids().run_id()), bytes)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        RunQuery(),
+        RunQuery(before=9),
+        RunQuery(definitions=("d",), queue="q"),
+        RunQuery(statuses=(Status.QUEUED, Status.FAILED)),
+        RunQuery(text="x", tag="y", unique_key="z", reason="error"),
+        RunQuery(created_after=1, created_before=2),
+    ],
+    ids=str,
+)
+async def test_lists_walk_from_the_newest(store: SqliteStore, query: RunQuery):
+    """Runs are looked at in their order until the page is full: none is sorted."""
+    await store.apply([CreateRun("r", "d", b"", 1, queue="q")])
+    connection = writer(store)
+    found = listing.list_statement(query, 1, Names(connection))
+    assert found is not None
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {found.text}", found.parameters).fetchall()
+    lines = [row[3] for row in plan]
+    assert lines[0].startswith(("SCAN run", "SEARCH run USING INTEGER PRIMARY KEY")), lines
+    assert not [line for line in lines if "TEMP B-TREE" in line], lines
 
 
 async def test_the_pages_of_an_id_prefix_sort_numbers_only(store: SqliteStore):
