@@ -1,6 +1,7 @@
 """The command line in a directory of its own, with a small app beside it."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -99,9 +100,16 @@ def shop(yard: Path) -> str:
 def perdure(yard: Path, capsys: pytest.CaptureFixture[str]) -> Perdure:
     """Run a command in this process."""
 
+    root = logging.getLogger()
+
     def run(*words: str) -> Answer:
+        handlers, level = list(root.handlers), root.level
         capsys.readouterr()
-        code = main(words)
+        try:
+            code = main(words)
+        finally:
+            root.handlers[:] = handlers  # a worker logs for its process, which is not this one
+            root.setLevel(level)
         out, err = capsys.readouterr()
         return Answer(code, out, err)
 

@@ -13,10 +13,15 @@ _KNOWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctim
 
 
 def log_to_stderr(level: str, *, in_json: bool) -> None:
-    """Write what any logger of the process says to standard error, from this level on."""
+    """Write what any logger of the process says to standard error, from this level on.
+
+    To be called before the app is imported: a ``basicConfig`` in its module then changes nothing.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if in_json else TextLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(level.upper())
 
 
 class TextLines(logging.Formatter):
