@@ -1,16 +1,27 @@
-"""Work that must finish: durable workflows and typed background jobs on one engine."""
+"""Work that must finish: durable workflows and typed background jobs on one engine.
 
-from perdure._engine.scope import carry
-from perdure._runtime.worker import Worker
+The names are loaded when the first of them is asked for, so that ``perdure --version``, or a
+module that names the package only for a type checker, does not pay for the engine.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+
 from perdure._version import __version__
-from perdure.app import App
-from perdure.context import Context
-from perdure.errors import NonRetryable, PerdureError, RetryAfter
-from perdure.handle import Run
-from perdure.model.records import Status
-from perdure.retry import Backoff, RetryPolicy, constant, exponential, linear
-from perdure.step import Step, gather, now, random, sleep, sleep_until, step, uuid
-from perdure.workflow import Workflow
+
+TYPE_CHECKING = False  # what `typing` says too, whose import would cost a fifth of all
+if TYPE_CHECKING:
+    from perdure._engine.scope import carry
+    from perdure._runtime.worker import Worker
+    from perdure.app import App
+    from perdure.context import Context
+    from perdure.errors import NonRetryable, PerdureError, RetryAfter
+    from perdure.handle import Run
+    from perdure.model.records import Status
+    from perdure.retry import Backoff, RetryPolicy, constant, exponential, linear
+    from perdure.step import Step, gather, now, random, sleep, sleep_until, step, uuid
+    from perdure.workflow import Workflow
 
 __all__ = [
     "App",
@@ -38,3 +49,39 @@ __all__ = [
     "step",
     "uuid",
 ]
+
+_HOMES = {
+    "_engine.scope": ("carry",),
+    "_runtime.worker": ("Worker",),
+    "app": ("App",),
+    "context": ("Context",),
+    "errors": ("NonRetryable", "PerdureError", "RetryAfter"),
+    "handle": ("Run",),
+    "model.records": ("Status",),
+    "retry": ("Backoff", "RetryPolicy", "constant", "exponential", "linear"),
+    "step": ("Step", "gather", "now", "random", "sleep", "sleep_until", "step", "uuid"),
+    "workflow": ("Workflow",),
+}
+"""Where each name is at home: the imports above, for the interpreter."""
+
+
+class _Package(ModuleType):
+    """The package. Importing a submodule of a public name (``step``) does not hide that name."""
+
+    def __getattr__(self, name: str) -> object:
+        for home, names in _HOMES.items():
+            if name in names:
+                found = getattr(importlib.import_module(f"perdure.{home}"), name)
+                super().__setattr__(name, found)
+                return found
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,4 +1,4 @@
-"""What differs between operating systems: file locks, local sockets, private files, forks.
+"""What differs between operating systems: file locks, local sockets, private files, forks, signals.
 
 The only module that names things which Windows does not have. Everything here is a small function
 with one meaning on every system; where a system cannot do it, the function says so.
@@ -6,11 +6,14 @@ with one meaning on every system; where a system cannot do it, the function says
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 if sys.platform == "win32":
@@ -24,6 +27,7 @@ __all__ = [
     "close_descriptor",
     "datagram_sender",
     "has_local_sockets",
+    "hear_stop_signals",
     "make_private_directory",
     "make_private_file",
     "on_fork",
@@ -76,6 +80,34 @@ def close_descriptor(descriptor: int) -> None:
         os.close(descriptor)
     except OSError:
         return
+
+
+# --- signals ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def hear_stop_signals(callback: Callable[[], None]) -> Generator[None, None, None]:
+    """Call back in the running loop at each SIGINT and SIGTERM, instead of ending the process.
+
+    Ctrl-C is one everywhere; on Windows nothing sends a SIGTERM from outside. To be used in the
+    main thread.
+    """
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+    if sys.platform == "win32":  # loops there have no add_signal_handler
+        for number in signals:
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
+    else:
+        for number in signals:
+            loop.add_signal_handler(number, callback)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if sys.platform != "win32":
+                loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 # --- locks -----------------------------------------------------------------------------------

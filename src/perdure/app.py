@@ -12,6 +12,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import fields
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -19,12 +20,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from perdure import defaults
 from perdure._engine.engine import Engine, Ports
 from perdure._engine.registry import Registry
+from perdure.clock import to_micros_instant
 from perdure.codec import Schema, schema
 from perdure.context import Context
 from perdure.duration import Duration
-from perdure.errors import DefinitionError, UsageError
-from perdure.handle import Run
-from perdure.model.records import RunQuery, Status
+from perdure.errors import DefinitionError, RunNotFound, UsageError
+from perdure.handle import Run, WorkerEntry, worker_entry
+from perdure.model.records import Count, RunQuery, Status
 from perdure.retry import Backoff, RetryOn
 from perdure.step import Step, StepOptions, decorate
 from perdure.store import Store
@@ -270,26 +272,102 @@ class App:
     async def runs(
         self,
         *,
-        status: Status | str | None = None,
-        name: str | None = None,
+        status: Status | str | Iterable[Status | str] = (),
+        name: str | Iterable[str] = (),
         reason: str | None = None,
+        queue: str | None = None,
+        unique_key: str | None = None,
+        tag: str | None = None,
+        parent: Run[Any] | str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        text: str | None = None,
+        id_prefix: str | None = None,
         limit: int = 100,
+        before: Run[Any] | str | None = None,
     ) -> list[Run[Any]]:
-        """Return the newest runs that match.
+        """Return the newest runs that match; every argument narrows.
 
         Args:
-            status: ``failed`` and so on.
-            name: of their definition.
+            status: ``failed`` and so on; several are alternatives.
+            name: of their definition; several are alternatives.
             reason: ``crash`` with ``failed`` shows the runs that killed their workers.
+            queue: exactly.
+            unique_key: exactly; of ended runs, too.
+            tag: one of theirs, exactly.
+            parent: whose body started them.
+            created_after: an aware datetime; from this instant on.
+            created_before: an aware datetime; before this instant.
+            text: a part of the id, the definition's name, the unique_key or a tag; capitals
+                ``A`` to ``Z`` do not matter.
+            id_prefix: how the id begins.
             limit: 1 to 1,000.
+            before: the run that ended the page before this one, for the next page. What is
+                written between two pages makes no run appear twice or vanish.
+
+        Raises:
+            UsageError: an argument is wrong.
+            RunNotFound: there is no run ``before``.
+
+        Example::
+
+            page = await app.runs(status="failed", name="fulfil")
+            while page:
+                for run in page:
+                    await run.retry()
+                page = await app.runs(status="failed", name="fulfil", before=page[-1])
         """
         if not 1 <= limit <= 1000:
             raise UsageError(f"limit must be between 1 and 1000, got {limit!r}")
-        if status is not None and status not in tuple(Status):
-            raise UsageError(f"there is no status {status!r}; a run is one of {', '.join(Status)}")
-        statuses = () if status is None else (Status(status),)
-        found = await self._engine.store.list_runs(RunQuery(statuses, name, reason, None, limit))
+        query = RunQuery(
+            statuses=_statuses(status),
+            definitions=(name,) if isinstance(name, str) else tuple(name),
+            reason=reason,
+            parent_id=_id_of(parent),
+            queue=queue,
+            unique_key=unique_key,
+            tag=tag,
+            created_after=None if created_after is None else to_micros_instant(created_after),
+            created_before=None if created_before is None else to_micros_instant(created_before),
+            text=text,
+            id_prefix=id_prefix,
+            limit=limit,
+            before=await self._seq_of(_id_of(before)),
+        )
+        found = await self._engine.store.list_runs(query)
         return [Run(run.run_id, self._engine, self._result_of(run.definition)) for run in found]
+
+    async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
+        """Return how many runs there are of each status, all as of one instant.
+
+        The store reads every run for it: ask once a second, not once a request.
+
+        Args:
+            by_definition: count each definition apart.
+            by_queue: count each queue apart.
+
+        Example::
+
+            for count in await app.counts(by_definition=True):
+                print(count.definition, count.status, count.runs)
+        """
+        return await self._engine.store.counts(by_definition=by_definition, by_queue=by_queue)
+
+    async def workers(self) -> list[WorkerEntry]:
+        """Return the registered workers of every process, in order of registration.
+
+        One that died stays until another worker finds out; ``beat_at`` tells since when it gives
+        no sign of life.
+        """
+        return [worker_entry(worker) for worker in await self._engine.store.workers()]
+
+    async def _seq_of(self, run_id: str | None) -> int | None:
+        if run_id is None:
+            return None
+        found = await self._engine.store.get(run_id)
+        if found is None:
+            raise RunNotFound(f"there is no run {run_id!r} here, or its retention has ended")
+        return found.seq
 
     def _result_of(self, name: str) -> Schema[Any]:
         definition = self._registry.find(name)
@@ -346,6 +424,23 @@ class StepDecorator:
     def __call__(self, function: Callable[P, R], /) -> Step[P, R]:
         """Declare the step."""
         raise NotImplementedError
+
+
+def _id_of(run: Run[Any] | str | None) -> str | None:
+    return run.id if isinstance(run, Run) else run
+
+
+def _statuses(given: Status | str | Iterable[Status | str]) -> tuple[Status, ...]:
+    """Return the statuses of these names.
+
+    Raises:
+        UsageError: there is none of that name; the message lists those that there are.
+    """
+    names = (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        if name not in tuple(Status):
+            raise UsageError(f"there is no status {name!r}; a run is one of {', '.join(Status)}")
+    return tuple(Status(name) for name in names)
 
 
 _OTHER_WORDS: dict[str, str] = dict.fromkeys(("retries", "max_retries", "attempts"), "max_attempts")

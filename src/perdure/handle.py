@@ -39,6 +39,7 @@ from perdure.model.records import (
     Status,
     StepKey,
     StepKind,
+    WorkerRecord,
 )
 from perdure.model.transitions import (
     CancelRun,
@@ -130,6 +131,26 @@ class RunHistory:
     attempts: tuple[FailedAttempt, ...]
     steps: tuple[StepHistory, ...]
     orphans: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEntry:
+    """A worker as the store knows it.
+
+    Attributes:
+        definitions: name to version of what it serves.
+        slots: how many runs it executes at once.
+        beat_at: when it last gave a sign of life.
+    """
+
+    id: str
+    host: str
+    pid: int
+    definitions: dict[str, str]
+    queues: tuple[str, ...]
+    slots: int
+    started_at: datetime
+    beat_at: datetime
 
 
 class Run(Generic[R]):
@@ -252,7 +273,7 @@ class Run(Generic[R]):
         found = await self._engine.store.history(self.id)
         if found is None:
             raise self._missing()
-        return _readable(found)
+        return readable(found)
 
     @property
     def engine(self) -> Engine:
@@ -364,7 +385,22 @@ class Run(Generic[R]):
         return failure
 
 
-def _readable(history: History) -> RunHistory:
+def worker_entry(record: WorkerRecord) -> WorkerEntry:
+    """Return a registered worker for people."""
+    return WorkerEntry(
+        id=record.worker_id,
+        host=record.host,
+        pid=record.pid,
+        definitions=record.definitions,
+        queues=record.queues,
+        slots=record.slots,
+        started_at=to_datetime(record.started_at),
+        beat_at=to_datetime(record.beat_at),
+    )
+
+
+def readable(history: History) -> RunHistory:
+    """Return what a store keeps of a run, for people."""
     run = history.run
     return RunHistory(
         id=run.run_id,

@@ -63,7 +63,7 @@ from typing import Protocol
 
 import msgspec
 
-from perdure.model.records import Ending, History, RunQuery, RunRecord, WorkerRecord
+from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
 from perdure.model.transitions import Outcome, Transition
 
 
@@ -99,6 +99,25 @@ class Store(Protocol):
             StoreCorrupt: the data is damaged; it is left as it is.
             SchemaTooNew: a newer version of Perdure wrote it.
             StoreReadOnly, StoreBusy, StoreFull: it cannot be used now.
+        """
+        ...
+
+    async def plan(self) -> list[str]:
+        """Return what :meth:`open` would create or change, a sentence each; do none of it.
+
+        Empty where the store is ready to be opened as it is. It may be asked of a store that is
+        not open.
+
+        Raises:
+            StoreCorrupt, SchemaTooNew, StoreReadOnly, StoreBusy: as :meth:`open`.
+        """
+        ...
+
+    async def damage(self) -> list[str]:
+        """Return what the store's own check of its data finds, a sentence each; empty for sound.
+
+        It may read everything there is. What the runs in it should be like is not its business:
+        see :mod:`perdure._runtime.doctor`.
         """
         ...
 
@@ -155,7 +174,27 @@ class Store(Protocol):
         ...
 
     async def list_runs(self, query: RunQuery) -> list[RunRecord]:
-        """Return the runs that match, newest first."""
+        """Return the runs that match, newest first, as of one instant.
+
+        Newest is by ``seq``, the order of creation, which nothing changes later: pages by
+        ``before`` show each run that was there at the first page once, whatever is written
+        between them; runs created since are on none of them. A text that no run can hold (a lone
+        surrogate) matches none. A store may look at every run older than ``before`` to fill a
+        page, except for ``id_prefix``.
+        """
+        ...
+
+    async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
+        """Return how many runs there are of each status, as of one instant.
+
+        There is no count of 0. They come by definition, then queue (both in the order of their
+        code points), then in the order of :class:`~perdure.model.records.Status`. A store may
+        read every run for it: ask once a second, not once a request.
+
+        Args:
+            by_definition: count each definition apart.
+            by_queue: count each queue apart.
+        """
         ...
 
     async def workers(self) -> list[WorkerRecord]:

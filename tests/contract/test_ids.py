@@ -154,7 +154,7 @@ async def test_definitions_and_queues_are_exact(desk: Desk):
     for n, name in enumerate(NAMES):
         assert ids(await desk.claim(definitions=(name,))) == [f"d {n}"]
         assert ids(await desk.claim(queues=(name,))) == [f"q {n}"]
-        listed = await desk.store.list_runs(RunQuery(definition=name))
+        listed = await desk.store.list_runs(RunQuery(definitions=(name,)))
         assert [run.run_id for run in listed] == [f"d {n}"]
 
 

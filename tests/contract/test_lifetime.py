@@ -49,6 +49,10 @@ async def test_a_closed_store_refuses_every_use(make_store: MakeStore):
     with pytest.raises(StoreClosed):
         await store.list_runs(RunQuery())
     with pytest.raises(StoreClosed):
+        await store.counts()
+    with pytest.raises(StoreClosed):
+        await store.damage()
+    with pytest.raises(StoreClosed):
         await store.workers()
 
 

@@ -83,13 +83,13 @@ async def test_every_filter_narrows(desk: Desk):
     assert await _listed(desk, statuses=(Status.FAILED,)) == ["late", "boom"]
     both = (Status.PAUSED, Status.COMPLETED)
     assert await _listed(desk, statuses=both) == ["misfit", "done"]
-    assert await _listed(desk, definition="p") == ["parent"]
+    assert await _listed(desk, definitions=("p",)) == ["parent"]
     assert await _listed(desk, reason="timeout") == ["late"]
     assert await _listed(desk, reason="mismatch") == ["misfit"]
     assert await _listed(desk, parent_id="parent") == ["child"]
-    assert await _listed(desk, definition="D", parent_id="parent") == []
-    assert await _listed(desk, definition="d", statuses=(Status.QUEUED,)) == ["child"]
-    assert await _listed(desk, definition="") == []
+    assert await _listed(desk, definitions=("D",), parent_id="parent") == []
+    assert await _listed(desk, definitions=("d",), statuses=(Status.QUEUED,)) == ["child"]
+    assert await _listed(desk, definitions=("",)) == []
     assert await _listed(desk, limit=2) == ["D", "child"]
     assert await _listed(desk, statuses=(Status.FAILED,), limit=1) == ["late"]
 

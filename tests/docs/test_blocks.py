@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 KILL_LOOP = "tests/durability/test_kill_loop.py::test_kill_and_run_again"
 
+CLI_PAGE = "tests/docs/test_cli_page.py::test_the_page"
+
 # The exact command as printed: the test, as file::name, that does what the reader would do.
 COMMANDS = {
     "python3 dev.py demo": "tests/unit/test_dev.py::test_demo_installs_once_and_passes_on",
@@ -26,6 +28,28 @@ COMMANDS = {
     "python3 dev.py demo --out archive-again": KILL_LOOP,
     "python3 dev.py test": "tests/unit/test_house.py::test_ci_runs_the_readme_commands",
     "python3 dev.py check": "tests/unit/test_dev.py::test_every_gate_runs_and_counts",
+    **dict.fromkeys(
+        (
+            "perdure start fulfil order_id=o1 cents=499 --id order-1",
+            "perdure start fulfil order_id=o2 cents=1499 --id order-2",
+            "perdure worker --burst --log-level error",
+            "perdure runs",
+            "perdure show order-2",
+            "perdure retry order-2",
+            "perdure cancel order-2 order-1",
+            "perdure show order",
+            "perdure start fulfill order_id=o3 cents=1",
+            "perdure migrate --plan",
+            "perdure doctor",
+            "perdure runs --url sqlite:///elsewhere.db",
+            "perdure config",
+        ),
+        CLI_PAGE,
+    ),
+    "perdure worker shop:app -Q mail -Q default -c 50 --log-format json": (
+        "tests/cli/test_commands.py::test_a_worker_waits_works_and_stops"
+    ),
+    "perdure completion bash": "tests/cli/test_commands.py::test_completion",
 }
 
 FENCE = re.compile(

@@ -178,6 +178,18 @@ class Mortal:
         """Return the runs that match."""
         return await self._read(self.inner.list_runs, query)
 
+    async def counts(self, **apart: bool) -> Any:
+        """Return how many runs there are of each status."""
+        return await self.inner.counts(**apart)
+
+    async def plan(self) -> list[str]:
+        """Return what opening would create."""
+        return await self.inner.plan()
+
+    async def damage(self) -> list[str]:
+        """Return what the inner store finds."""
+        return await self.inner.damage()
+
     async def workers(self) -> Any:
         """Return the registered workers."""
         return await self._read(self.inner.workers)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import OutcomeUnknown, StoreBusy, StoreError, StoreFull, StoreReadOnly
-from perdure.model.records import Ending, History, RunQuery, RunRecord, WorkerRecord
+from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
 from perdure.stores.memory import MemoryStore
@@ -132,6 +132,17 @@ class FaultyStore:
 
     async def list_runs(self, query: RunQuery) -> list[RunRecord]:
         return await self._read(lambda: self._inner.list_runs(query))
+
+    async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
+        return await self._read(
+            lambda: self._inner.counts(by_definition=by_definition, by_queue=by_queue)
+        )
+
+    async def plan(self) -> list[str]:
+        return await self._inner.plan()
+
+    async def damage(self) -> list[str]:
+        return await self._inner.damage()
 
     async def workers(self) -> list[WorkerRecord]:
         return await self._read(self._inner.workers)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import perdure
 from dev import STATIC_GATES
 from perdure._version import __version__
 
@@ -173,11 +174,32 @@ secrets = answer.secrets
 
 
 def test_importing_costs_little():
-    """`import perdure` loads no driver, no command line, no optional package, no metadata."""
-    code = "import sys, perdure; print(*sys.modules)"
+    """No public name loads a driver, the command line, an optional package or any metadata."""
+    code = "import sys; from perdure import *; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     costly = {"click", "http", "importlib.metadata", "pydantic", "sqlite3"}
+    assert "perdure.app" in loaded
     assert not costly.intersection(loaded)
+
+
+def test_public_names_are_at_home():
+    """Each name is loaded from where its import for type checkers says, whatever came before."""
+    tree = modules()["__init__.py"]
+    imported = {
+        alias.name: (node.module or "").removeprefix("perdure.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name in perdure.__all__ and alias.name != "__version__"
+    }
+    homes = {name: home for home, names in perdure._HOMES.items() for name in names}
+    assert homes == imported
+    assert {*homes, "__version__"} == set(perdure.__all__) <= set(dir(perdure))
+    code = "import perdure.app; from perdure import step; print(type(step).__name__)"
+    done = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert done == "StepVerb\n", "importing the module `step` does not hide the verb"
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        perdure.nothing  # noqa: B018  # the attribute is asked for
 
 
 def test_the_changelog_names_the_version():

@@ -1,6 +1,8 @@
 """What differs between operating systems: locks that die with a process, sockets, private files."""
 
+import asyncio
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -193,3 +195,14 @@ def test_closing_an_inherited_descriptor_twice_is_harmless():
     descriptor = left.detach()
     _platform.close_descriptor(descriptor)
     _platform.close_descriptor(descriptor)
+
+
+async def test_stop_signals_are_heard_and_given_back():
+    """Each SIGINT and SIGTERM calls back in the loop; afterwards all is as before."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    heard: asyncio.Queue[None] = asyncio.Queue()
+    with _platform.hear_stop_signals(lambda: heard.put_nowait(None)):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+            await asyncio.wait_for(heard.get(), 10)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -37,11 +37,13 @@ from perdure.stores.sqlite import (
     claims,
     codes,
     connecting,
+    listing,
     reads,
     waiting,
     wakeups,
     workers,
 )
+from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.store import _INHERITED
 from tests.contract.desk import (
     DONE,
@@ -406,15 +408,20 @@ async def test_the_first_of_a_lane_are_not_sorted(store: SqliteStore):
     [
         (RunQuery(statuses=(Status.FAILED,)), "run_ailing"),
         (RunQuery(statuses=(Status.PAUSED, Status.CANCELLED)), "run_ailing"),
+        (RunQuery(statuses=(Status.RUNNING,)), "run_held"),
         (RunQuery(parent_id="r"), "run_child"),
+        (RunQuery(id_prefix="0199"), "run_id (namespace=? AND id>? AND id<?)"),
+        (RunQuery(id_prefix="o", text="x", limit=2), "run_id (namespace=? AND id>? AND id<?)"),
     ],
 )
 async def test_lists_that_people_look_at_use_an_index(
     store: SqliteStore, query: RunQuery, index: str
 ):
     """Few failed ones are found among many completed."""
-    text, parameters = reads._list_statement(query, None)
-    plan = writer(store).execute(f"EXPLAIN QUERY PLAN {text}", (1, *parameters)).fetchall()
+    connection = writer(store)
+    found = listing.list_statement(query, 1, Names(connection))
+    assert found is not None
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {found.text}", found.parameters).fetchall()
     assert any(index in row[3] for row in plan), plan
 
 
@@ -913,3 +920,54 @@ async def test_a_join_of_many_children_is_fulfilled_once(desk: Desk):
 def test_ids_of_the_suite_are_packed():
     """The sizes above are those of ids as the library draws them."""
     assert isinstance(codes.pack_id(ids.Ids().run_id()), bytes)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        RunQuery(),
+        RunQuery(before=9),
+        RunQuery(definitions=("d",), queue="q"),
+        RunQuery(statuses=(Status.QUEUED, Status.FAILED)),
+        RunQuery(text="x", tag="y", unique_key="z", reason="error"),
+        RunQuery(created_after=1, created_before=2),
+    ],
+    ids=str,
+)
+async def test_lists_walk_from_the_newest(store: SqliteStore, query: RunQuery):
+    """Runs are looked at in their order until the page is full: none is sorted."""
+    await store.apply([CreateRun("r", "d", b"", 1, queue="q")])
+    connection = writer(store)
+    found = listing.list_statement(query, 1, Names(connection))
+    assert found is not None
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {found.text}", found.parameters).fetchall()
+    lines = [row[3] for row in plan]
+    assert lines[0].startswith(("SCAN run", "SEARCH run USING INTEGER PRIMARY KEY")), lines
+    assert not [line for line in lines if "TEMP B-TREE" in line], lines
+
+
+async def test_the_pages_of_an_id_prefix_sort_numbers_only(store: SqliteStore):
+    """The range comes from the index alone, and rows are read for the page."""
+    connection = writer(store)
+    found = listing.list_statement(RunQuery(id_prefix="0"), 1, Names(connection))
+    assert found is not None
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {found.text}", found.parameters).fetchall()
+    lines = [row[3] for row in plan]
+    assert "SEARCH run USING INTEGER PRIMARY KEY (rowid=?)" in lines, lines
+    ranges = [line for line in lines if "run_id" in line]
+    assert len(ranges) == 2
+    assert all(line.startswith("SEARCH run USING COVERING INDEX") for line in ranges), lines
+    assert not [line for line in lines if line.startswith("SCAN")], lines
+
+
+async def test_a_plan_names_what_is_missing(make_store: MakeStore, tmp_path: Path):
+    """A file that is not there, one that is empty, one that is ready, and one that is no place."""
+    path = tmp_path / "new.db"
+    assert await SqliteStore(path).plan() == [f"create {path} with schema 1"]
+    path.touch()
+    assert await SqliteStore(path).plan() == [f"create schema 1 in {path}, which is empty"]
+    assert path.stat().st_size == 0
+    await make_store(path)
+    assert await SqliteStore(path).plan() == []
+    with pytest.raises(StoreReadOnly, match="is no directory"):
+        await SqliteStore(tmp_path / "nowhere" / "x.db").plan()

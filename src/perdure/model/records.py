@@ -10,6 +10,7 @@ step builds three.
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
+from string import ascii_lowercase, ascii_uppercase
 from typing import TypeAlias
 
 import msgspec
@@ -290,16 +291,64 @@ class History(msgspec.Struct, frozen=True, gc=False):
 class RunQuery(msgspec.Struct, frozen=True, gc=False):
     """Which runs to list, newest first; every field narrows.
 
+    Texts are compared exactly, character by character: no normalisation, no wildcards (``%``,
+    ``_``, ``*`` stand for themselves). Only ``text`` looks past capitals, and only those of ASCII.
+
     Args:
-        statuses: any of these; empty for all.
-        definition, reason, parent_id: exact.
+        statuses, definitions: any of these; empty for all.
+        reason, parent_id, queue, unique_key: exact.
+        tag: exact, one of the run's.
+        created_after, created_before: from this instant on, and before this one, so that two
+            windows that share an instant share no run.
+        text: a part of the id, the definition's name, the unique_key or one of the tags, where
+            ``A`` to ``Z`` equal ``a`` to ``z``; the empty text is a part of everything.
+        id_prefix: the beginning of the id. Whatever a store does for the other fields, this one
+            it answers from an index.
         limit: at most so many (1 to 1,000).
         before: only runs created before the run with this ``seq``: the cursor of the next page.
     """
 
     statuses: tuple[Status, ...] = ()
-    definition: str | None = None
+    definitions: tuple[str, ...] = ()
     reason: str | None = None
     parent_id: str | None = None
+    queue: str | None = None
+    unique_key: str | None = None
+    tag: str | None = None
+    created_after: Micros | None = None
+    created_before: Micros | None = None
+    text: str | None = None
+    id_prefix: str | None = None
     limit: int = 100
     before: int | None = None
+
+
+class Count(msgspec.Struct, frozen=True, gc=False):
+    """How many runs share a status, and where asked for a definition and a queue.
+
+    Args:
+        status: of all of them.
+        definition, queue: of all of them; None where the count is over all.
+        runs: how many, at least 1.
+    """
+
+    status: Status
+    definition: str | None
+    queue: str | None
+    runs: int
+
+
+_STATUS_ORDER = {status: number for number, status in enumerate(Status)}
+
+
+def count_order(count: Count) -> tuple[str, str, int]:
+    """Return what counts are sorted by: definition, queue, status."""
+    return count.definition or "", count.queue or "", _STATUS_ORDER[count.status]
+
+
+_ASCII_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+
+def ascii_lower(text: str) -> str:
+    """Return the text with ``A`` to ``Z`` as ``a`` to ``z`` and everything else as it is."""
+    return text.translate(_ASCII_LOWER)

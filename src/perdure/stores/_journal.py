@@ -8,6 +8,7 @@ the indexes that go with it. Locks, clocks and hints are the business of
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from perdure.model.records import (
     Attempt,
     Audit,
     Checkpoint,
+    Count,
     Ending,
     Grant,
     History,
@@ -34,6 +36,8 @@ from perdure.model.records import (
     Wait,
     WaitKind,
     WorkerRecord,
+    ascii_lower,
+    count_order,
 )
 from perdure.model.transitions import (
     Beaten,
@@ -632,6 +636,19 @@ class Journal:
                 page.append(copy(row.run))
         return page
 
+    def counts(self, *, by_definition: bool, by_queue: bool) -> list[Count]:
+        """Return how many runs there are of each status."""
+        found = Counter(
+            (
+                row.run.definition if by_definition else None,
+                row.run.queue if by_queue else None,
+                row.run.status,
+            )
+            for row in self.rows.values()
+        )
+        counts = [Count(status, name, queue, runs) for (name, queue, status), runs in found.items()]
+        return sorted(counts, key=count_order)
+
 
 def _place(run: RunRecord) -> Place:
     return (run.rank, run.priority, run.seq, run.run_id)
@@ -659,8 +676,20 @@ def _rescued(rows: list[_Row]) -> Rescued:
 def _matches(run: RunRecord, query: RunQuery) -> bool:
     return (
         (not query.statuses or run.status in query.statuses)
-        and (query.definition is None or run.definition == query.definition)
+        and (not query.definitions or run.definition in query.definitions)
         and (query.reason is None or run.reason == query.reason)
         and (query.parent_id is None or run.parent_id == query.parent_id)
+        and (query.queue is None or run.queue == query.queue)
+        and (query.unique_key is None or run.unique_key == query.unique_key)
+        and (query.tag is None or query.tag in run.tags)
+        and (query.created_after is None or run.created_at >= query.created_after)
+        and (query.created_before is None or run.created_at < query.created_before)
+        and (query.text is None or _mentions(run, ascii_lower(query.text)))
+        and (query.id_prefix is None or run.run_id.startswith(query.id_prefix))
         and (query.before is None or run.seq < query.before)
     )
+
+
+def _mentions(run: RunRecord, lowered: str) -> bool:
+    texts = (run.run_id, run.definition, run.unique_key or "", *run.tags)
+    return any(lowered in ascii_lower(text) for text in texts)

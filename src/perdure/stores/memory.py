@@ -14,7 +14,15 @@ from dataclasses import dataclass
 
 from perdure.clock import Clock, SystemClock
 from perdure.errors import StoreClosed, UsageError
-from perdure.model.records import Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
+from perdure.model.records import (
+    Count,
+    Ending,
+    History,
+    Micros,
+    RunQuery,
+    RunRecord,
+    WorkerRecord,
+)
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
 from perdure.stores._journal import Journal
@@ -91,6 +99,15 @@ class MemoryStore:
             self.data.journals.setdefault(self.namespace, Journal())
         self._is_open = True
 
+    async def plan(self) -> list[str]:
+        """Return nothing: there is nothing to create."""
+        return []
+
+    async def damage(self) -> list[str]:
+        """Return nothing: there are no data that could be damaged."""
+        self._journal()
+        return []
+
     async def close(self) -> None:
         """Refuse further use and end this store's listening; the data stay for who shares them."""
         self._is_open = False
@@ -142,6 +159,12 @@ class MemoryStore:
         journal = self._journal()
         with self.data.lock:
             return journal.list_runs(query)
+
+    async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
+        """Return how many runs there are of each status."""
+        journal = self._journal()
+        with self.data.lock:
+            return journal.counts(by_definition=by_definition, by_queue=by_queue)
 
     async def workers(self) -> list[WorkerRecord]:
         """Return the registered workers in order of registration."""

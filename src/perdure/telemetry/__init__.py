@@ -42,7 +42,7 @@ from ._hooks import (
     WorkerStopped,
 )
 from ._lines import log_hooks
-from ._logs import Format, Level, Log, configure_logging
+from ._logs import Format, JsonFormatter, Level, Log, TextFormatter, configure_logging
 
 __all__ = [
     "KINDS",
@@ -52,6 +52,7 @@ __all__ = [
     "Format",
     "Hook",
     "Hooks",
+    "JsonFormatter",
     "Level",
     "Listener",
     "Log",
@@ -74,6 +75,7 @@ __all__ = [
     "StepHook",
     "StepRetryScheduled",
     "StepStarted",
+    "TextFormatter",
     "WorkerError",
     "WorkerHook",
     "WorkerLost",

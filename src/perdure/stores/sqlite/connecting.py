@@ -111,6 +111,28 @@ def prepare(path: Path) -> None:
         StoreReadOnly: it cannot be created or written.
         sqlite3.Error: as it comes; busy is up to the caller.
     """
+    _check_place(path)
+    try:
+        make_private_file(path)
+    except OSError as error:
+        raise StoreReadOnly(f"cannot open {path} for writing: {error.strerror}") from error
+    if not _is_ready(path):
+        _create(path)
+
+
+def plan(path: Path) -> list[str]:
+    """Return what :func:`prepare` would create, a sentence each; change nothing.
+
+    Raises:
+        as :func:`prepare`.
+    """
+    _check_place(path)
+    if not path.exists():
+        return [f"create {path} with schema {SCHEMA_VERSION}"]
+    return [] if _is_ready(path) else [f"create schema {SCHEMA_VERSION} in {path}, which is empty"]
+
+
+def _check_place(path: Path) -> None:
     if sqlite3.sqlite_version_info < _OLDEST:
         raise StoreError(
             f"the SQLite store needs SQLite {'.'.join(map(str, _OLDEST))} or later, and this Python"
@@ -118,8 +140,11 @@ def prepare(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise StoreReadOnly(f"cannot create {path}: {path.parent} is no directory; create it first")
+
+
+def _is_ready(path: Path) -> bool:
+    """Tell whether the file has the schema of this version; False for an empty one."""
     try:
-        make_private_file(path)
         found = path.stat()
     except OSError as error:
         raise StoreReadOnly(f"cannot open {path} for writing: {error.strerror}") from error
@@ -127,9 +152,7 @@ def prepare(path: Path) -> None:
         raise StoreReadOnly(f"{path} is no regular file")
     if 0 < found.st_size < _SMALLEST:  # SQLite would take it for empty
         raise StoreCorrupt(f"{path} is not a SQLite database; it is left as it is")
-    if found.st_size and _version(path) == SCHEMA_VERSION:
-        return
-    _create(path)
+    return found.st_size > 0 and _version(path) == SCHEMA_VERSION
 
 
 def _version(path: Path) -> int:

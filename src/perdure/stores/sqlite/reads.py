@@ -8,10 +8,19 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any, Final
 
-from perdure.model.records import Ending, History, RunQuery, RunRecord, WorkerRecord
+from perdure.model.records import (
+    Count,
+    Ending,
+    History,
+    RunQuery,
+    RunRecord,
+    WorkerRecord,
+    count_order,
+)
 from perdure.stores.sqlite import rows
 from perdure.stores.sqlite.bulk import Among
-from perdure.stores.sqlite.codes import STATUS_CODES, pack_id
+from perdure.stores.sqlite.codes import STATUSES, pack_id
+from perdure.stores.sqlite.listing import list_statement
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
 from perdure.stores.sqlite.rows import SqlRow
@@ -28,7 +37,16 @@ WAITS = f"SELECT {rows.WAIT} FROM wait WHERE run = ? ORDER BY number"
 AUDITS = f"SELECT {rows.AUDIT} FROM audit WHERE run = ? ORDER BY seq"
 WORKERS = f"SELECT {rows.WORKER} FROM worker WHERE namespace = ? ORDER BY seq"
 
-_AILING = {3, 5, 6}  # the statuses of the index run_ailing
+COUNTS: Final = {
+    (by_definition, by_queue): (
+        f"SELECT status, {'definition' if by_definition else 'NULL'} AS name,"
+        f" {'queue' if by_queue else 'NULL'} AS place, count(*)"
+        " FROM run WHERE namespace = ? GROUP BY status, name, place"
+    )
+    for by_definition in (False, True)
+    for by_queue in (False, True)
+}
+"""The statement by what is counted apart. It reads all rows: kept counts are still to come."""
 
 
 class Reader:
@@ -81,13 +99,31 @@ class Reader:
     def list_runs(self, query: RunQuery) -> list[RunRecord]:
         """Return the runs that match, newest first."""
         with self._instant() as namespace:
-            definition = None
-            if query.definition is not None:
-                definition = self._names.find(query.definition)
-                if definition is None:
-                    return []
-            text, parameters = _list_statement(query, definition)
-            return [self._run(row) for row in self._all(text, namespace, *parameters)]
+            statement = list_statement(query, namespace, self._names)
+            if statement is None:
+                return []
+            return [self._run(row) for row in self._all(statement.text, *statement.parameters)]
+
+    def counts(self, *, by_definition: bool, by_queue: bool) -> list[Count]:
+        """Return how many runs there are of each status."""
+        texts = self._names.texts
+        with self._instant() as namespace:
+            found = self._all(COUNTS[by_definition, by_queue], namespace)
+            counts = [
+                Count(
+                    STATUSES[status],
+                    None if definition is None else texts[definition],
+                    None if queue is None else texts[queue],
+                    runs,
+                )
+                for status, definition, queue, runs in found
+            ]
+        return sorted(counts, key=count_order)
+
+    def damage(self) -> list[str]:
+        """Return what SQLite's check of the file finds."""
+        found = [line for (line,) in self._all("PRAGMA integrity_check")]
+        return [] if found == ["ok"] else found
 
     def workers(self) -> list[WorkerRecord]:
         """Return the registered workers."""
@@ -128,29 +164,3 @@ class _Instant:
     def __exit__(self, *_: object) -> None:
         self._names.committed()
         self._connection.execute("ROLLBACK")
-
-
-def _list_statement(query: RunQuery, definition: int | None) -> tuple[str, list[Any]]:
-    """Return the statement of a list and its parameters after the namespace."""
-    where = ["namespace = ?"]
-    parameters: list[Any] = []
-    if query.statuses:
-        codes = sorted({STATUS_CODES[status] for status in query.statuses})
-        where.append(f"status IN ({', '.join(map(str, codes))})")
-        if set(codes) <= _AILING:
-            where.append("status > 2 AND status <> 4")  # word for word, or the index is not used
-    if definition is not None:
-        where.append("definition = ?")
-        parameters.append(definition)
-    if query.reason is not None:
-        where.append("reason = ?")
-        parameters.append(query.reason)
-    if query.parent_id is not None:
-        where.append("parent = ? AND parent IS NOT NULL")
-        parameters.append(pack_id(query.parent_id))
-    if query.before is not None:
-        where.append("seq < ?")
-        parameters.append(query.before)
-    parameters.append(query.limit)
-    text = f"SELECT {rows.FULL} FROM run WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?"
-    return text, parameters

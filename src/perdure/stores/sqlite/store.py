@@ -22,7 +22,15 @@ from typing import Any, Final, TypeVar
 from perdure._platform import on_fork
 from perdure.clock import Clock, SystemClock
 from perdure.errors import StoreClosed, UsageError
-from perdure.model.records import Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
+from perdure.model.records import (
+    Count,
+    Ending,
+    History,
+    Micros,
+    RunQuery,
+    RunRecord,
+    WorkerRecord,
+)
 from perdure.model.transitions import (
     Claim,
     CreateRun,
@@ -33,7 +41,7 @@ from perdure.model.transitions import (
     Transition,
 )
 from perdure.store import Capabilities
-from perdure.stores.sqlite.connecting import SYNCHRONOUS, connect, prepare
+from perdure.stores.sqlite.connecting import SYNCHRONOUS, connect, plan, prepare
 from perdure.stores.sqlite.failures import is_busy, store_error
 from perdure.stores.sqlite.journal import Applied, Journal
 from perdure.stores.sqlite.reads import Reader
@@ -134,6 +142,10 @@ class SqliteStore:
         self._connections = [writing, reading]
         self._reader = Reader(reading, self.namespace)
         self._journal = Journal(writing, self.path, self.namespace, self._clock)
+
+    async def plan(self) -> list[str]:
+        """Return what opening would create; see :meth:`perdure.store.Store.plan`."""
+        return self._patiently(lambda: plan(self.path))
 
     async def close(self) -> None:
         """Wait for what is being written, then release everything."""
@@ -248,6 +260,16 @@ class SqliteStore:
     async def list_runs(self, query: RunQuery) -> list[RunRecord]:
         """Return the runs that match, newest first."""
         return await self._read(lambda reader: reader.list_runs(query))
+
+    async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
+        """Return how many runs there are of each status."""
+        return await self._read(
+            lambda reader: reader.counts(by_definition=by_definition, by_queue=by_queue)
+        )
+
+    async def damage(self) -> list[str]:
+        """Return what SQLite's check of the file finds."""
+        return await self._read(lambda reader: reader.damage())
 
     async def workers(self) -> list[WorkerRecord]:
         """Return the registered workers."""

@@ -1,0 +1,61 @@
+"""Doing one thing to several runs: each stands or falls on its own, and the exit code says so."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import click
+
+from perdure.cli._failures import ExitCode, Failure, print_failure
+from perdure.cli._ids import resolve_id
+from perdure.cli._meanings import meaning_of, perform
+from perdure.cli._output import as_json, escape, status_text
+from perdure.cli._places import Place, opened
+from perdure.errors import PerdureError
+from perdure.handle import Run
+from perdure.model.records import Status
+
+
+def control(
+    place: Place,
+    ids: Sequence[str],
+    act: Callable[[Run[Any]], Awaitable[Status]],
+    *,
+    in_json: bool,
+) -> int:
+    """Do something to each run and tell of each how it stands now, or why not.
+
+    Returns:
+        0 where all went well; where none did, the code of what went wrong if it was the same for
+        all; 7 otherwise.
+    """
+
+    async def work() -> int:
+        answers: list[dict[str, Any]] = []
+        codes: list[int] = []
+        async with opened(place) as app:
+            for typed in dict.fromkeys(ids):
+                run_id = None
+                try:
+                    run_id = await resolve_id(app.engine.store, typed)
+                    status = await act(app.get(run_id))
+                except Failure as failure:
+                    problem = failure
+                except PerdureError as error:
+                    problem = meaning_of(error, run_id)
+                else:
+                    answers.append({"id": run_id, "status": str(status)})
+                    codes.append(ExitCode.OK)
+                    if not in_json:
+                        click.echo(f"{escape(run_id)}  {status_text(status)}")
+                    continue
+                answers.append({"id": typed, "error": problem.as_fields()})
+                codes.append(problem.exit_code)
+                if not in_json:
+                    print_failure(problem, in_json=False)
+        if in_json:
+            click.echo(as_json(answers))
+        return codes[0] if len(set(codes)) == 1 else ExitCode.PARTIAL
+
+    return perform(work)

@@ -1,0 +1,116 @@
+"""Runs and histories as fields: what ``--json`` prints, and what tables take their cells from."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from perdure.clock import to_datetime
+from perdure.codec import error_summary
+from perdure.handle import FailedAttempt, StepHistory, readable
+from perdure.model.records import History, Micros, RunRecord
+
+
+def run_fields(run: RunRecord) -> dict[str, Any]:
+    """Return what a list tells of a run."""
+    return {
+        "id": run.run_id,
+        "definition": run.definition,
+        "status": str(run.status),
+        "waiting_for": None if run.waiting_for is None else str(run.waiting_for),
+        "reason": run.reason,
+        "queue": run.queue,
+        "priority": run.priority,
+        "unique_key": run.unique_key,
+        "tags": list(run.tags),
+        "attempt": run.attempt,
+        "crashes": run.crashes,
+        "parent_id": run.parent_id,
+        "version": run.version,
+        "worker_id": run.worker_id,
+        "created_at": _instant(run.created_at),
+        "due_at": _instant(run.due_at),
+        "started_at": _instant(run.started_at),
+        "finished_at": _instant(run.finished_at),
+        "error": None if run.error is None else _error(run.error),
+    }
+
+
+def history_fields(history: History) -> dict[str, Any]:
+    """Return everything that is recorded of a run."""
+    run = history.run
+    told = readable(history)
+    return {
+        **run_fields(run),
+        "input": value_of(run.input),
+        "meta": None if run.meta is None else value_of(run.meta),
+        "result": None if run.result is None else value_of(run.result),
+        "attempts": [_attempt(attempt) for attempt in told.attempts],
+        "steps": [_step(step) for step in told.steps],
+        "waits": [
+            {
+                "kind": str(wait.kind),
+                "key": wait.key,
+                "due_at": _instant(wait.due_at),
+            }
+            for wait in history.waits
+        ],
+        "orphans": list(told.orphans),
+        "audit": [
+            {"action": entry.action, "at": _instant(entry.at), "request_id": entry.request_id}
+            for entry in history.audit
+        ],
+    }
+
+
+def value_of(data: bytes) -> Any:
+    """Return a payload as JSON's own values: what is stored, tags of builtin extras included.
+
+    Bytes that are no JSON, or hold a number longer than Python reads, come as a text.
+    """
+    try:
+        return json.loads(data or b"null")
+    except ValueError:
+        return data.decode("utf-8", "backslashreplace")
+
+
+def _instant(micros: Micros | None) -> str | None:
+    return None if micros is None else _iso(to_datetime(micros))
+
+
+def _iso(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat(timespec="microseconds")
+
+
+def _error(data: bytes) -> dict[str, Any]:
+    summary = error_summary(data)
+    return {"type": summary.type, "message": summary.message, "frames": list(summary.frames)}
+
+
+def _attempt(attempt: FailedAttempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "outcome": attempt.outcome,
+        "started_at": _iso(attempt.started_at),
+        "ended_at": _iso(attempt.ended_at),
+        "error": attempt.error,
+    }
+
+
+def _step(step: StepHistory) -> dict[str, Any]:
+    return {
+        "path": step.path,
+        "kind": step.kind,
+        "outcome": step.outcome,
+        "tries": step.tries,
+        "started_at": _iso(step.started_at),
+        "ended_at": _iso(step.ended_at),
+        "seconds": (step.ended_at - step.started_at).total_seconds(),
+        "due_at": _iso(step.due_at),
+        "arguments": step.arguments,
+        "site": step.site,
+        "size": step.size,
+        "error": step.error,
+        "failed": [_attempt(attempt) for attempt in step.failed],
+    }

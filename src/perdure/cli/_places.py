@@ -1,0 +1,212 @@
+"""From what was typed to an app: the code's own, or one without code on a store's URL."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import click
+
+from perdure.app import App
+from perdure.cli._failures import ExitCode, Failure
+from perdure.cli._meanings import translated
+from perdure.cli._settings import Settings, resolve
+from perdure.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NO_PLACE: Final = (
+    '--app mod:app, PERDURE_APP, or app = "mod:app" in [tool.perdure] of pyproject.toml'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An app, and how to name it in messages.
+
+    Args:
+        app: unopened.
+        name: what was typed, without a password.
+        option: how to say the same to another command.
+    """
+
+    app: App
+    name: str
+    option: str
+
+
+def app_option(function: F) -> F:
+    """Give a command the option --app."""
+    text = "Where the app is: module:name or file.py:name."
+    return click.option("--app", metavar="MOD:APP", help=text)(function)
+
+
+def place_options(function: F) -> F:
+    """Give a command the options --app and --url, for one that needs no code."""
+    text = "The store, instead of an app: sqlite:///shop.db."
+    return app_option(click.option("--url", metavar="URL", help=text)(function))
+
+
+def settings_of(context: click.Context, **arguments: Any) -> Settings:
+    """Return the settings of a command: its own options beat those before its name."""
+    before: dict[str, Any] = context.find_root().obj or {}
+    return resolve({**before, **{name: given for name, given in arguments.items() if given}})
+
+
+def place_of_code(settings: Settings) -> Place:
+    """Return the app that is set.
+
+    Raises:
+        Failure: none is set, or it cannot be imported.
+    """
+    where = settings["app"]
+    if where is None:
+        raise Failure(
+            ExitCode.USAGE,
+            "no app is named",
+            why=f"this command needs its code, and there is neither {NO_PLACE}",
+            do="name it: --app mod:app",
+        )
+    if settings.file is not None and settings.chosen["app"].rank == 2:
+        _make_importable(settings.file.parent)
+    return Place(load_app(where), where, f"--app {where}")
+
+
+def place_of_store(settings: Settings) -> Place:
+    """Return the app or the store that is set, whichever was said more directly.
+
+    Raises:
+        Failure: neither is set, or what is set is wrong.
+    """
+    app, url = settings.chosen["app"], settings.chosen["url"]
+    if url.value is not None and (app.value is None or url.rank <= app.rank):
+        name = without_password(url.value)
+        try:
+            return Place(App(url.value), name, f"--url {name}")
+        except UsageError as error:
+            raise Failure(
+                ExitCode.USAGE,
+                f"{name} is no store",
+                why=str(error).replace(url.value, name),
+                do="name one: --url sqlite:///shop.db",
+            ) from error
+    if app.value is None:
+        raise Failure(
+            ExitCode.USAGE,
+            "no store is named",
+            why=f"there is neither --url, PERDURE_URL or url in the file, nor {NO_PLACE}",
+            do="name it: --url sqlite:///shop.db, or --app mod:app",
+        )
+    return place_of_code(settings)
+
+
+@asynccontextmanager
+async def opened(place: Place) -> AsyncGenerator[App, None]:
+    """Open a store that must be there already, for the time of the context.
+
+    Raises:
+        Failure: it is not there; a typing mistake does not make an empty store.
+    """
+    plan = await place.app.engine.store.plan()
+    if plan:
+        raise Failure(
+            ExitCode.UNREACHABLE,
+            f"there is no store at {place.name} yet",
+            why=f"opening it would {'; '.join(plan)}",
+            do=f"look whether that is the right place; perdure migrate {place.option} creates it",
+        )
+    async with place.app:
+        yield place.app
+
+
+def without_password(url: str) -> str:
+    """Return the URL with ``***`` in the place of its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    netloc = f"{user.partition(':')[0]}:***@{host}"
+    return urlunsplit(parts._replace(netloc=netloc))
+
+
+# --- importing -----------------------------------------------------------------------------------
+
+
+def load_app(where: str) -> App:
+    """Import ``module:name`` or ``file.py:name`` and return the app that is there.
+
+    Without ``:name`` it is ``app``. The working directory, and a file's own, can be imported from.
+
+    Raises:
+        Failure: there is none; the message says what there is.
+    """
+    module_name, _, attribute = where.partition(":")
+    _make_importable(Path.cwd())
+    if module_name.endswith(".py"):
+        file = Path(module_name)
+        _make_importable(file.parent)
+        module_name = file.stem
+    module = _imported(module_name, where)
+    found: Any = module
+    for name in (attribute or "app").split("."):
+        if not hasattr(found, name):
+            raise _no_attribute(where, module, name)
+        found = getattr(found, name)
+    if not isinstance(found, App):
+        raise Failure(
+            ExitCode.USAGE,
+            f"{where} is no app",
+            why=f"it is a {type(found).__name__}, and a perdure.App is needed",
+            do=f"the apps of {module_name} are: {_apps_in(module) or 'none'}",
+        )
+    return found
+
+
+def _imported(name: str, where: str) -> Any:
+    try:
+        with translated():
+            return importlib.import_module(name)
+    except Failure:
+        raise
+    except ImportError as error:
+        hint = "install or mend what it imports"
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            near = [file.stem for file in sorted(Path.cwd().glob("*.py"))]
+            close = difflib.get_close_matches(name, near, n=1)
+            hint = f"did you mean {close[0]}:app?" if close else "run it where the module is"
+        raise Failure(ExitCode.USAGE, f"cannot import {where}", why=str(error), do=hint) from error
+    except Exception as error:
+        raise Failure(
+            ExitCode.USAGE,
+            f"importing {where} failed",
+            why=f"{type(error).__name__}: {error}",
+            do=f"mend it; python -c 'import {name}' shows where",
+        ) from error
+
+
+def _no_attribute(where: str, module: Any, name: str) -> Failure:
+    close = difflib.get_close_matches(name, dir(module), n=1)
+    apps = _apps_in(module)
+    do = f"its apps are: {apps}" if apps else "make one: app = App(…)"
+    if close:
+        do = f"did you mean {module.__name__}:{close[0]}?"
+    why = f"module {module.__name__} has no {name!r}"
+    return Failure(ExitCode.USAGE, f"there is no app at {where}", why=why, do=do)
+
+
+def _apps_in(module: Any) -> str:
+    found: dict[str, Any] = module.__dict__
+    return ", ".join(name for name, value in found.items() if isinstance(value, App))
+
+
+def _make_importable(directory: Path) -> None:
+    place = str(directory.resolve())
+    if place not in sys.path:
+        sys.path.insert(0, place)

@@ -1,0 +1,96 @@
+"""Arguments of a run as people type them: ``name=value`` words, read by the body's annotations.
+
+- ``n=3``: the text is read as JSON if it is JSON and fits the parameter, else taken as it is; so
+  ``3`` is a number for ``n: int`` and a text for ``n: str``.
+- ``order:={"id": 1}``: JSON and nothing else.
+- ``order=@file.json``: the file's content instead of the text, read likewise; ``order:=@file.json``
+  takes it for JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from perdure.cli._failures import ExitCode, Failure
+from perdure.codec import Arguments
+from perdure.errors import InvalidValue
+
+_NONE: Final = object()
+
+
+def parse_arguments(
+    words: Sequence[str], arguments: Arguments
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what to call the definition with.
+
+    Raises:
+        Failure: a word is no ``name=value``, its file cannot be read, or its JSON is none.
+        InvalidValue: the values do not fit the definition; the message names the parameter.
+    """
+    given: dict[str, list[Any]] = {}
+    for word in words:
+        name, readings = _split(word)
+        if name in given:
+            raise _refuse(word, f"{name!r} is given twice", "give each argument once")
+        given[name] = readings
+    while True:
+        chosen = {name: readings[0] for name, readings in given.items()}
+        try:
+            return arguments.decode(json.dumps(chosen).encode())
+        except InvalidValue as error:
+            unfit = _parameter(error.path, given)
+            if unfit is None or len(given[unfit]) == 1:
+                raise
+            given[unfit].pop(0)  # as JSON it does not fit: take it as it is
+
+
+def _split(word: str) -> tuple[str, list[Any]]:
+    """Return a word's name and what its value may mean, the likeliest first."""
+    name, equals, text = word.partition("=")
+    as_json = name.endswith(":")
+    name = name.removesuffix(":")
+    if not equals or not name:
+        raise _refuse(word, "it has no name and '='", "write name=value, or name:=json")
+    if text.startswith("@"):
+        text = _content(word, text[1:])
+    value = _json(text)
+    if as_json and value is _NONE:
+        raise _refuse(word, f"{text[:60]!r} is no JSON", "mend it, or write name=value for a text")
+    if as_json:
+        return name, [value]
+    return name, [text] if value is _NONE else [value, text]
+
+
+def _content(word: str, path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise _refuse(
+            word, f"cannot read {path!r}: {error}", 'name a file; a text with @ is name:="@text"'
+        ) from error
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except ValueError:
+        return _NONE
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _parameter(path: str, given: dict[str, list[Any]]) -> str | None:
+    """Return the parameter that a path such as ``$.order.items[3]`` leads into."""
+    for name in given:
+        if path == f"$.{name}" or path.startswith((f"$.{name}.", f"$.{name}[")):
+            return name
+    return None
+
+
+def _refuse(word: str, why: str, do: str) -> Failure:
+    return Failure(ExitCode.USAGE, f"cannot read the argument {word[:80]!r}", why=why, do=do)

@@ -1,0 +1,176 @@
+"""``perdure runs``: the list."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Final
+
+import click
+from msgspec.structs import replace
+
+from perdure.cli._describe import run_fields
+from perdure.cli._failures import ExitCode, Failure
+from perdure.cli._ids import resolve_id
+from perdure.cli._meanings import perform
+from perdure.cli._output import as_json, status_text, table
+from perdure.cli._places import opened, place_of_store, place_options, settings_of
+from perdure.clock import to_datetime, to_micros_instant
+from perdure.duration import format_micros, to_micros
+from perdure.errors import InvalidDuration
+from perdure.model.records import Micros, RunQuery, RunRecord, Status
+from perdure.store import Store
+
+PAGE: Final = 1_000
+
+
+def _when(
+    context: click.Context, parameter: click.Parameter, given: str | None
+) -> datetime | Micros | None:
+    """Return an instant (ISO 8601; local time without an offset), or a duration before now."""
+    if given is None:
+        return None
+    with suppress(InvalidDuration):
+        return to_micros(given)
+    try:
+        return datetime.fromisoformat(given).astimezone()
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(
+            f'{given!r} is no instant such as 2026-05-01T08:00, and no duration such as "2h"',
+            context,
+            parameter,
+        ) from error
+
+
+@click.command("runs", short_help="List runs, newest first.")
+@place_options
+@click.option(
+    "-s",
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice([str(status) for status in Status]),
+    help="How they stand.",
+)
+@click.option("-n", "--name", "names", multiple=True, help="Of their workflow or job.")
+@click.option("-Q", "--queue", help="The queue they wait in.")
+@click.option("--key", help="Their unique_key.")
+@click.option("--tag", help="One of their tags.")
+@click.option("--reason", help="Why they failed: error, crash, timeout, invalid_input, mismatch.")
+@click.option("--parent", metavar="ID", help="Whose body started them.")
+@click.option("--since", callback=_when, help='Created from then on: "2h" ago, or an instant.')
+@click.option("--until", callback=_when, help="Created before then.")
+@click.option("--text", help="A part of id, name, key or tag.")
+@click.option("--id", "id_prefix", metavar="PREFIX", help="How their ids begin.")
+@click.option("--limit", type=click.IntRange(1), default=20, help="At most so many.  [20]")
+@click.option("--json", "in_json", is_flag=True, help="Print one JSON list.")
+@click.option("--jsonl", "in_lines", is_flag=True, help="Print a line of JSON a run.")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    *,
+    app: str | None,
+    url: str | None,
+    limit: int,
+    in_json: bool,
+    in_lines: bool,
+    since: datetime | int | None,
+    until: datetime | int | None,
+    parent: str | None,
+    **filters: Any,
+) -> int:
+    r"""List runs, newest first. Every option narrows; --status and --name may come several times.
+
+    \b
+    perdure runs --status failed --since 1d
+    perdure runs --name fulfil --text vip --json
+    """
+    if in_json and in_lines:
+        raise Failure(
+            ExitCode.USAGE,
+            "--json and --jsonl exclude each other",
+            why="the one prints a list, the other a line a run",
+            do="give one of them",
+        )
+    place = place_of_store(settings_of(context, app=app, url=url))
+
+    async def work() -> int:
+        async with opened(place) as opened_app:
+            store = opened_app.engine.store
+            now = await store.now()
+            query = RunQuery(
+                statuses=tuple(Status(status) for status in filters["statuses"]),
+                definitions=tuple(filters["names"]),
+                reason=filters["reason"],
+                parent_id=None if parent is None else await resolve_id(store, parent),
+                queue=filters["queue"],
+                unique_key=filters["key"],
+                tag=filters["tag"],
+                created_after=_instant(since, now),
+                created_before=_instant(until, now),
+                text=filters["text"],
+                id_prefix=filters["id_prefix"],
+            )
+            runs = await _listed(store, query, limit)
+            _print(runs, now, in_json=in_json, in_lines=in_lines, limit=limit)
+        return ExitCode.OK
+
+    return perform(work)
+
+
+def _instant(given: datetime | int | None, now: Micros) -> Micros | None:
+    if isinstance(given, datetime):
+        return to_micros_instant(given)
+    return None if given is None else now - given
+
+
+async def _listed(store: Store, query: RunQuery, limit: int) -> list[RunRecord]:
+    """Return so many runs, page by page; what is written meanwhile makes none come twice."""
+    found: list[RunRecord] = []
+    before: int | None = None
+    while len(found) < limit:
+        size = min(PAGE, limit - len(found))
+        page = await store.list_runs(replace(query, limit=size, before=before))
+        found += page
+        if len(page) < size:
+            break
+        before = page[-1].seq
+    return found
+
+
+def _print(
+    runs: list[RunRecord], now: Micros, *, in_json: bool, in_lines: bool, limit: int
+) -> None:
+    if in_json:
+        click.echo(as_json([run_fields(run) for run in runs]))
+    elif in_lines:
+        for run in runs:
+            click.echo(as_json(run_fields(run)))
+    elif not runs:
+        click.echo("no runs")
+    else:
+        click.echo(table(("ID", "NAME", "STATUS", "WHY", "CREATED", "TOOK"), _rows(runs, now)))
+        if len(runs) == limit:
+            click.echo(f"the newest {limit}; --limit {limit * 5} shows more", err=True)
+
+
+def _rows(runs: list[RunRecord], now: Micros) -> list[tuple[str, ...]]:
+    return [
+        (
+            run.run_id,
+            run.definition,
+            status_text(run.status),
+            run.reason or run.waiting_for or "",
+            to_datetime(run.created_at).strftime("%Y-%m-%d %H:%M:%SZ"),
+            _took(run, now),
+        )
+        for run in runs
+    ]
+
+
+def _took(run: RunRecord, now: Micros) -> str:
+    if run.started_at is None:
+        return ""
+    end = now if run.finished_at is None else run.finished_at
+    return format_micros(max(0, end - run.started_at) // 1_000 * 1_000)

@@ -1,0 +1,141 @@
+"""``perdure worker``: executes runs until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import click
+
+from perdure._platform import hear_stop_signals
+from perdure._runtime.worker import Worker
+from perdure._version import __version__
+from perdure.cli._failures import ExitCode, Failure
+from perdure.cli._logs import log_to_stderr
+from perdure.cli._meanings import perform
+from perdure.cli._output import as_json, escape
+from perdure.cli._places import Place, app_option, place_of_code, settings_of
+from perdure.cli._settings import FORMATS, LEVELS, Settings
+
+
+@click.command("worker", short_help="Execute the runs of an app until told to stop.")
+@click.argument("place", metavar="[APP]", required=False)
+@app_option
+@click.option("-Q", "--queue", "queues", multiple=True, help="A queue to serve; several times.")
+@click.option("--only", multiple=True, metavar="NAME", help="A definition to serve, of all.")
+@click.option("-c", "--concurrency", type=int, metavar="N", help="Runs at once.  [100]")
+@click.option("--burst", is_flag=True, help="Execute what can be executed now, then end.")
+@click.option("--grace", metavar="DURATION", help="For what executes when it stops.  [25s]")
+@click.option("--lease", metavar="DURATION", help="Without a sign of life it is dead.  [15s]")
+@click.option("--heartbeat", metavar="DURATION", help="Between signs of life.  [5s]")
+@click.option("--poll", metavar="DURATION", help="Between looks of its own.  [1s]")
+@click.option("--crash-cap", type=int, metavar="N", help="Dead workers in a row.  [10]")
+@click.option("--log-level", type=click.Choice(LEVELS), help="[info]")
+@click.option("--log-format", type=click.Choice(FORMATS), help="[text]")
+@click.pass_context
+def command(
+    context: click.Context, /, *, place: str | None, app: str | None, burst: bool, **options: Any
+) -> int:
+    """Execute the runs of APP (module:name) until told to stop; as many as you like, anywhere.
+
+    It prints one line when it is ready. SIGTERM and SIGINT let what executes finish within the
+    grace and hand the rest to other workers; a second one ends the grace.
+    """
+    if place is not None and app is not None and place != app:
+        raise Failure(
+            ExitCode.USAGE,
+            "two apps are named",
+            why=f"{place} as the argument and {app} with --app",
+            do="name one of them",
+        )
+    settings = settings_of(context, app=place or app, **options)
+    log_to_stderr(settings["log_level"], in_json=settings["log_format"] == "json")
+    return perform(lambda: _work(settings, burst=burst))
+
+
+async def _work(settings: Settings, *, burst: bool) -> int:
+    place = place_of_code(settings)
+    worker = Worker(
+        place.app,
+        concurrency=settings["concurrency"],
+        queues=settings["queues"],
+        only=settings["only"],
+        lease=settings["lease"],
+        heartbeat=settings["heartbeat"],
+        poll=settings["poll"],
+        grace=settings["grace"],
+        crash_cap=settings["crash_cap"],
+    )
+    stop = _Stop(worker)
+    with hear_stop_signals(stop.heard):
+        if burst:
+            finished = await _burst(worker, stop)
+            click.echo(f"executed {finished:,} runs", err=True)
+            return ExitCode.OK
+        await worker.start()
+        _say_ready(place, settings, worker)
+        await stop.done()
+    return ExitCode.OK
+
+
+class _Stop:
+    """The end of a worker: the first signal begins it, the second ends its grace."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._begun = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+
+    def heard(self) -> None:
+        """A signal has come."""
+        if self._stopping is None:
+            click.echo("stopping; once more ends the grace", err=True)
+            self._stopping = asyncio.create_task(self._worker.stop())
+            self._begun.set()
+        else:
+            self._stopping.cancel()
+
+    async def done(self) -> None:
+        """Wait until a signal has come and the worker has stopped."""
+        await self._begun.wait()
+        assert self._stopping is not None
+        await asyncio.wait([self._stopping])
+        if not self._stopping.cancelled():
+            self._stopping.result()
+
+
+async def _burst(worker: Worker, stop: _Stop) -> int:
+    """Execute what can be executed now; a signal ends that as it ends any worker."""
+    working = asyncio.create_task(worker.run_once())
+    stopping = asyncio.create_task(stop.done())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        stopping.cancel()
+        return working.result()
+    working.cancel()
+    await asyncio.wait([working])
+    stopping.result()
+    return worker.finished
+
+
+def _say_ready(place: Place, settings: Settings, worker: Worker) -> None:
+    """Print the one line for whoever waits for the worker, a person or a supervisor."""
+    serves = settings["only"] or tuple(one.name for one in place.app.engine.registry)
+    if settings["log_format"] == "json":
+        told = {
+            "event": "ready",
+            "app": place.name,
+            "worker_id": worker.worker_id,
+            "pid": os.getpid(),
+            "definitions": list(serves),
+            "queues": list(settings["queues"]),
+            "concurrency": worker.concurrency,
+        }
+        click.echo(as_json(told))
+        return
+    queues = ", ".join(settings["queues"])
+    click.echo(
+        f"perdure {__version__} worker ready: {escape(place.name)}, {len(serves)} definitions,"
+        f" queues {escape(queues)}, {worker.concurrency} at once, pid {os.getpid()}"
+    )

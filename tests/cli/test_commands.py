@@ -1,0 +1,350 @@
+"""Every command as a process of its own: text, JSON, and each exit code."""
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from perdure._version import __version__
+from perdure.cli._main import COMMANDS
+from perdure.cli._places import load_app
+from perdure.workflow import Workflow
+from tests.cli.conftest import Answer, Perdure, command_line
+
+PATIENCE = 30.0
+URL = "sqlite:///shop.db"
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.01)
+
+
+@contextmanager
+def background(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command beside the test; it is killed at the end, if it is still there."""
+    with subprocess.Popen(
+        command_line(*words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def only_json(answer: Answer, code: int = 0) -> object:
+    """Return what was printed as JSON, which must be all that was printed."""
+    assert (answer.code, answer.err) == (code, "")
+    return answer.json
+
+
+def test_the_installed_script_tells_the_version(yard: Path):
+    """The script beside the interpreter is there and says which version this is."""
+    script = Path(sys.executable).parent / "perdure"
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"perdure {__version__}\n"
+
+
+def test_what_the_version_and_the_help_load(yard: Path):
+    """Neither loads the engine, asyncio, msgspec or anything optional; `import perdure` less."""
+    code = "import sys; from perdure.cli import main; main(sys.argv[1:]); print(*sys.modules)"
+    heavy = {
+        "asyncio",
+        "msgspec",
+        "perdure.app",
+        "perdure.errors",
+        "sqlite3",
+        "pydantic",
+        "logging",
+    }
+    for words in (["--version"], ["--help"]):
+        loaded = subprocess.check_output([sys.executable, "-c", code, *words], text=True).split()
+        assert "click" in loaded
+        assert not heavy.intersection(loaded), words
+    bare = subprocess.check_output(
+        [sys.executable, "-c", "import sys, perdure; print(*sys.modules)"], text=True
+    ).split()
+    assert not {*heavy, "typing", "click"}.intersection(bare)
+
+
+def test_python_m_perdure_lists_the_commands(command: Perdure):
+    """Without a command it shows the help, with every command in it."""
+    for answer in (command(), command("--help")):
+        assert answer.code == 0
+        assert all(name in answer.out for name in COMMANDS)
+
+
+def test_start_burst_and_show(command: Perdure, shop: str):
+    """A run is started, executed by a worker that ends by itself, and shown."""
+    started = command("start", "fulfil", 'order={"id": "o1", "cents": 499}', "--app", f"{shop}:app")
+    assert (started.code, started.err) == (0, "")
+    run_id = started.out.strip()
+    worked = command("worker", f"{shop}:app", "--burst")
+    assert (worked.code, worked.out) == (0, "")
+    assert "executed 1 runs" in worked.err
+    shown = command("show", run_id, "--url", URL)
+    assert shown.code == 0
+    for part in (run_id, "✓ completed", '{"order": {"id": "o1", "cents": 499}}', '"o1 for 499"'):
+        assert part in shown.out
+    assert "pack" in shown.out.partition("steps\n")[2]
+    told = only_json(command("show", run_id[:9], "--url", URL, "--json"))
+    assert isinstance(told, dict)
+    assert (told["status"], told["result"]) == ("completed", "o1 for 499")
+    assert [step["path"] for step in told["steps"]] == ["pack"]
+
+
+def test_runs_as_text_json_and_lines(command: Perdure, shop: str):
+    """The same list in three forms, and an empty one."""
+    assert command("migrate", "--url", URL).out.startswith("did: create ")
+    assert command("runs", "--url", URL).out == "no runs\n"
+    for n in ("1", "2"):
+        command("start", "add", f"n={n}", "--id", f"add-{n}", "--app", f"{shop}:app")
+    text = command("runs", "--url", URL)
+    assert (text.code, text.err) == (0, "")
+    head, *lines = text.out.splitlines()
+    assert head.split() == ["ID", "NAME", "STATUS", "WHY", "CREATED", "TOOK"]
+    assert [line.split()[:4] for line in lines] == [
+        ["add-2", "add", "○", "queued"],
+        ["add-1", "add", "○", "queued"],
+    ]
+    listed = only_json(command("runs", "--url", URL, "--json"))
+    assert isinstance(listed, list)
+    assert [run["id"] for run in listed] == ["add-2", "add-1"]
+    by_line = command("runs", "--jsonl", PERDURE_URL=URL).out.splitlines()
+    assert [json.loads(line) for line in by_line] == listed
+
+
+def test_a_worker_waits_works_and_stops(command: Perdure, shop: str):
+    """One line when it is ready, a run's result for who waits, exit 0 after SIGTERM."""
+    words = ("-Q", "mail", "-Q", "default", "-c", "50", "--log-format", "json")
+    with background("worker", f"{shop}:app", *words) as worker:
+        assert worker.stdout is not None
+        ready = json.loads(worker.stdout.readline())
+        assert (ready["event"], ready["pid"]) == ("ready", worker.pid)
+        assert (ready["queues"], ready["concurrency"]) == (["mail", "default"], 50)
+        done = command("start", "add", "n=2", "--wait", "--app", f"{shop}:app")
+        assert (done.code, done.out) == (0, "2.5\n")
+        failed = command("start", "boom", "what=a reason", "--wait", "--app", f"{shop}:app")
+        assert (failed.code, failed.out) == (1, "")
+        assert "ValueError: a reason" in failed.err
+        worker.send_signal(signal.SIGTERM)
+        out, err = worker.communicate(timeout=PATIENCE)
+    assert (worker.returncode, out) == (0, "")
+    assert "stopping" in err
+
+
+def test_a_second_signal_ends_the_grace(command: Perdure, shop: str, yard: Path):
+    """A body that would hold the worker for its whole grace is handed back at once."""
+    command("start", "hold", "--id", "held", "--app", f"{shop}:app")
+    with background("worker", f"{shop}:app", "-Q", "slow", "--grace", "1h") as worker:
+        assert worker.stdout is not None
+        assert "worker ready" in worker.stdout.readline()
+        wait_for(yard / "held")
+        worker.send_signal(signal.SIGINT)
+        assert worker.stderr is not None
+        assert any("once more ends the grace" in line for line in worker.stderr)
+        worker.send_signal(signal.SIGINT)
+        worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 0
+    assert only_json(command("show", "held", "--url", URL, "--json"))["status"] == "queued"  # type: ignore[index]
+
+
+def test_a_signal_ends_a_burst(command: Perdure, shop: str, yard: Path):
+    """A burst that would go on is stopped like any worker."""
+    command("start", "hold", "--app", f"{shop}:app")
+    with background("worker", f"{shop}:app", "-Q", "slow", "--burst", "--grace", "0s") as worker:
+        wait_for(yard / "held")
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 0
+
+
+def test_cancel_and_retry(command: Perdure, shop: str):
+    """One run, several, and several of which some are refused: exit 0 and 7."""
+    for n in ("1", "2"):
+        command("start", "add", f"n={n}", "--id", f"add-{n}", "--app", f"{shop}:app")
+    cancelled = command("cancel", "add-1", "--url", URL)
+    assert (cancelled.code, cancelled.out) == (0, "add-1  ⊘ cancelled\n")
+    partial = command("cancel", "add-1", "add-2", "--url", URL)
+    assert (partial.code, partial.out) == (7, "add-2  ⊘ cancelled\n")
+    assert "error: the run does not allow that as it is" in partial.err
+    answers = only_json(command("retry", "add-1", "add-2", "nobody", "--url", URL, "--json"), 7)
+    assert isinstance(answers, list)
+    assert answers[:2] == [
+        {"id": "add-1", "status": "queued"},
+        {"id": "add-2", "status": "queued"},
+    ]
+    assert answers[2]["error"]["exit_code"] == 3
+    refused = command("retry", "add-1", "--url", URL)
+    assert (refused.code, refused.out) == (4, "")
+
+
+def test_doctor(command: Perdure, shop: str, yard: Path):
+    """Exit 0 for a healthy store; 8 with code, run and sentence for a damaged one."""
+    command("start", "add", "n=1", "--id", "r", "--app", f"{shop}:app")
+    healthy = command("doctor", "--url", URL)
+    assert (healthy.code, healthy.err) == (0, "")
+    assert healthy.out == f"looked at 1 runs of {URL}: nothing is wrong\n"
+    connection = sqlite3.connect(yard / "shop.db")
+    with connection:
+        connection.execute("UPDATE run SET rank = 0")
+    connection.close()
+    damaged = command("doctor", "--url", URL)
+    assert damaged.code == 8
+    assert damaged.out.splitlines()[1].startswith("rank  r    is queued as resumed")
+    told = only_json(command("doctor", "--url", URL, "--json"), 8)
+    assert isinstance(told, dict)
+    assert (told["runs"], [one["code"] for one in told["findings"]]) == (1, ["rank"])
+
+
+def test_migrate(command: Perdure, yard: Path):
+    """A plan does nothing; migrating does it once."""
+    plan = command("migrate", "--plan", "--url", URL)
+    assert (plan.code, plan.out) == (0, f"would: create {yard / 'shop.db'} with schema 1\n")
+    assert not (yard / "shop.db").exists()
+    done = only_json(command("migrate", "--url", URL, "--json"))
+    assert done == {
+        "store": URL,
+        "plan": [f"create {yard / 'shop.db'} with schema 1"],
+        "done": True,
+    }
+    assert command("migrate", "--url", URL).out == f"nothing to do: the store at {URL} is ready\n"
+
+
+def test_config(command: Perdure, yard: Path):
+    """Each setting with its value and origin, as text and JSON."""
+    (yard / "pyproject.toml").write_text('[tool.perdure]\napp = "shop:app"\ngrace = "5s"\n')
+    answer = command("config", "--url", "redis://me:secret@host/0", PERDURE_CONCURRENCY="7")
+    assert answer.code == 0
+    lines = {line.split()[0]: line for line in answer.out.splitlines()}
+    assert "shop:app" in lines["app"]
+    assert "pyproject.toml" in lines["app"]
+    assert "redis://me:***@host/0  argument" in lines["url"]
+    assert lines["concurrency"].split()[1:3] == ["7", "PERDURE_CONCURRENCY"]
+    assert lines["poll"].split()[1:3] == ["1s", "default"]
+    told = command("config", "--json", PERDURE_CONCURENCY="7").json
+    assert told["settings"]["grace"] == {"value": "5s", "origin": str(yard / "pyproject.toml")}
+    assert told["unknown_variables"] == {"PERDURE_CONCURENCY": "PERDURE_CONCURRENCY"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(command: Perdure, shell: str):
+    """A script for the shell; what it calls back completes commands and options."""
+    answer = command("completion", shell)
+    assert answer.code == 0
+    assert "_PERDURE_COMPLETE" in answer.out
+    words = command(_PERDURE_COMPLETE="bash_complete", COMP_WORDS="perdure can", COMP_CWORD="1")
+    assert words.out == "plain,cancel\n"
+
+
+# --- exit codes ---------------------------------------------------------------------------------
+
+
+def lines_of(answer: Answer) -> list[str]:
+    """Return the error's three lines: what, why, do."""
+    what, why, do = answer.err.splitlines()
+    assert what.startswith("error: ")
+    assert why.startswith("  why: ")
+    assert do.startswith("  do:  ")
+    return [what[7:], why[7:], do[7:]]
+
+
+def test_usage_is_2(command: Perdure):
+    """A wrong option: three lines on standard error, nothing on standard output."""
+    answer = command("runs", "--statsu", "failed")
+    assert (answer.code, answer.out) == (2, "")
+    assert lines_of(answer)[0] == "there is no option --statsu"
+    assert "--status" in lines_of(answer)[2]
+    in_json = command("runs", "--statsu", "failed", "--json")
+    assert (in_json.code, in_json.out) == (2, "")
+    assert in_json.error["exit_code"] == 2
+
+
+def test_not_found_is_3(command: Perdure, shop: str):
+    """An unknown run, an ambiguous beginning, an unknown definition."""
+    for n in ("1", "2"):
+        command("start", "add", f"n={n}", "--id", f"add-{n}", "--app", f"{shop}:app")
+    unknown = command("show", "nobody", "--url", URL)
+    assert (unknown.code, lines_of(unknown)[0]) == (3, "there is no run 'nobody'")
+    ambiguous = command("show", "add", "--url", URL, "--json")
+    assert ambiguous.code == 3
+    assert ambiguous.error["candidates"] == ["add-2", "add-1"]
+    definition = command("start", "ad", "--app", f"{shop}:app")
+    assert definition.code == 3
+    assert lines_of(definition)[2] == "did you mean add?"
+
+
+def test_refused_is_4(command: Perdure, shop: str):
+    """A run whose id is taken by one with other arguments."""
+    command("start", "add", "n=1", "--id", "r", "--app", f"{shop}:app")
+    answer = command("start", "add", "n=2", "--id", "r", "--app", f"{shop}:app", "--json")
+    assert (answer.code, answer.error["code"]) == (4, "P132")
+
+
+def test_an_unreachable_store_is_5(command: Perdure, yard: Path):
+    """A file that is not there, and one that is something else: neither is touched."""
+    missing = command("runs", "--url", "sqlite:///missing.db")
+    assert (missing.code, missing.out) == (5, "")
+    assert list(yard.iterdir()) == []
+    (yard / "text.db").write_text("hello" * 200)
+    foreign = command("runs", "--url", "sqlite:///text.db", "--json")
+    assert (foreign.code, foreign.error["code"]) == (5, "P206")
+    assert command("doctor", "--url", "sqlite:///text.db").code == 8
+
+
+def test_out_of_time_is_6(command: Perdure, shop: str):
+    """Nobody executes the run."""
+    words = ("start", "add", "n=1", "--wait", "--timeout", "50ms", "--app", f"{shop}:app")
+    answer = command(*words, "--json")
+    assert (answer.code, answer.out) == (6, "")
+    assert answer.error["code"] == "P134"
+    assert answer.error["do"].endswith(f"perdure show {answer.error['run_id']}")
+
+
+def test_an_interrupt_is_130(shop: str, yard: Path):
+    """Ctrl-C while waiting ends the command and not the run."""
+    with background("start", "add", "n=1", "--wait", "--app", f"{shop}:app") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("started ")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err.strip()) == (130, "", "")
+
+
+def test_a_closed_pipe_is_silent(command: Perdure, shop: str, yard: Path):
+    """Whoever reads the output may leave before its end."""
+    app = load_app(f"{shop}:app")
+
+    async def fill() -> None:
+        async with app:
+            definition = Workflow(app.engine.registry["add"], app.engine)
+            await definition.enqueue_many([((n,), {}) for n in range(2_000)])
+
+    asyncio.run(fill())
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        command_line("runs", "--url", URL, "--jsonl", "--limit", "2000"),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        os.close(writing)
+        assert os.read(reading, 10)
+        os.close(reading)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (0, "")
