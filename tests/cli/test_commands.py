@@ -194,6 +194,19 @@ def test_cancel_and_retry(command: Perdure, shop: str):
     assert (refused.code, refused.out) == (4, "")
 
 
+def test_pause_and_resume(command: Perdure, shop: str):
+    """A paused run is listed as such; resuming one that is not paused is refused."""
+    command("start", "add", "n=1", "--id", "add-1", "--app", f"{shop}:app")
+    paused = command("pause", "add-1", "--wait", "--url", URL)
+    assert (paused.code, paused.out) == (0, "add-1  ❚❚ paused\n")
+    assert "add-1" in command("runs", "--status", "paused", "--url", URL).out
+    resumed = command("resume", "add-1", "--url", URL)
+    assert (resumed.code, resumed.out) == (0, "add-1  ○ queued\n")
+    refused = command("resume", "add-1", "--url", URL)
+    assert (refused.code, refused.out) == (4, "")
+    assert "cannot resume run add-1: it is queued" in refused.err
+
+
 def test_doctor(command: Perdure, shop: str, yard: Path):
     """Exit 0 for a healthy store; 8 with code, run and sentence for a damaged one."""
     command("start", "add", "n=1", "--id", "r", "--app", f"{shop}:app")

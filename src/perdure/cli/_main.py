@@ -32,6 +32,8 @@ COMMANDS: Final = {
     "runs": "List runs, newest first.",
     "show": "Show a run with its attempts and steps.",
     "cancel": "Cancel runs.",
+    "pause": "Pause runs.",
+    "resume": "Let paused runs go on.",
     "retry": "Try failed or cancelled runs again.",
     "migrate": "Create or verify the schema of a store.",
     "doctor": "Check that a store is as it must be.",
