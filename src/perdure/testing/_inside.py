@@ -213,6 +213,7 @@ async def cut_off(engine: Engine) -> None:
     if committing is not None:
         committing.cancel()
         await asyncio.wait([committing])
+        engine.committer._wake = None
 
 
 async def drop_bodies(worker: Worker) -> None:
