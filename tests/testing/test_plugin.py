@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.docs.test_blocks import ROOT, blocks_of
+
 pytest_plugins = ["pytester"]
 
 APP = """
@@ -196,6 +198,13 @@ class TestFixture:
             "*UsageError: @pytest.mark.perdure knows no option 'pacience'*",
         ]
     )
+
+
+def test_the_first_test_of_the_documentation(pytester: pytest.Pytester):
+    """The file that the page shows passes as it is printed, in strict mode."""
+    first, *_ = blocks_of("testing.md", (ROOT / "docs" / "testing.md").read_text("utf-8"))
+    pytester.makepyfile(test_shop=first.text)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=3)
 
 
 def test_a_session_that_does_not_use_it_does_not_load_it(pytester: pytest.Pytester):
