@@ -188,6 +188,20 @@ async def test_a_body_that_cannot_be_cancelled_does_not_hang_the_test():
             await stubborn.enqueue()
 
 
+async def test_work_that_never_comes_to_rest_is_named():
+    """A body that makes one step after the other, for ever, and time never moves."""
+    app = App()
+
+    @app.workflow
+    async def endless() -> None:
+        while True:
+            await step("again", asyncio.sleep, 0)
+
+    with pytest.raises(Hung, match=r"has not come to rest .*\n.* of 'endless' is running"):
+        async with Kit(app, patience="50ms"):
+            await endless.enqueue()
+
+
 async def test_a_swallowed_suspension_fails():
     """The message names definition and run."""
     with pytest.raises(Swallowed, match=r"the body of 'swallows' \(run .*went on"):

@@ -71,8 +71,14 @@ def is_blocked(activation: Activation) -> bool:
     )
 
 
-def hasten(worker: Worker) -> None:
-    """Suspend the bodies that are idle without the pause that spares short waits the trip."""
+def hasten(worker: Worker, now: Micros) -> None:
+    """Let what needs no time happen at once.
+
+    Waits that are due end, and bodies that are idle are suspended without the pause that spares
+    short waits the trip; in this order, or one that waits for a time that has come would leave
+    and come back for ever.
+    """
+    elapse(worker, now)
     for activation in activations(worker):
         if activation.idle():
             activation._stop_idling()

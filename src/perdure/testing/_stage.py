@@ -29,6 +29,9 @@ QUIET_TURNS: Final = 5
 EAGER_TURNS: Final = 2_000
 """Turns after which a settling stage leaves the processor to real threads and real I/O."""
 
+MOST_PATIENCE: Final = 12
+"""Patiences after which work that goes on and on at one instant is taken to do so for ever."""
+
 MOST_JUMPS: Final = 100_000
 """Jumps of time after which a run is taken to retry for ever."""
 
@@ -118,13 +121,14 @@ class Stage:
         """Let everything happen that needs no time to move.
 
         Raises:
-            Hung: a body has not moved for the stage's patience.
+            Hung: a body has not moved for the stage's patience, or all of them move for ever.
         """
         loop = asyncio.get_running_loop()
         quiet = turns = 0
-        before, since = inside.progress(self.worker), loop.time()
+        began = loop.time()
+        before, since = inside.progress(self.worker), began
         while quiet < QUIET_TURNS and not self.is_dead():
-            inside.hasten(self.worker)
+            inside.hasten(self.worker, self.clock.now())
             quiet = 0 if inside.moves(self.worker) else quiet + 1
             turns += 1
             await asyncio.sleep(0 if turns < EAGER_TURNS else 0.001)
@@ -133,6 +137,11 @@ class Stage:
                 before, since = now, loop.time()
             elif quiet == 0 and loop.time() - since > self.patience:
                 raise self.hung()
+            if loop.time() - began > MOST_PATIENCE * self.patience:
+                raise Hung(
+                    f"work has not come to rest for {MOST_PATIENCE * self.patience:g} s of real "
+                    f"time, at one instant:{await self.described(await self.unfinished())}"
+                )
 
     def hung(self) -> Hung:
         """Return the failure that names the bodies that do not move."""

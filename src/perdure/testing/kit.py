@@ -438,7 +438,7 @@ class Kit:
 
     async def _skipped(self) -> bool:
         """Move time to what is due next if nothing else can happen; tell whether it moved."""
-        inside.hasten(self._stage.worker)
+        inside.hasten(self._stage.worker, self.clock.now())
         if inside.moves(self._stage.worker):
             return False
         due = await self._stage.next_due()

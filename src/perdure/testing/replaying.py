@@ -267,6 +267,9 @@ class _Journal:
         await asyncio.get_running_loop().create_future()
         raise AssertionError("nobody sets this future")
 
+    def apply_at_once(self, batch: Sequence[Transition]) -> None:
+        """Leave every batch to :meth:`apply`, which notes it."""
+
     async def open(self) -> None:
         """Be ready."""
 
