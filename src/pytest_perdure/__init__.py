@@ -17,6 +17,9 @@ def _plugin() -> Any:
     return importlib.import_module("perdure.testing.plugin")
 
 
+pytest.register_assert_rewrite("perdure.testing.contract")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of pytest's configuration file."""
     parser.addini("perdure_app", 'the app under test, as "module:attribute"', default="")
@@ -46,6 +49,13 @@ def perdure(request: pytest.FixtureRequest) -> Any:
     if app is None:
         app = request.getfixturevalue("perdure_app")
     return _plugin().make_kit(app, options)
+
+
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> Any:
+    """Collect a class that derives from the contract suite as the whole of it."""
+    if not name.startswith("Test") or not getattr(obj, "is_perdure_contract", False):
+        return None
+    return importlib.import_module("perdure.testing.contract.suite").suite_of(collector, name, obj)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -43,7 +43,7 @@ from perdure.stores.sqlite import (
     workers,
 )
 from perdure.stores.sqlite.store import _INHERITED
-from tests.contract.desk import (
+from perdure.testing.contract.desk import (
     DONE,
     Desk,
     ManualClock,

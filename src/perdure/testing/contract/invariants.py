@@ -1,3 +1,4 @@
+# pyright: basic
 """What must hold of a namespace at every instant, told from the store's reads alone.
 
 The letters are those of the guarantees: one live grant a run and rising epochs (S3), one terminal
