@@ -277,6 +277,7 @@ class _Swallowed(logging.Handler):
         self._found = found
 
     def emit(self, record: logging.LogRecord) -> None:
-        for argument in record.args if isinstance(record.args, tuple) else ():
-            if isinstance(argument, SwallowedSuspension):
-                self._found.append(argument)
+        said = record.args if isinstance(record.args, tuple) else ()
+        for value in (*said, *vars(record).values()):
+            if isinstance(value, SwallowedSuspension):
+                self._found.append(value)
