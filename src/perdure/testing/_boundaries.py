@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from perdure._engine.definition import StepSpec
 from perdure._engine.engine import StandIn
-from perdure.model.records import (
-    Ending,
-    History,
-    Micros,
-    RunQuery,
-    RunRecord,
-    StepKey,
-    WorkerRecord,
-)
+from perdure.model.records import StepKey
 from perdure.model.transitions import CreateRun, Outcome, SaveCheckpoint, Settle, Transition
-from perdure.store import Capabilities, Store
+from perdure.store import Store
 from perdure.testing import _inside as inside
 
 
@@ -39,6 +31,8 @@ def commit_named(transition: Transition) -> str | None:
 
 class Boundaries:
     """A store that commits a worker's transitions one by one, and dies at one of them.
+
+    Its :meth:`side` is the inner store's: hearts commit no work.
 
     One by one, so that the number of commits does not depend on what happened to be written
     together, and a crash may also fall between two that would have been.
@@ -71,6 +65,11 @@ class Boundaries:
         self._applied = applied
         self.commits: list[str] = []
         self.is_dead = False
+
+    @property
+    def store(self) -> Store:
+        """Itself, as a store."""
+        return cast("Store", self)  # it passes on what it does not do itself
 
     async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
         """Apply one after the other, unless it is dead or dies of it."""
@@ -107,58 +106,9 @@ class Boundaries:
         await asyncio.get_running_loop().create_future()
         raise AssertionError("nobody sets this future")
 
-    async def open(self) -> None:
-        """Open the inner store."""
-        await self._inner.open()
-
-    async def close(self) -> None:
-        """Close the inner store."""
-        await self._inner.close()
-
-    def side(self) -> Store:
-        """Return a second inner store: hearts commit no work."""
-        return self._inner.side()
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the inner store can do."""
-        return self._inner.capabilities
-
-    async def get(self, run_id: str) -> RunRecord | None:
-        """Return the run."""
-        return await self._inner.get(run_id)
-
-    async def endings(self, run_ids: Iterable[str]) -> dict[str, Ending]:
-        """Return how runs ended."""
-        return await self._inner.endings(run_ids)
-
-    async def history(self, run_id: str) -> History | None:
-        """Return everything kept of a run."""
-        return await self._inner.history(run_id)
-
-    async def list_runs(self, query: RunQuery) -> list[RunRecord]:
-        """Return the runs that match."""
-        return await self._inner.list_runs(query)
-
-    async def workers(self) -> list[WorkerRecord]:
-        """Return the registered workers."""
-        return await self._inner.workers()
-
-    async def now(self) -> Micros:
-        """Return the store's time."""
-        return await self._inner.now()
-
-    def hold(self, worker_id: str) -> Callable[[], None]:
-        """Take a worker's sign of life."""
-        return self._inner.hold(worker_id)
-
-    def departed(self, worker_ids: Iterable[str]) -> set[str]:
-        """Return those of the workers that are certainly dead."""
-        return self._inner.departed(worker_ids)
-
-    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Pass hints on."""
-        return self._inner.listen(callback)
+    def __getattr__(self, name: str) -> Any:
+        """Leave everything else to the inner store."""
+        return getattr(self._inner, name)
 
 
 class InFlight:

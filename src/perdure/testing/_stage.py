@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Final
 
+from msgspec.structs import replace
+
 from perdure._engine.engine import StandIn
 from perdure._runtime.worker import Worker
 from perdure.app import UNCHANGED, App
@@ -167,9 +169,7 @@ class Stage:
         found: list[RunRecord] = []
         before: int | None = None
         while True:
-            page = await self.store.list_runs(
-                RunQuery(query.statuses, query.definition, None, None, 1_000, before)
-            )
+            page = await self.store.list_runs(replace(query, limit=1_000, before=before))
             found.extend(page)
             if len(page) < 1_000:
                 return found[::-1]

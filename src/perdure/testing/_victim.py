@@ -43,7 +43,8 @@ async def main(order: dict[str, Any]) -> None:
         die=die,
         applied=in_flight.applied,
     )
-    stage = Stage(app, store, clock, patience=order["patience"], stand_in=in_flight.stand_in)
+    patience = order["patience"]
+    stage = Stage(app, store.store, clock, patience=patience, stand_in=in_flight.stand_in)
     await stage.connect()
     try:
         await stage.work()

@@ -186,7 +186,7 @@ class _Memory:
         store = Boundaries(
             self.store(clock), crash_at=number, before=before, applied=in_flight.applied
         )
-        stage = trial.stage(store, clock, in_flight.stand_in)
+        stage = trial.stage(store.store, clock, in_flight.stand_in)
         stage.is_dead = lambda: store.is_dead
         await stage.connect()
         try:
@@ -318,7 +318,7 @@ class _Trial:
         begun = await self._begin()
         clock = VirtualClock()
         boundaries = Boundaries(self._ground.store(clock))
-        stage = self.stage(boundaries, clock)
+        stage = self.stage(boundaries.store, clock)
         await stage.connect()
         try:
             await stage.work()

@@ -321,7 +321,8 @@ class Kit:
         name = None if definition is None else _name(definition)
         if name is not None:
             self.app.engine.registry[name]
-        return [self._enqueued(run) for run in await self._stage.runs(RunQuery((), name))]
+        runs = await self._stage.runs(RunQuery())
+        return [self._enqueued(run) for run in runs if name in (None, run.definition)]
 
     def _enqueued(self, run: RunRecord) -> Enqueued:
         definition = self.app.engine.registry[run.definition]

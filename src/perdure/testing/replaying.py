@@ -8,7 +8,7 @@ history would survive the code as it is now.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -22,15 +22,7 @@ from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
 from perdure.app import App
 from perdure.codec import error_summary
-from perdure.model.records import (
-    Ending,
-    History,
-    Micros,
-    RunQuery,
-    RunRecord,
-    Status,
-    WorkerRecord,
-)
+from perdure.model.records import History, RunRecord, Status
 from perdure.model.transitions import (
     ClaimedRun,
     Completed,
@@ -44,7 +36,7 @@ from perdure.model.transitions import (
     Transition,
     Verdict,
 )
-from perdure.store import Capabilities
+from perdure.stores.memory import MemoryStore
 from perdure.testing import _inside as inside
 from perdure.testing.clock import VirtualClock, virtual_ports
 from perdure.testing.failures import Hung, Orphaned
@@ -228,8 +220,8 @@ def _nothing() -> None:
     """Take note that a body has left: nobody waits for its slot."""
 
 
-class _Journal:
-    """A store that gives one recorded run and takes nothing: what is written to it stays open.
+class _Journal(MemoryStore):
+    """A store that holds one recorded run and takes nothing: what is written to it stays open.
 
     Attributes:
         verdict: how the body ended, once it has.
@@ -237,8 +229,8 @@ class _Journal:
     """
 
     def __init__(self, recorded: History, clock: VirtualClock) -> None:
+        super().__init__(clock=clock)
         self._recorded = recorded
-        self._clock = clock
         self.verdict: Verdict | None = None
         self.asked: list[str] = []
 
@@ -246,11 +238,6 @@ class _Journal:
     def is_asked(self) -> bool:
         """Whether the body waits for something to be recorded."""
         return bool(self.asked)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Nothing is kept."""
-        return Capabilities("replay", "process", shared=False, knows_departed=False)
 
     async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
         """Note what was to be written, and never answer."""
@@ -267,51 +254,6 @@ class _Journal:
         await asyncio.get_running_loop().create_future()
         raise AssertionError("nobody sets this future")
 
-    def apply_at_once(self, batch: Sequence[Transition]) -> None:
-        """Leave every batch to :meth:`apply`, which notes it."""
-
-    async def open(self) -> None:
-        """Be ready."""
-
-    async def close(self) -> None:
-        """Be done."""
-
-    def side(self) -> _Journal:
-        """Return itself: there is no worker whose heart would ask."""
-        return self
-
     async def get(self, run_id: str) -> RunRecord | None:  # noqa: ARG002 -- the contract's name
         """Return the recorded run: whatever the body waits for, it was there."""
         return self._recorded.run
-
-    async def endings(self, run_ids: Iterable[str]) -> dict[str, Ending]:  # noqa: ARG002 -- same
-        """Know of no run that ended beyond those recorded."""
-        return {}
-
-    async def history(self, run_id: str) -> History | None:  # noqa: ARG002 -- same
-        """Return the recorded history."""
-        return self._recorded
-
-    async def list_runs(self, query: RunQuery) -> list[RunRecord]:  # noqa: ARG002 -- same
-        """Return the recorded run."""
-        return [self._recorded.run]
-
-    async def workers(self) -> list[WorkerRecord]:
-        """Know of no worker."""
-        return []
-
-    async def now(self) -> Micros:
-        """Return the time of the recorded run's last change."""
-        return self._clock.now()
-
-    def hold(self, worker_id: str) -> Callable[[], None]:  # noqa: ARG002 -- same
-        """Do nothing."""
-        return _nothing
-
-    def departed(self, worker_ids: Iterable[str]) -> set[str]:  # noqa: ARG002 -- same
-        """Know of nobody."""
-        return set()
-
-    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002 -- same
-        """Never hint."""
-        return _nothing
