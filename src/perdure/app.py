@@ -10,11 +10,13 @@ import asyncio
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
+from enum import Enum
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from perdure import defaults
@@ -24,7 +26,7 @@ from perdure.clock import to_micros_instant
 from perdure.codec import Schema, schema
 from perdure.context import Context
 from perdure.duration import Duration
-from perdure.errors import DefinitionError, RunNotFound, UsageError
+from perdure.errors import AppNotReady, DefinitionError, RunNotFound, UsageError
 from perdure.handle import Run, WorkerEntry, worker_entry
 from perdure.model.records import Count, RunQuery, Status
 from perdure.retry import Backoff, RetryOn
@@ -40,6 +42,15 @@ H = TypeVar("H", bound=Hook)
 
 STORES = {"memory": "perdure.stores.memory", "sqlite": "perdure.stores.sqlite"}
 """The module of each URL scheme; it has ``from_url(path, options)``. Loaded when asked for."""
+
+
+class Unchanged(Enum):
+    """The type of what :meth:`App.override` was not given."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
 
 
 class App:
@@ -182,8 +193,7 @@ class App:
 
     def _declare(self, function: Callable[..., Any] | None, declaration: Declaration) -> Any:
         def declare(function: Callable[..., Any]) -> Workflow[..., Any]:
-            services = self._make_services if self._services is not None else None
-            definition = declaration.define(function, services)
+            definition = declaration.define(function, self._make_services)
             self._registry.add(definition)
             return Workflow(definition, self._engine)
 
@@ -259,6 +269,55 @@ class App:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @contextmanager
+    def override(
+        self,
+        *,
+        store: str | Store | Unchanged | None = UNCHANGED,
+        services: object = UNCHANGED,
+        ports: Ports | Unchanged = UNCHANGED,
+    ) -> Generator[Self]:
+        """Swap what the app stands on, for tests, and put it back at the end.
+
+        Definitions, steps and handles stay what they are; what is left out stays as it was.
+
+        Args:
+            store: a URL, a store, or None for an app without one.
+            services: as for the constructor.
+            ports: as for the constructor.
+
+        Raises:
+            AppNotReady: the app is connected, now or at the end: what runs cannot change its store.
+            UsageError: no store answers to that URL.
+
+        Example::
+
+            with app.override(store="memory://", services=FakeServices()):
+                async with app, Worker(app):
+                    assert await (await fulfil.enqueue("o1")).result() == "packed"
+        """
+        self._refuse_if_connected("before the app is connected")
+        engine, before = self._engine, (self._engine.configured, self._engine.ports, self._services)
+        opened = open_store(store) if isinstance(store, str) else store
+        engine.equip(
+            before[0] if isinstance(opened, Unchanged) else opened,
+            before[1] if isinstance(ports, Unchanged) else ports,
+        )
+        self._services = before[2] if isinstance(services, Unchanged) else services
+        self._connecting = asyncio.Lock()  # it belongs to the loop in which it was waited for
+        try:
+            yield self
+            self._refuse_if_connected("until the app is closed: end `async with app:` before it")
+        finally:
+            self._users = 0
+            self._services = before[2]
+            self._connecting = asyncio.Lock()
+            engine.equip(before[0], before[1])
+
+    def _refuse_if_connected(self, when: str) -> None:
+        if self._users:
+            raise AppNotReady(f"the app is connected; override(…) holds {when}")
 
     # --- looking ---------------------------------------------------------------------------------
 

@@ -26,9 +26,11 @@ _MICROS = {
     "s": 1_000_000,
     "ms": 1_000,
 }
+_WORDS = {"w": "week", "d": "day", "h": "hour", "m": "minute", "s": "second"}
 _NUMBER = r"([0-9]+(?:[.,][0-9]+)?)"
 # One optional part a unit, biggest first: "30m1h" and "1h1h" are slips, not durations.
-_SHORT = re.compile("".join(rf"(?:\s*{_NUMBER}\s*{unit})?" for unit in _MICROS) + r"\s*")
+_SPELLED = [rf"{unit}|{_WORDS[unit]}s?" if unit in _WORDS else unit for unit in _MICROS]
+_SHORT = re.compile("".join(rf"(?:\s*{_NUMBER}\s*(?:{unit}))?" for unit in _SPELLED) + r"\s*")
 _ISO = re.compile(
     rf"P(?:{_NUMBER}W)?(?:{_NUMBER}D)?(?:T(?=[0-9])(?:{_NUMBER}H)?(?:{_NUMBER}M)?(?:{_NUMBER}S)?)?"
 )
@@ -43,8 +45,9 @@ def to_timedelta(value: Duration) -> timedelta:
 
     Args:
         value: a ``timedelta``; a text of numbers with the units ``w d h m s ms``, biggest first
-            (``"10m"``, ``"1h30m"``, ``"1.5s"``); or an ISO 8601 duration without years and months
-            (``"PT10M"``, ``"P1DT2H"``, ``"P2W"``).
+            (``"10m"``, ``"1h30m"``, ``"1.5s"``), all but the last of which may be spelled out
+            (``"3 days"``); or an ISO 8601 duration without years and months (``"PT10M"``,
+            ``"P1DT2H"``, ``"P2W"``).
 
     Raises:
         InvalidDuration: it is no duration, negative, finer than a microsecond or longer than

@@ -72,6 +72,11 @@ class Calls(Generic[P, R]):
         self._options = options
         self._encoded_options = encode_options(CallOptions(options.max_attempts))
 
+    @property
+    def definition(self) -> Definition:
+        """What the engine knows of it."""
+        return self._definition
+
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run the body here and now: no store, no worker; inside a run, as part of it.
 
@@ -286,11 +291,6 @@ class Workflow(Calls[P, R]):
     def name(self) -> str:
         """Its name, unique in the app."""
         return self._definition.name
-
-    @property
-    def definition(self) -> Definition:
-        """What the engine knows of it."""
-        return self._definition
 
     def options(
         self,

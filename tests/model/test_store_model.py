@@ -51,9 +51,9 @@ from perdure.model.transitions import (
     Transition,
     Verdict,
 )
+from perdure.testing.contract.desk import CRASH, ManualClock, key, register, save
+from perdure.testing.contract.invariants import check_invariants
 from tests.contract.backends import BACKENDS
-from tests.contract.desk import CRASH, ManualClock, key, register, save
-from tests.contract.invariants import check_invariants
 from tests.model.reference import Given, GivenRun, Model, Step
 
 # Few names, so that transitions meet each other.

@@ -13,7 +13,7 @@ from perdure.errors import StoreBusy
 from perdure.model.records import Grant, StepOutcome
 from perdure.model.transitions import Claim, CreateRun, RegisterWorker
 from perdure.stores.memory import MemoryStore
-from tests.contract.desk import pending
+from perdure.testing.contract.desk import pending
 from tests.simulation.alone import Alone
 
 

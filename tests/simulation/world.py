@@ -31,7 +31,7 @@ from perdure.model.transitions import (
     Transition,
 )
 from perdure.stores.memory import MemoryData, MemoryStore
-from tests.contract.invariants import check_invariants
+from perdure.testing.contract.invariants import check_invariants
 from tests.simulation.body import NAMES, declare
 from tests.simulation.clients import Client, Order
 from tests.simulation.effects import Effects

@@ -11,7 +11,7 @@ from perdure._runtime.doctor import Report, examine
 from perdure.model.records import History, RunRecord, Status
 from perdure.stores.memory import MemoryData, MemoryStore
 from perdure.stores.sqlite import SqliteStore
-from tests.contract.desk import DONE, FAIL, Desk, ManualClock, child, save, timer
+from perdure.testing.contract.desk import DONE, FAIL, Desk, ManualClock, child, save, timer
 
 
 @pytest.fixture

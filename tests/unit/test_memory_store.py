@@ -4,7 +4,7 @@ import asyncio
 
 from perdure.model.transitions import Created, CreateRun
 from perdure.stores.memory import MemoryData, MemoryStore
-from tests.contract.desk import START, Desk, ManualClock
+from perdure.testing.contract.desk import START, Desk, ManualClock
 
 
 async def _open(data: MemoryData | None = None, **fields) -> MemoryStore:

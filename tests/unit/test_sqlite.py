@@ -45,7 +45,7 @@ from perdure.stores.sqlite import (
 )
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.store import _INHERITED
-from tests.contract.desk import (
+from perdure.testing.contract.desk import (
     DONE,
     Desk,
     ManualClock,

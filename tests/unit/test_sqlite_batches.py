@@ -56,7 +56,7 @@ from perdure.model.transitions import (
 )
 from perdure.stores.memory import MemoryData, MemoryStore
 from perdure.stores.sqlite import SqliteStore
-from tests.contract.desk import Desk, ManualClock, child, fresh_token, register
+from perdure.testing.contract.desk import Desk, ManualClock, child, fresh_token, register
 
 T = TypeVar("T")
 

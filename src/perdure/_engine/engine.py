@@ -10,9 +10,11 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from perdure._engine.committer import Committer
 from perdure._engine.deadlines import Deadlines
+from perdure._engine.definition import StepSpec
 from perdure._engine.registry import Registry
 from perdure._engine.watcher import Watcher
 from perdure.clock import Clock, SystemClock, SystemThreads, Threads, to_datetime
@@ -26,6 +28,9 @@ from perdure.telemetry import AppError, AppReady, Hooks, log_hooks
 
 BODY_THREADS = 10_000
 """No limit in practice: a worker's concurrency is the limit."""
+
+StandIn: TypeAlias = Callable[[StepSpec], StepSpec]
+"""Takes how a step is executed and returns how it is executed instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,28 @@ class Engine:
 
     ``controlled`` are told of operators' verbs that were asked for in this process; what others
     asked for arrives with the heartbeat and with every answer of the store. ``hooks`` are told what
-    has happened in this process; see :mod:`perdure._engine.telling`.
+    has happened in this process; see :mod:`perdure._engine.telling`. ``stand_in`` is asked, where a
+    test has set it, what to execute in the place of each step.
     """
 
     def __init__(self, store: Store | None, registry: Registry, ports: Ports) -> None:
-        self._store = store
         self.registry = registry
+        self.controlled: list[Callable[[str, Control], None]] = []
+        self.payload_limit = PAYLOAD_LIMIT
+        self.stand_in: StandIn | None = None
+        self.hooks = Hooks()
+        self._unlog: Callable[[], None] | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._body_pool: ThreadPoolExecutor | None = None
+        self.equip(store, ports)
+
+    def equip(self, store: Store | None, ports: Ports) -> None:
+        """Stand on this store and these ports from now on; only while closed.
+
+        In place, because definitions and handles hold the engine.
+        """
+        self._store = store
+        self.ports = ports
         self.clock = ports.clock
         self.threads = ports.threads
         self.rng = ports.rng
@@ -63,13 +84,12 @@ class Engine:
         self._committer = None if store is None else Committer(store, ports.clock)
         self._watcher = None if store is None else Watcher(store)
         self.deadlines = Deadlines()
-        self.hooks = Hooks()
-        self._unlog: Callable[[], None] | None = None
-        self.controlled: list[Callable[[str, Control], None]] = []
-        self.payload_limit = PAYLOAD_LIMIT
-        self._pool: ThreadPoolExecutor | None = None
-        self._body_pool: ThreadPoolExecutor | None = None
         self._store_ahead: Micros = 0
+
+    @property
+    def configured(self) -> Store | None:
+        """The store that the app was given, if it was given one."""
+        return self._store
 
     @property
     def store(self) -> Store:

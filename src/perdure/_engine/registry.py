@@ -44,6 +44,10 @@ class Registry:
             )
         self._steps[name] = place
 
+    def step_names(self) -> tuple[str, ...]:
+        """Return the names of the app's decorated steps, in the order of their declaration."""
+        return tuple(self._steps)
+
     def find(self, name: str) -> Definition | None:
         """Return the definition of exactly this name, or None."""
         return self._definitions.get(name)

@@ -4,16 +4,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+import pytest_asyncio
 
 from perdure.model.transitions import CancelRun, Claim, RetireWorker, RetryRun, Settle
 from perdure.store import Store
-from tests.contract.conftest import MakeStore
-from tests.contract.desk import DONE, FAIL, SECOND, Desk, fresh_token
+from perdure.testing.contract.desk import DONE, FAIL, SECOND, Desk, fresh_token
+from perdure.testing.contract.fixtures import MakeStore
 
 PATIENCE = 10.0
 
 
-@pytest.fixture
+@pytest_asyncio.fixture
 async def other(make_store: MakeStore, store: Store) -> Store:
     """A second store object on the same data."""
     return await make_store()

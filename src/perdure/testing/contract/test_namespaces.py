@@ -1,6 +1,7 @@
 """Two namespaces on the same data see and change nothing of each other."""
 
 import pytest
+import pytest_asyncio
 
 from perdure.model.records import Control, Grant, RunQuery, Status
 from perdure.model.transitions import (
@@ -24,8 +25,7 @@ from perdure.model.transitions import (
     Settle,
     Settled,
 )
-from tests.contract.conftest import MakeStore
-from tests.contract.desk import (
+from perdure.testing.contract.desk import (
     CRASH,
     DONE,
     FAIL,
@@ -37,15 +37,18 @@ from tests.contract.desk import (
     ids,
     save,
 )
+from perdure.testing.contract.fixtures import MakeStore
 
 
-@pytest.fixture
+@pytest_asyncio.fixture
 async def here(make_store: MakeStore, clock: ManualClock) -> Desk:
     """The namespace that the tests look at."""
     return Desk(await make_store("tenant"), clock)
 
 
-@pytest.fixture(params=["tenant2", "Tenant", "tenan", "tenant' OR '1'='1", "tenant%", "_enant"])
+@pytest_asyncio.fixture(
+    params=["tenant2", "Tenant", "tenan", "tenant' OR '1'='1", "tenant%", "_enant"]
+)
 async def there(request: pytest.FixtureRequest, make_store: MakeStore, clock: ManualClock) -> Desk:
     """Another namespace on the same data, with a name that is easily taken for the first."""
     return Desk(await make_store(request.param), clock)

@@ -23,7 +23,7 @@ from perdure.model.transitions import (
     Settled,
     Suspended,
 )
-from tests.contract.desk import (
+from perdure.testing.contract.desk import (
     DONE,
     FAIL,
     SECOND,

@@ -1,3 +1,4 @@
+# pyright: basic
 """What must hold of a namespace at every instant: the doctor's rules, and one grant a claim.
 
 The rules stand in :mod:`perdure._runtime.doctor`. What no read can tell afterwards, that no epoch

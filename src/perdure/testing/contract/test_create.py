@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from perdure.model.records import Grant, Rank, RunQuery, Status, WaitKind
 from perdure.model.transitions import Created, CreateRun, Exists, Fenced
-from tests.contract.desk import DONE, FAIL, SECOND, START, Desk, ids
+from perdure.testing.contract.desk import DONE, FAIL, SECOND, START, Desk, ids
 
 
 def create(run_id: str = "r", **fields: object) -> CreateRun:

@@ -19,7 +19,17 @@ from perdure.model.transitions import (
     Saved,
     Settle,
 )
-from tests.contract.desk import DONE, Desk, child, fresh_token, grant_of, ids, key, register, save
+from perdure.testing.contract.desk import (
+    DONE,
+    Desk,
+    child,
+    fresh_token,
+    grant_of,
+    ids,
+    key,
+    register,
+    save,
+)
 
 CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
 

@@ -6,8 +6,8 @@ from perdure.errors import StoreClosed
 from perdure.model.records import RunQuery
 from perdure.model.transitions import Created, CreateRun, Heartbeat
 from perdure.store import Capabilities, Store
-from tests.contract.conftest import MakeStore
-from tests.contract.desk import DONE, Desk, child, register
+from perdure.testing.contract.desk import DONE, Desk, child, register
+from perdure.testing.contract.fixtures import MakeStore
 
 
 async def test_a_store_declares_what_it_can_do(store: Store):

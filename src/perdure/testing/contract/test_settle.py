@@ -18,7 +18,7 @@ from perdure.model.transitions import (
     Suspended,
     Verdict,
 )
-from tests.contract.desk import SECOND, START, Desk, child, ids, key, pending, save, timer
+from perdure.testing.contract.desk import SECOND, START, Desk, child, ids, key, pending, save, timer
 
 VERDICTS: dict[str, tuple[Verdict, Status]] = {
     "completed": (Completed(b'"out"'), Status.COMPLETED),

@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 
 import pytest
+import pytest_asyncio
 
 from perdure.model.records import Grant, Status
 from perdure.model.transitions import (
@@ -27,8 +28,7 @@ from perdure.model.transitions import (
     Transition,
 )
 from perdure.store import Store
-from tests.contract.conftest import MakeStore
-from tests.contract.desk import (
+from perdure.testing.contract.desk import (
     CRASH,
     DONE,
     FAIL,
@@ -40,12 +40,13 @@ from tests.contract.desk import (
     register,
     save,
 )
+from perdure.testing.contract.fixtures import MakeStore
 
 RACERS = 64
 STORES = 8
 
 
-@pytest.fixture
+@pytest_asyncio.fixture
 async def stores(make_store: MakeStore) -> list[Store]:
     """Store objects that the racers share out among themselves."""
     return [await make_store() for _ in range(STORES)]

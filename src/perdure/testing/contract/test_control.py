@@ -21,7 +21,7 @@ from perdure.model.transitions import (
     Settle,
     Settled,
 )
-from tests.contract.desk import (
+from perdure.testing.contract.desk import (
     CRASH,
     DONE,
     FAIL,

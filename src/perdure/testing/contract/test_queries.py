@@ -1,11 +1,13 @@
 """list_runs by every field of a query, counts, and what a store says before it is opened."""
 
+from pathlib import Path
+
 import pytest
 
 from perdure.model.records import Count, RunQuery, Status
 from perdure.model.transitions import CreateRun
-from tests.contract.conftest import MakeStore
-from tests.contract.desk import DONE, FAIL, SECOND, START, Desk, fresh_token
+from perdure.testing.contract.desk import DONE, FAIL, SECOND, START, Desk, fresh_token
+from perdure.testing.contract.fixtures import Build, MakeStore
 
 UUID = "01990000-0000-7000-8000-00000000000"
 
@@ -288,9 +290,9 @@ async def test_an_open_store_has_nothing_to_create(make_store: MakeStore, desk: 
     assert await other.plan() == []
 
 
-async def test_a_plan_changes_nothing(backend, tmp_path, clock):
+async def test_a_plan_changes_nothing(build: Build, tmp_path: Path):
     """Asked twice before the first opening it says the same, and nothing after it."""
-    store = backend(tmp_path, clock)("default")
+    store = build("default")
     before = sorted(tmp_path.iterdir())
     assert await store.plan() == await store.plan()
     assert sorted(tmp_path.iterdir()) == before

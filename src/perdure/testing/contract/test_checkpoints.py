@@ -14,7 +14,7 @@ from perdure.model.records import (
     StepOutcome,
 )
 from perdure.model.transitions import Conflict, Fenced, Released, Retrying, SaveCheckpoint, Saved
-from tests.contract.desk import SECOND, START, Desk, key, pending, save
+from perdure.testing.contract.desk import SECOND, START, Desk, key, pending, save
 
 FINAL = [outcome for outcome in StepOutcome if outcome is not StepOutcome.PENDING]
 _nobody = Grant("r", 0, 0)

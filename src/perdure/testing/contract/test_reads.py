@@ -4,7 +4,17 @@ import pytest
 
 from perdure.model.records import RunQuery, Status
 from perdure.model.transitions import CreateRun, Failed, Mismatched, Released
-from tests.contract.desk import DONE, FAIL, SECOND, START, Desk, child, fresh_token, grant_of, save
+from perdure.testing.contract.desk import (
+    DONE,
+    FAIL,
+    SECOND,
+    START,
+    Desk,
+    child,
+    fresh_token,
+    grant_of,
+    save,
+)
 
 
 async def test_an_unknown_run_is_none(desk: Desk):

@@ -16,7 +16,7 @@ from perdure.model.transitions import (
     Settled,
     Suspended,
 )
-from tests.contract.desk import (
+from perdure.testing.contract.desk import (
     CRASH,
     DONE,
     FAIL,

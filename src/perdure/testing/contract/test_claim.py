@@ -12,7 +12,17 @@ from perdure.model.transitions import (
     Retrying,
     Settle,
 )
-from tests.contract.desk import DONE, SECOND, START, Desk, child, fresh_token, grant_of, ids, save
+from perdure.testing.contract.desk import (
+    DONE,
+    SECOND,
+    START,
+    Desk,
+    child,
+    fresh_token,
+    grant_of,
+    ids,
+    save,
+)
 
 
 async def test_a_claimed_run_is_running_under_the_claim(desk: Desk, clock):

@@ -16,7 +16,7 @@ from perdure.model.transitions import (
     RetireWorker,
     Settle,
 )
-from tests.contract.desk import (
+from perdure.testing.contract.desk import (
     CRASH,
     DONE,
     START,
