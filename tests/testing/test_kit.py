@@ -343,10 +343,13 @@ async def test_a_connected_app_cannot_be_tested():
 
 
 async def test_definitions_that_do_not_exist_are_refused():
-    """`only` names what the app has."""
+    """`only` names what the app has; otherwise nothing was swapped."""
+    engine = shop.app.engine
+    before = engine.configured, engine.ports
     with pytest.raises(UnknownDefinition, match="did you mean 'fulfil'"):
-        async with Kit(shop.app, only=["fulfill"]):
+        async with Kit(shop.app, only=["fulfill"]) as kit:
             pass
+    assert (engine.configured, engine.ports) == before
     async with Kit(shop.app) as kit:
         assert await kit.run(shop.pack, "o1")
 

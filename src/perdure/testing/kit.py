@@ -124,7 +124,11 @@ class Kit:
 
     async def __aenter__(self) -> Self:
         await self._stage.connect()
-        await self._stage.work()
+        try:
+            await self._stage.work()
+        except BaseException:
+            await self._stage.stop()
+            raise
         self._test = asyncio.current_task()
         self._watch = asyncio.create_task(self._watch_over(), name="perdure-test-kit")
         return self
@@ -135,8 +139,8 @@ class Kit:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._stop_watching()
         try:
+            await self._stop_watching()
             if self._hung is not None and isinstance(error, asyncio.CancelledError):
                 assert self._test is not None
                 self._test.uncancel()
@@ -471,9 +475,12 @@ class Kit:
             self._test.cancel()
 
     async def _stop_watching(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
+        assert self._watch is not None, "a kit that ends has begun"
+        self._watch.cancel()
+        await asyncio.wait([self._watch])
+        failure = None if self._watch.cancelled() else self._watch.exception()
+        if failure is not None:
+            raise failure
 
 
 def _name(definition: Workflow[..., Any] | str) -> str:
