@@ -10,10 +10,10 @@ import asyncio
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import fields
+import re
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypedDict, TypeVar, Unpack, cast, overload
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from perdure import defaults
@@ -22,11 +22,12 @@ from perdure._engine.registry import Registry
 from perdure.codec import Schema, schema
 from perdure.context import Context
 from perdure.duration import Duration
-from perdure.errors import DefinitionError, UsageError
+from perdure.errors import UsageError
 from perdure.handle import Run
-from perdure.model.records import RunQuery, Status
+from perdure.ids import check_id
+from perdure.model.records import REASONS, RunQuery, Status
 from perdure.retry import Backoff, RetryOn
-from perdure.step import Step, StepOptions, decorate
+from perdure.step import Step, StepOptions, decorate, refuse_unknown
 from perdure.store import Store
 from perdure.workflow import Declaration, Workflow, place_of
 
@@ -36,6 +37,9 @@ S = TypeVar("S")
 
 STORES = {"memory": "perdure.stores.memory", "sqlite": "perdure.stores.sqlite"}
 """The module of each URL scheme; it has ``from_url(path, options)``. Loaded when asked for."""
+
+
+_NO_PATH = re.compile("[\x00\ud800-\udfff]")
 
 
 class App:
@@ -72,8 +76,8 @@ class App:
     ) -> None:
         self._registry = Registry()
         self._services = services
-        opened = open_store(store) if isinstance(store, str) else store
-        self._engine = Engine(opened, self._registry, ports or Ports())
+        opened = open_store(store) if isinstance(store, str) else _checked_store(store)
+        self._engine = Engine(opened, self._registry, _checked_ports(ports))
         self._users = 0
         self._connecting = asyncio.Lock()
 
@@ -118,7 +122,7 @@ class App:
         """
         options.setdefault("max_attempts", defaults.WORKFLOW_MAX_ATTEMPTS)
         options.setdefault("timeout", None)
-        _refuse_unknown(Declaration, options)
+        refuse_unknown(Declaration, options)
         return self._declare(function, Declaration(**options))
 
     @overload
@@ -143,7 +147,7 @@ class App:
         """
         options.setdefault("max_attempts", defaults.JOB_MAX_ATTEMPTS)
         options.setdefault("timeout", defaults.JOB_TIMEOUT)
-        _refuse_unknown(Declaration, options)
+        refuse_unknown(Declaration, options)
         return self._declare(function, Declaration(**options))
 
     @overload
@@ -166,7 +170,7 @@ class App:
         Raises:
             DefinitionError, DuplicateName: it is declared wrongly.
         """
-        _refuse_unknown(StepOptions, options)
+        refuse_unknown(StepOptions, options)
         chosen = StepOptions(**options)
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
@@ -233,8 +237,11 @@ class App:
         """Return the handle of a run by its id, whether or not there is one.
 
         Its result is decoded without an annotation; ``fulfil.get(…)`` knows the type.
+
+        Raises:
+            InvalidValue: no run can have such an id.
         """
-        return Run(run_id, self._engine, schema(Any))
+        return Run(check_id(run_id, "run id"), self._engine, schema(Any))
 
     async def runs(
         self,
@@ -248,17 +255,35 @@ class App:
 
         Args:
             status: ``failed`` and so on.
-            name: of their definition.
+            name: of their definition; one that only other processes define may be named, too.
             reason: ``crash`` with ``failed`` shows the runs that killed their workers.
             limit: 1 to 1,000.
+
+        Raises:
+            UsageError: there is no such status or reason, or the limit is none.
+            UnknownDefinition: neither has this app a definition of that name, nor is there a run.
         """
-        if not 1 <= limit <= 1000:
-            raise UsageError(f"limit must be between 1 and 1000, got {limit!r}")
-        if status is not None and status not in tuple(Status):
-            raise UsageError(f"there is no status {status!r}; a run is one of {', '.join(Status)}")
+        if type(limit) is not int or not 1 <= limit <= 1000:
+            raise UsageError(f"limit must be a whole number from 1 to 1000, got {limit!r}")
+        if status is not None:
+            _check_one_of("status", status, tuple(Status))
+        if reason is not None:
+            _check_one_of("reason", reason, REASONS)
+        if name is not None:
+            await self._check_known(check_id(name, "name"))
         statuses = () if status is None else (Status(status),)
         found = await self._engine.store.list_runs(RunQuery(statuses, name, reason, None, limit))
         return [Run(run.run_id, self._engine, self._result_of(run.definition)) for run in found]
+
+    async def _check_known(self, name: str) -> None:
+        """Raise for a name that nobody knows, with a suggestion where one is written alike.
+
+        An app that defines nothing is a client of others, and takes any name.
+        """
+        if not len(self._registry) or self._registry.find(name) is not None:
+            return
+        if not await self._engine.store.list_runs(RunQuery(definition=name, limit=1)):
+            self._registry[name]
 
     def _result_of(self, name: str) -> Schema[Any]:
         definition = self._registry.find(name)
@@ -317,24 +342,28 @@ class StepDecorator:
         raise NotImplementedError
 
 
-_OTHER_WORDS: dict[str, str] = dict.fromkeys(("retries", "max_retries", "attempts"), "max_attempts")
-"""What other libraries call it."""
+def _check_one_of(what: str, given: object, known: tuple[str, ...]) -> None:
+    if given in known:
+        return
+    close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
+    hint = f"did you mean {str(close[0])!r}?" if close else f"there are {', '.join(known)}"
+    raise UsageError(f"there is no {what} {given!r}; {hint}")
 
 
-def _refuse_unknown(record: type[Declaration | StepOptions], options: Iterable[str]) -> None:
-    """Raise for an option that does not exist.
+def _checked_store(given: Store | None) -> Store | None:
+    if given is None or callable(getattr(given, "apply", None)):
+        return given
+    raise UsageError(
+        f'an app\'s store is a URL such as "sqlite:///app.db" or a store object, got {given!r}'
+    )
 
-    Raises:
-        DefinitionError: the message suggests one that does.
-    """
-    known = [field.name for field in fields(record)]
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, [*known, *_OTHER_WORDS], n=1)
-            hint = f"there are {', '.join(known)}"
-            if close:
-                hint = f"did you mean {_OTHER_WORDS.get(close[0], close[0])!r}?"
-            raise DefinitionError(f"there is no option {name!r}; {hint}")
+
+def _checked_ports(given: Ports | None) -> Ports:
+    if given is None:
+        return Ports()
+    if not isinstance(cast("object", given), Ports):
+        raise UsageError(f"ports are given as Ports(…), got {given!r}")
+    return given
 
 
 def open_store(url: str) -> Store:
@@ -342,8 +371,12 @@ def open_store(url: str) -> Store:
 
     Raises:
         UsageError: the URL has no known scheme, or an option that the store does not know.
+        InvalidValue: its namespace is no name.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"{url!r} is no URL of a store: {error}") from error
     module = STORES.get(parts.scheme)
     if module is None:
         known = ", ".join(f"{scheme}://" for scheme in sorted(STORES))
@@ -353,5 +386,9 @@ def open_store(url: str) -> Store:
         )
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     path = unquote(parts.netloc + parts.path)
+    if _NO_PATH.search(path):
+        raise UsageError(f"{url!r} names no file: a path holds no NUL and no lone surrogate")
+    if "namespace" in options:
+        check_id(options["namespace"], "namespace")
     store: Store = importlib.import_module(module).from_url(path, options)
     return store

@@ -15,7 +15,7 @@ from perdure._engine.engine import Engine
 from perdure._engine.scope import Call, Scope
 from perdure.clock import to_datetime
 from perdure.codec import Schema, decode_error, error_summary
-from perdure.duration import Duration, to_micros
+from perdure.duration import Duration, named_micros
 from perdure.errors import (
     InvalidTransition,
     ResultTimeout,
@@ -156,7 +156,9 @@ class Run(Generic[R]):
         """
         scope = scopes.current()
         if scope is None or scope.activation.engine is not self._engine:
-            return self._outside(None if timeout is None else to_micros(timeout) / 1e6)
+            return self._outside(
+                None if timeout is None else named_micros(timeout, "timeout") / 1e6
+            )
         if timeout is not None:
             raise UsageError(
                 "result(timeout=…) is for callers outside; inside a body the wait is durable and "

@@ -25,6 +25,7 @@ RetryOn: TypeAlias = (
 """Which errors are worth another attempt: a predicate, exception classes, or None for all."""
 
 _KINDS = ("constant", "linear", "exponential")
+_MOST_ATTEMPTS = 2**31 - 1  # what every store can count
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,10 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         """Check every field."""
         attempts: object = self.max_attempts
-        if type(attempts) is not int or attempts < 1:
+        if type(attempts) is not int or not 1 <= attempts <= _MOST_ATTEMPTS:
             raise DefinitionError(
-                f"max_attempts must be a whole number of at least 1 (the first attempt counts), "
-                f"got {attempts!r}"
+                "max_attempts must be a whole number of at least 1 (the first attempt counts) and "
+                f"at most {_MOST_ATTEMPTS}, got {_shown(attempts)}"
             )
         if not isinstance(self.backoff, Backoff):
             _check_callable(self.backoff, "backoff", 'a Backoff such as exponential("1s")')
@@ -220,6 +221,13 @@ def _check_number(given: object, what: str, low: int, high: int) -> None:
         raise DefinitionError(
             f"back-off {what} must be a number from {low} to {high}, got {given!r}"
         )
+
+
+def _shown(given: object) -> str:
+    """A short text for a message, also of an int of more digits than Python prints."""
+    if type(given) is int and abs(given) > 10**30:
+        return "an int of more than 30 digits"
+    return repr(given)
 
 
 def _text(error: BaseException) -> str:

@@ -7,11 +7,12 @@ and a replay gets the record; called anywhere else it just runs.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import inspect
 import random as _random
 import uuid as _uuid
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import partial, update_wrapper
 from hashlib import blake2b
@@ -22,11 +23,11 @@ from perdure import defaults
 from perdure._engine import adrift
 from perdure._engine import scope as scopes
 from perdure._engine.calls import block_on, call_site, child_ending, perform
-from perdure._engine.definition import StepSpec
+from perdure._engine.definition import StepSpec, check_function
 from perdure._engine.scope import Call, Scope
 from perdure.clock import to_datetime
 from perdure.codec import Arguments, fingerprint
-from perdure.duration import Duration, to_micros
+from perdure.duration import Duration, named_micros
 from perdure.errors import DefinitionError, NotInRun, UsageError
 from perdure.handle import Run
 from perdure.ids import check_id
@@ -68,7 +69,7 @@ class Step(Generic[P, R]):
             adrift.check(f"step {self._spec.name!r}")
             return cast("R", self._spec.function(*args, **kwargs))
         spec = self._spec
-        if args or kwargs:
+        if args or kwargs or spec.arguments.takes_any:
             digest, text = spec.arguments.fingerprint(args, kwargs)
         else:
             digest, text = b"", ""
@@ -108,7 +109,13 @@ class StepOptions:
     was: str | None = None
 
     def spec(self, function: Callable[..., Any], name: str) -> StepSpec:
-        """Return how a function is executed as a step of that name."""
+        """Return how a function is executed as a step of that name.
+
+        Raises:
+            DefinitionError, InvalidValue, InvalidDuration: the function, its name or an option
+                does not do.
+        """
+        check_function(function, "a step")
         policy = RetryPolicy(self.max_attempts, retry_on=self.retry_on)
         if self.backoff is not None:
             policy = replace(policy, backoff=self.backoff)
@@ -118,22 +125,23 @@ class StepOptions:
             is_async=_is_async(function),
             arguments=Arguments(function),
             policy=policy,
-            timeout=None if self.timeout is None else to_micros(self.timeout) / 1e6,
-            was=None if self.was is None else check_name(self.was),
+            timeout=None
+            if self.timeout is None
+            else named_micros(self.timeout, f"timeout of step {name!r}") / 1e6,
+            was=None if self.was is None else check_name(self.was, "was, a step's older name,"),
         )
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, what: str = "a step's name") -> str:
     """Return a step's name if it can be part of a path.
 
     Raises:
         DefinitionError: it is empty, too long, or contains ``/`` or begins with ``~``.
     """
-    check_id(name, "a step's name")
+    check_id(name, what)
     if "/" in name or name.startswith("~"):
         raise DefinitionError(
-            f'a step\'s name may not contain "/" nor begin with "~" (they structure paths), '
-            f"got {name!r}"
+            f'{what} may not contain "/" nor begin with "~" (they structure paths), got {name!r}'
         )
     return name
 
@@ -145,6 +153,30 @@ def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
         getattr(inner, "__call__", None)  # noqa: B004 -- asks for a coroutine method, not callability
     )
+
+
+_OTHER_WORDS: dict[str, str] = dict.fromkeys(("retries", "max_retries", "attempts"), "max_attempts")
+"""What other libraries call it."""
+
+
+def refuse_unknown(record: type[Any], options: Iterable[str]) -> None:
+    """Raise for an option that a definition or a step does not have.
+
+    Args:
+        record: the dataclass whose fields are the options.
+        options: the names that were given.
+
+    Raises:
+        DefinitionError: the message suggests one that does.
+    """
+    known = [field.name for field in fields(record)]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, *_OTHER_WORDS], n=1)
+            hint = f"there are {', '.join(known)}"
+            if close:
+                hint = f"did you mean {_OTHER_WORDS.get(close[0], close[0])!r}?"
+            raise DefinitionError(f"there is no option {name!r}; {hint}")
 
 
 MOST_SPECS = 1_000
@@ -186,6 +218,9 @@ class Inline:
         if scope is None:
             adrift.check(f"step {name!r}")
             check_name(name)
+            if not callable(function):
+                raise UsageError(_not_callable(name, function))
+            check_function(function, "a step")
             return function(*args, **kwargs)
         return cast(
             "T",
@@ -286,6 +321,7 @@ class StepVerb(Inline):
                 raise UsageError(f"step({name!r}) needs the function to call as well")
             return self.make(name, function, args, kwargs, call_site(2))
         if name is None:
+            refuse_unknown(StepOptions, kwargs)
             return partial(decorate, options=StepOptions(**kwargs))
         if function is not None or kwargs:
             raise UsageError('write @step, @step(option=…) or `await step("name", function, …)`')
@@ -316,11 +352,12 @@ def decorate(function: Callable[P, R], options: StepOptions) -> Step[P, R]:
     Raises:
         DefinitionError: it has no name of its own and is given none.
     """
-    if not callable(function):
-        raise DefinitionError(f"@step decorates a function, got {function!r}")
-    name = options.name or getattr(function, "__name__", "")
-    if not name or name == "<lambda>":
-        raise DefinitionError(f"{function!r} has no name; write a `def`, or pass name=…")
+    check_function(function, "a step")
+    name = options.name
+    if name is None:
+        name = getattr(function, "__name__", "")
+        if not name or name == "<lambda>":
+            raise DefinitionError(f"{function!r} has no name; write a `def`, or pass name=…")
     return Step(options.spec(function, name))
 
 
@@ -344,6 +381,8 @@ async def gather(*runs: Run[T]) -> list[T]:
         RunFailed, RunCancelled: of the first, in the order given, that has no result; all of them
             have ended by then.
     """
+    for run in runs:
+        _check_run(run)
     scope = scopes.current()
     if scope is None:
         return list(await asyncio.gather(*(run.result() for run in runs)))
@@ -362,6 +401,20 @@ async def gather(*runs: Run[T]) -> list[T]:
         if ending.status is not Status.COMPLETED
     )
     return [run.unwrap(ending, failed) for run, ending in zip(runs, endings, strict=True)]
+
+
+def _check_run(given: object) -> None:
+    found = type(given).__name__
+    if isinstance(given, Run):
+        return
+    if inspect.iscoroutine(given):
+        given.close()
+        raise UsageError(
+            "gather joins runs, got a coroutine; write `gather(await job.enqueue(…), …)` to join "
+            "children, and asyncio.gather(…) to await steps side by side"
+        )
+    hint = "; write gather(*runs)" if isinstance(given, list | tuple) else ""
+    raise UsageError(f"gather joins runs (what enqueue returns), got <{found}>{hint}")
 
 
 # --- values that are equal on replay -----------------------------------------------------------

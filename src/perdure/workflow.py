@@ -22,13 +22,19 @@ from perdure._engine import scope as scopes
 from perdure._engine.calls import call_site, child_token, in_pool, perform_inline, start_child
 from perdure._engine.committer import MAX_BATCH
 from perdure._engine.context import CallOptions, encode_options, meta_schema
-from perdure._engine.definition import Definition
+from perdure._engine.definition import Definition, check_function
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call
 from perdure.codec import Arguments
 from perdure.context import Context
-from perdure.duration import Duration, to_micros
-from perdure.errors import DefinitionError, PerdureError, RunConflict, UsageError
+from perdure.duration import Duration, named_micros
+from perdure.errors import (
+    DefinitionError,
+    InvalidValue,
+    PerdureError,
+    RunConflict,
+    UsageError,
+)
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
 from perdure.model.records import StepKey, StepKind
@@ -119,7 +125,7 @@ class Calls(Generic[P, R]):
 
         Returns, raises: as :meth:`enqueue`, and InvalidDuration.
         """
-        micros = to_micros(delay)
+        micros = named_micros(delay, "delay")
         return self._start(args, kwargs, micros)
 
     async def enqueue_many(
@@ -134,9 +140,11 @@ class Calls(Generic[P, R]):
             In the order given: the run's handle, or the error that kept it from being created.
 
         Raises:
-            UsageError: called with an ``id`` or ``unique_key`` option, which name one run, or
-                inside a body (there, gather ``enqueue`` calls).
+            UsageError: called with an ``id`` or ``unique_key`` option, which name one run,
+                inside a body (there, gather ``enqueue`` calls), or with something that is no
+                list of calls.
         """
+        _check_calls(calls)
         if self._options.id is not None or self._options.unique_key is not None:
             raise UsageError("options(id=…) and options(unique_key=…) name one run, not many")
         if scopes.current() is not None:
@@ -149,7 +157,9 @@ class Calls(Generic[P, R]):
     # --- here and now ----------------------------------------------------------------------------
 
     async def _run_here(self, data: bytes) -> R:
-        result: R = self._definition.result.round_trip(await self._body(data))[1]
+        value = await self._body(data)
+        verb = f"{self._definition.name!r} returned"
+        result: R = self._definition.result.round_trip(value, verb=verb)[1]
         return result
 
     async def _body(self, data: bytes) -> Any:
@@ -193,7 +203,7 @@ class Calls(Generic[P, R]):
         definition, options = self._definition, self._options
         meta = None
         if options.meta is not None:
-            meta = meta_schema.encode(dict(options.meta))
+            meta = meta_schema.encode(dict(options.meta), verb="meta got")
             self._engine.within_limit(meta, "meta")
         ids = self._engine.ids
         return CreateRun(
@@ -251,12 +261,12 @@ class Calls(Generic[P, R]):
     ) -> list[Run[R] | PerdureError]:
         submit = self._engine.committer.submit
         results: list[Any] = []
-        for number, (args, kwargs) in enumerate(calls, 1):
+        for number, each in enumerate(calls, 1):
             if number % MAX_BATCH == 0:
                 # Let the committer write what there is while the rest is being encoded.
                 await asyncio.sleep(0)
             try:
-                data = self._input(args, kwargs)
+                data = self._input(*_checked_call(each, number - 1))
             except PerdureError as error:
                 results.append(error)
                 continue
@@ -271,6 +281,27 @@ class Calls(Generic[P, R]):
 
     def _handle(self, run_id: str) -> Run[R]:
         return Run(run_id, self._engine, self._definition.result)
+
+
+def _check_calls(given: object) -> None:
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        raise UsageError(
+            "enqueue_many takes an iterable of calls, each a pair such as ((1, 2), {}), got "
+            f"<{type(given).__name__}>"
+        )
+
+
+def _checked_call(given: Any, index: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    found = type(given).__name__
+    if isinstance(given, tuple | list) and len(given) == 2:  # pyright: ignore[reportUnknownArgumentType]
+        args, kwargs = given  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(args, tuple | list) and isinstance(kwargs, Mapping):
+            return tuple(args), kwargs  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    raise InvalidValue(
+        "each call of enqueue_many is a pair of a tuple of arguments and a mapping, such as "
+        f'((1, 2), {{}}) or ((), {{"a": 1}}), got <{found}> at $[{index}]',
+        path=f"$[{index}]",
+    )
 
 
 class Workflow(Calls[P, R]):
@@ -381,11 +412,15 @@ class Declaration:
         """Return the definition of a body declared so.
 
         Raises:
-            DefinitionError: something about it is wrong; the message names the place.
+            DefinitionError, InvalidValue, InvalidDuration: something about it is wrong; the message
+                names the place, or the name and the option.
         """
+        check_function(function, "a workflow or job")
         place = place_of(function)
-        name = self.name or name_of(function)
+        name = name_of(function) if self.name is None else self.name
         check_id(name, f"the name of the definition at {place}")
+        if isinstance(function, type):
+            raise DefinitionError(f"a workflow or job is made of a function, got {function!r}")
         policy = RetryPolicy(self.max_attempts, retry_on=self.retry_on)
         if self.backoff is not None:
             policy = replace(policy, backoff=self.backoff)
@@ -396,13 +431,19 @@ class Declaration:
             is_async=inspect.iscoroutinefunction(function),
             arguments=arguments,
             policy=policy,
-            timeout=None if self.timeout is None else to_micros(self.timeout) / 1e6,
-            version=self.version or code_version(function),
+            timeout=None
+            if self.timeout is None
+            else named_micros(self.timeout, f"timeout of {name!r}") / 1e6,
+            version=code_version(function)
+            if self.version is None
+            else check_id(self.version, "version"),
             queue=check_id(self.queue, "queue"),
             priority=check_priority(self.priority),
             place=place,
             services=services,
-            description=self.description or inspect.getdoc(function) or "",
+            description=inspect.getdoc(function) or ""
+            if self.description is None
+            else check_description(self.description),
             tags=check_tags(self.tags),
         )
 
@@ -415,6 +456,17 @@ def check_priority(given: object) -> int:
     """
     if type(given) is not int or given not in _PRIORITIES:
         raise UsageError(f"priority must be a whole number of 32 bits, got {given!r}")
+    return given
+
+
+def check_description(given: object) -> str:
+    """Return the description if it is a text.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(given, str):
+        raise UsageError(f"description must be a text, got {given!r}")
     return given
 
 

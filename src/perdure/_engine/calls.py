@@ -259,9 +259,10 @@ class _Execution:
             try:
                 data, seen = self.spec.result.round_trip(value)
                 self.engine.within_limit(data, f"the result of step {self.call.path!r}")
-            except InvalidValue as error:
+            except InvalidValue as wrong:
+                unfit = _by_name(wrong, f"step {self.call.path!r}")
                 # The same code would return the same thing again.
-                return await self._failed(error, None), None
+                return await self._failed(unfit, None), None
             await self._save(StepOutcome.OK, data)
             return None, seen
         finally:
@@ -375,6 +376,13 @@ class _Execution:
         )
 
 
+def _by_name(error: InvalidValue, what: str) -> InvalidValue:
+    """Return the error of a result with the name of what returned it, if it is not in there."""
+    if what in str(error):
+        return error
+    return InvalidValue(f"{what} {error}", path=error.path)
+
+
 def _recorded(save: SaveCheckpoint) -> Checkpoint:
     """Return the record that the store makes of a final outcome."""
     return Checkpoint(
@@ -473,7 +481,7 @@ async def perform_inline(
     failure: Exception | None = None
     failed_by: list[StepKey] = []
     try:
-        data, seen = result.round_trip(await body())
+        data, seen = result.round_trip(await body(), verb=f"{call.path!r} returned")
         activation.engine.within_limit(data, f"the result of {call.path!r}")
     except Exception as error:  # noqa: BLE001 -- recorded, and raised again below
         data, replayed = replayed_error(error)

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 from perdure.codec import Arguments, Schema
+from perdure.errors import DefinitionError
 from perdure.retry import RetryPolicy
 
 Function: TypeAlias = Callable[..., Any]
 """A user's function: its result is a value (``def``) or an awaitable of one (``async def``)."""
+
+
+def check_function(given: object, what: str) -> None:
+    """Check that something can be a body or a step.
+
+    Args:
+        given: what was passed for the function.
+        what: how a message calls its use, such as ``"a workflow"``.
+
+    Raises:
+        DefinitionError: it cannot be called, is the call of a function instead of the function,
+            or is a generator function, of which a call executes nothing.
+    """
+    if inspect.iscoroutine(given):
+        given.close()
+        raise DefinitionError(
+            f"{what} is made of a function, got the coroutine of a call; pass the function itself: "
+            "`function`, not `function(argument)`"
+        )
+    if not callable(given):
+        raise DefinitionError(f"{what} is made of a function, got {given!r}")
+    inner: Any = given
+    while isinstance(inner, partial):
+        inner = inner.func
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise DefinitionError(
+            f"{what} cannot be the generator function {inner.__qualname__}: calling it executes "
+            "nothing of it; return a list in place of `yield`"
+        )
 
 
 @dataclass(slots=True)

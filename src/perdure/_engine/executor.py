@@ -203,7 +203,7 @@ class Executor:
     def _completed(self, activation: Activation, value: Any) -> Verdict:
         definition = activation.definition
         try:
-            data = definition.result.encode(value)
+            data = definition.result.encode(value, verb=f"{definition.name!r} returned")
             self.engine.within_limit(data, f"the result of {definition.name!r}")
         except InvalidValue as error:
             return self._failed(error, "error")

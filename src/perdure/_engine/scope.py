@@ -20,6 +20,7 @@ from functools import wraps
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from perdure.errors import UsageError
 from perdure.model.records import Checkpoint, StepKey, StepKind
 
 if TYPE_CHECKING:
@@ -228,10 +229,18 @@ def carry(function: Callable[P, T]) -> Callable[P, T]:
     are in the body: each wrapped function is a branch of its own, numbered in the order of
     wrapping. Outside a run the function is returned as it is.
 
+    Raises:
+        UsageError: what it is given cannot be called.
+
     Example::
 
         threading.Thread(target=perdure.carry(work), args=(item,)).start()
     """
+    if not callable(function):
+        raise UsageError(
+            f"carry takes the function that a thread runs, got <{type(function).__name__}>; pass "
+            "the function itself, not its call"
+        )
     scope = current()
     if scope is None:
         return function
