@@ -22,7 +22,7 @@ from perdure._engine.registry import Registry
 from perdure.codec import Schema, schema
 from perdure.context import Context
 from perdure.duration import Duration
-from perdure.errors import UsageError
+from perdure.errors import DefinitionError, UsageError
 from perdure.handle import Run
 from perdure.ids import check_id
 from perdure.model.records import REASONS, RunQuery, Status
@@ -174,6 +174,11 @@ class App:
         chosen = StepOptions(**options)
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
+            if isinstance(function, Workflow):
+                raise DefinitionError(
+                    f"a step is made of a plain function, got {function!r}; in a body, start it "
+                    f"with `await {function.name}.enqueue(…)` or `await {function.name}.run(…)`"
+                )
             made = decorate(function, chosen)
             self._registry.add_step(made.name, place_of(function))
             return made

@@ -13,6 +13,7 @@ from perdure._engine import scope as scopes
 from perdure._engine.calls import call_site, child_ending, decode_log, mark
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call, Scope
+from perdure._engine.unawaited import reads_as
 from perdure.clock import to_datetime
 from perdure.codec import Schema, decode_error, error_summary
 from perdure.duration import Duration, named_micros
@@ -240,9 +241,11 @@ class Run(Generic[R]):
 
     # --- stages ----------------------------------------------------------------------------------
 
+    @reads_as("result(…) without `await`")
     async def _inside(self, call: Call, join: int) -> R:
         return self.unwrap(await child_ending(call, self.id, join), (call.key,))
 
+    @reads_as("result(…) without `await`")
     async def _outside(self, timeout: float | None) -> R:
         return self.unwrap(await self._ending(timeout))
 

@@ -25,6 +25,7 @@ from perdure._engine import scope as scopes
 from perdure._engine.calls import block_on, call_site, child_ending, perform
 from perdure._engine.definition import StepSpec, check_function
 from perdure._engine.scope import Call, Scope
+from perdure._engine.unawaited import reads_as
 from perdure.clock import to_datetime
 from perdure.codec import Arguments, fingerprint
 from perdure.duration import Duration, named_micros
@@ -271,6 +272,7 @@ def _not_callable(name: str, given: object) -> str:
     return f"step({name!r}, …) takes a function, got {given!r}"
 
 
+@reads_as("step(…) without `await`")
 async def _just_run(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if spec.is_async:
         return await spec.function(*args, **kwargs)
@@ -353,6 +355,8 @@ def decorate(function: Callable[P, R], options: StepOptions) -> Step[P, R]:
         DefinitionError: it has no name of its own and is given none.
     """
     check_function(function, "a step")
+    if isinstance(function, Step):
+        raise DefinitionError(f"{function!r} is a step already")
     name = options.name
     if name is None:
         name = getattr(function, "__name__", "")

@@ -25,6 +25,7 @@ from perdure._engine.context import CallOptions, encode_options, meta_schema
 from perdure._engine.definition import Definition, check_function
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call
+from perdure._engine.unawaited import reads_as
 from perdure.codec import Arguments
 from perdure.context import Context
 from perdure.duration import Duration, named_micros
@@ -40,6 +41,7 @@ from perdure.ids import check_id, derived_id
 from perdure.model.records import StepKey, StepKind
 from perdure.model.transitions import Created, CreateRun, Exists, Outcome
 from perdure.retry import Backoff, RetryOn, RetryPolicy
+from perdure.step import Step
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -156,6 +158,7 @@ class Calls(Generic[P, R]):
 
     # --- here and now ----------------------------------------------------------------------------
 
+    @reads_as("run(…) without `await`")
     async def _run_here(self, data: bytes) -> R:
         value = await self._body(data)
         verb = f"{self._definition.name!r} returned"
@@ -221,6 +224,7 @@ class Calls(Generic[P, R]):
             delay,
         )
 
+    @reads_as("enqueue(…) without `await`")
     async def _create(self, create: CreateRun) -> Run[R]:
         answer = await self._engine.committer.submit(create)
         return self._handle(self._accepted(answer))
@@ -233,6 +237,7 @@ class Calls(Generic[P, R]):
         create = self._transition(data, delay, run_id)
         return msgspec.structs.replace(create, token=child_token(run_id))
 
+    @reads_as("enqueue(…) without `await`")
     async def _create_in_run(self, call: Call, create: CreateRun) -> Run[R]:
         return self._handle(await start_child(call, create, self._accepted))
 
@@ -416,6 +421,11 @@ class Declaration:
                 names the place, or the name and the option.
         """
         check_function(function, "a workflow or job")
+        if isinstance(function, Step | Calls):
+            raise DefinitionError(
+                f"a workflow or job is made of a plain function, got {function!r}; call steps and "
+                "other definitions from its body"
+            )
         place = place_of(function)
         name = name_of(function) if self.name is None else self.name
         check_id(name, f"the name of the definition at {place}")

@@ -21,6 +21,7 @@ import msgspec
 
 from perdure._engine import scope as scopes
 from perdure._engine.scope import Call, Scope
+from perdure._engine.unawaited import reads_as
 from perdure._engine.waits import end_of, until
 from perdure.codec import Schema, decode_error, error_summary, replayed_error, schema
 from perdure.errors import (
@@ -97,6 +98,7 @@ def here(call: Call) -> Scope:
 # --- steps -----------------------------------------------------------------------------------
 
 
+@reads_as("a durable step without `await`")
 async def perform(call: Call, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Carry out a step: replay its recorded outcome, or execute, commit and return it.
 
@@ -460,6 +462,7 @@ def in_pool(
     return loop.run_in_executor(pool, lambda: context.run(function, *args, **kwargs))
 
 
+@reads_as("run(…) without `await`")
 async def perform_inline(
     call: Call, body: Callable[[], Coroutine[Any, Any, Any]], result: Schema[Any]
 ) -> Any:

@@ -37,12 +37,14 @@ class Branch:
         task: the task that runs it; None for a carried thread.
         children: its live child branches.
         waits: durable waits that it is blocked in now.
+        in_step: it was started by a step.
     """
 
-    __slots__ = ("children", "parent", "task", "waits")
+    __slots__ = ("children", "in_step", "parent", "task", "waits")
 
-    def __init__(self, parent: Branch | None) -> None:
+    def __init__(self, parent: Branch | None, *, in_step: bool = False) -> None:
         self.parent = parent
+        self.in_step = in_step
         self.task: asyncio.Task[Any] | None = None
         self.children = 0
         self.waits = 0
@@ -178,7 +180,7 @@ class Scope:
         """Return the scope of the next branch started here."""
         number = self._forks
         self._forks = number + 1
-        branch = Branch(self.branch)
+        branch = Branch(self.branch, in_step=self.in_step)
         return Scope(
             self.activation,
             branch,

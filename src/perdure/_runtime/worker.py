@@ -22,6 +22,7 @@ from perdure._engine.activation import Leaving
 from perdure._engine.engine import Engine
 from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
+from perdure._engine.sleepers import Sleepers
 from perdure._runtime.heartbeat import Heart, Pulse
 from perdure.codec import encode_error
 from perdure.duration import Duration, named_micros
@@ -159,6 +160,7 @@ class Worker:
         self._release_sign: Callable[[], None] | None = None
         self._rejoining: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._sleepers = Sleepers()
         self._rescuing: dict[str, asyncio.Task[None]] = {}
         self._changed: asyncio.Event | None = None
         self.worker_id = ""
@@ -341,7 +343,14 @@ class Worker:
         when = self._loop.time() + delay
         self._stop_poll()
         self._next_look = when
-        self._poll_timer = self._loop.call_at(when, self.look)
+        self._poll_timer = self._loop.call_at(when, self._polled)
+
+    def _polled(self) -> None:
+        self._poll_timer = None
+        self._sleepers.look(self._executor.active.values(), self._loop.time())
+        self.look()
+        if self._free <= 0 and self._poll_timer is None:
+            self._look_later(None)  # to look at the bodies again, although there is no room
 
     def _stop_poll(self) -> None:
         if self._poll_timer is not None:
