@@ -22,7 +22,7 @@ from perdure._engine.registry import Registry
 from perdure.codec import Schema, schema
 from perdure.context import Context
 from perdure.duration import Duration
-from perdure.errors import DefinitionError, UsageError
+from perdure.errors import DefinitionError, UsageError, shown
 from perdure.handle import Run
 from perdure.ids import check_id
 from perdure.model.records import REASONS, RunQuery, Status
@@ -269,7 +269,7 @@ class App:
             UnknownDefinition: neither has this app a definition of that name, nor is there a run.
         """
         if type(limit) is not int or not 1 <= limit <= 1000:
-            raise UsageError(f"limit must be a whole number from 1 to 1000, got {limit!r}")
+            raise UsageError(f"limit must be a whole number from 1 to 1000, got {shown(limit)}")
         if status is not None:
             _check_one_of("status", status, tuple(Status))
         if reason is not None:
@@ -352,14 +352,14 @@ def _check_one_of(what: str, given: object, known: tuple[str, ...]) -> None:
         return
     close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
     hint = f"did you mean {str(close[0])!r}?" if close else f"there are {', '.join(known)}"
-    raise UsageError(f"there is no {what} {given!r}; {hint}")
+    raise UsageError(f"there is no {what} {shown(given)}; {hint}")
 
 
 def _checked_store(given: Store | None) -> Store | None:
     if given is None or callable(getattr(given, "apply", None)):
         return given
     raise UsageError(
-        f'an app\'s store is a URL such as "sqlite:///app.db" or a store object, got {given!r}'
+        f'an app\'s store is a URL such as "sqlite:///app.db" or a store object, got {shown(given)}'
     )
 
 
@@ -367,7 +367,7 @@ def _checked_ports(given: Ports | None) -> Ports:
     if given is None:
         return Ports()
     if not isinstance(cast("object", given), Ports):
-        raise UsageError(f"ports are given as Ports(…), got {given!r}")
+        raise UsageError(f"ports are given as Ports(…), got {shown(given)}")
     return given
 
 

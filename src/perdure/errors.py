@@ -44,6 +44,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+LONGEST_SHOWN = 80
+"""Characters of a value that a message shows."""
+
 
 class PerdureError(Exception):
     """Base of every error of this package. ``code`` names its page in the documentation."""
@@ -290,3 +293,16 @@ class StoreClosed(StoreError):
 
 class Leave(asyncio.CancelledError):
     """Private signal: the body must leave its worker now; nothing more is recorded."""
+
+
+def shown(value: object) -> str:
+    """Return a short text of a value for a message, whatever the value is.
+
+    Its ``repr`` where that has at most 80 characters; what cannot be printed (an int of more digits
+    than Python writes, a user's ``__repr__`` that raises) is named by its class.
+    """
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 -- user code, inside of our own error's message
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."

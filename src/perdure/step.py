@@ -29,7 +29,7 @@ from perdure._engine.unawaited import reads_as
 from perdure.clock import to_datetime
 from perdure.codec import Arguments, fingerprint
 from perdure.duration import Duration, named_micros
-from perdure.errors import DefinitionError, NotInRun, UsageError
+from perdure.errors import DefinitionError, NotInRun, UsageError, shown
 from perdure.handle import Run
 from perdure.ids import check_id
 from perdure.model.records import Status, StepKind
@@ -269,7 +269,7 @@ def _not_callable(name: str, given: object) -> str:
             f"step({name!r}, …) was given a coroutine; pass the function and its arguments apart: "
             f"`await step({name!r}, function, argument)`, not `function(argument)`"
         )
-    return f"step({name!r}, …) takes a function, got {given!r}"
+    return f"step({name!r}, …) takes a function, got {shown(given)}"
 
 
 @reads_as("step(…) without `await`")
@@ -361,7 +361,7 @@ def decorate(function: Callable[P, R], options: StepOptions) -> Step[P, R]:
     if name is None:
         name = getattr(function, "__name__", "")
         if not name or name == "<lambda>":
-            raise DefinitionError(f"{function!r} has no name; write a `def`, or pass name=…")
+            raise DefinitionError(f"{shown(function)} has no name; write a `def`, or pass name=…")
     return Step(options.spec(function, name))
 
 

@@ -35,6 +35,7 @@ from perdure.errors import (
     PerdureError,
     RunConflict,
     UsageError,
+    shown,
 )
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
@@ -363,7 +364,7 @@ class Workflow(Calls[P, R]):
         if priority is not None:
             check_priority(priority)
         if meta is not None and not isinstance(cast("object", meta), Mapping):
-            raise UsageError(f"meta is a mapping of names to values, got {meta!r}")
+            raise UsageError(f"meta is a mapping of names to values, got {shown(meta)}")
         given = Options(id, unique_key, queue, priority, meta, check_tags(tags), max_attempts)
         return Calls(self._definition, self._engine, given)
 
@@ -421,16 +422,14 @@ class Declaration:
                 names the place, or the name and the option.
         """
         check_function(function, "a workflow or job")
-        if isinstance(function, Step | Calls):
+        if isinstance(function, Step | Calls | type):
             raise DefinitionError(
-                f"a workflow or job is made of a plain function, got {function!r}; call steps and "
-                "other definitions from its body"
+                f"a workflow or job is made of a plain function, got {shown(cast('object', function))}"
+                "; call steps and other definitions from its body"
             )
         place = place_of(function)
         name = name_of(function) if self.name is None else self.name
         check_id(name, f"the name of the definition at {place}")
-        if isinstance(function, type):
-            raise DefinitionError(f"a workflow or job is made of a function, got {function!r}")
         policy = RetryPolicy(self.max_attempts, retry_on=self.retry_on)
         if self.backoff is not None:
             policy = replace(policy, backoff=self.backoff)
@@ -465,7 +464,7 @@ def check_priority(given: object) -> int:
         UsageError: it is no whole number of 32 bits.
     """
     if type(given) is not int or given not in _PRIORITIES:
-        raise UsageError(f"priority must be a whole number of 32 bits, got {given!r}")
+        raise UsageError(f"priority must be a whole number of 32 bits, got {shown(given)}")
     return given
 
 
@@ -476,7 +475,7 @@ def check_description(given: object) -> str:
         UsageError: it is none.
     """
     if not isinstance(given, str):
-        raise UsageError(f"description must be a text, got {given!r}")
+        raise UsageError(f"description must be a text, got {shown(given)}")
     return given
 
 
@@ -488,7 +487,7 @@ def check_tags(given: object) -> tuple[str, ...]:
         InvalidValue: one of them is no usable text.
     """
     if not isinstance(given, tuple | list):
-        raise UsageError(f'tags are a tuple of texts such as ("nightly",), got {given!r}')
+        raise UsageError(f'tags are a tuple of texts such as ("nightly",), got {shown(given)}')
     return tuple(check_id(tag, "a tag") for tag in cast("tuple[str, ...]", given))
 
 
@@ -501,7 +500,7 @@ def name_of(function: Callable[..., Any]) -> str:
     name: str = getattr(function, "__name__", "")
     if not name or name == "<lambda>":
         raise DefinitionError(
-            f"{function!r} has no name to be found by after a restart; write a `def`, or pass "
+            f"{shown(function)} has no name to be found by after a restart; write a `def`, or pass "
             "name=…"
         )
     return name

@@ -34,6 +34,7 @@ from tests.bad_input.values import (
     NO_ORDERS,
     NO_PAYLOADS,
     NO_RETRY_ONS,
+    UNSHOWN,
     Fresh,
     forgotten,
     generate,
@@ -179,6 +180,39 @@ ROWS: list[Row] = [
         for entry in ("Backoff", "constant", "linear", "exponential")
         for value in (-0.1, 1.1, math.nan, "0.1", False, None)
     ],
+    # what cannot be printed
+    *each(
+        dict.fromkeys((*DECLARED, "step.options"), "max_attempts backoff retry_on")
+        | {
+            "Backoff": "kind factor jitter",
+            "RetryPolicy": "max_attempts backoff retry_on",
+            "constant": "jitter",
+            "linear": "jitter",
+            "exponential": "factor jitter",
+            "App.step": "function max_attempts backoff retry_on",
+        },
+        UNSHOWN,
+        DefinitionError,
+    ),
+    *each({"App.workflow": "function", "App.job": "function"}, UNSHOWN, DefinitionError),
+    *each(
+        {
+            "App": "ports store",
+            "App.job": "priority description tags",
+            "App.runs": "status reason limit",
+            "App.workflow": "priority description tags",
+            "Worker": "app crash_cap concurrency",
+            "Workflow.options": "priority tags",
+            "step.sync": "function",
+        },
+        UNSHOWN[:1],
+        UsageError,
+    ),
+    *each(
+        {"App.runs": "limit", "Worker": "queues only", "Workflow.options": "meta priority"},
+        UNSHOWN[1:2],
+        UsageError,
+    ),
     # priorities, descriptions, tags
     *[
         Row(entry, "priority", value, UsageError, f"whole number of 32 bits, got {value!r}")
@@ -199,7 +233,13 @@ ROWS: list[Row] = [
     *each({"App.workflow": "function", "App.job": "function"}, NO_FUNCTIONS, DefinitionError),
     *each({"App.step": "function"}, NO_FUNCTIONS, DefinitionError),
     *each({"step": "function"}, NO_FUNCTIONS[2:], DefinitionError),
-    Row("App.workflow", "function", int, DefinitionError, "made of a function, got <class 'int'>"),
+    Row(
+        "App.workflow",
+        "function",
+        int,
+        DefinitionError,
+        "made of a plain function, got <class 'int'>",
+    ),
     Row("App.workflow", "function", max, DefinitionError, "has no signature to read"),
     Row("step", "args", (42,), UsageError, "step('inline', …) takes a function, got 42"),
     Row(

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from perdure.codec import Arguments, Schema
-from perdure.errors import DefinitionError
+from perdure.errors import DefinitionError, shown
 from perdure.retry import RetryPolicy
 
 Function: TypeAlias = Callable[..., Any]
@@ -34,7 +34,7 @@ def check_function(given: object, what: str) -> None:
             "`function`, not `function(argument)`"
         )
     if not callable(given):
-        raise DefinitionError(f"{what} is made of a function, got {given!r}")
+        raise DefinitionError(f"{what} is made of a function, got {shown(given)}")
     inner: Any = given
     while isinstance(inner, partial):
         inner = inner.func

@@ -26,7 +26,7 @@ from perdure._engine.sleepers import Sleepers
 from perdure._runtime.heartbeat import Heart, Pulse
 from perdure.codec import encode_error
 from perdure.duration import Duration, named_micros
-from perdure.errors import PerdureError, StoreError, UsageError
+from perdure.errors import PerdureError, StoreError, UsageError, shown
 from perdure.ids import check_id
 from perdure.model.records import Control, Grant, RunRecord
 from perdure.model.transitions import (
@@ -129,7 +129,7 @@ class Worker:
         _check_count("concurrency", concurrency)
         _check_count("crash_cap", crash_cap)
         if not isinstance(getattr(app, "engine", None), Engine):
-            raise UsageError(f"Worker takes an App, got {app!r}")
+            raise UsageError(f"Worker takes an App, got {shown(app)}")
         if named_micros(poll, "poll") <= 0:
             raise UsageError(f"poll must be longer than nothing, got {poll!r}")
         self._app = app
@@ -545,14 +545,14 @@ class Worker:
 
 def _check_count(name: str, given: object) -> None:
     if type(given) is not int or given < 1:
-        raise UsageError(f"{name} must be a whole number above 0, got {given!r}")
+        raise UsageError(f"{name} must be a whole number above 0, got {shown(given)}")
     if given > MOST:
         raise UsageError(f"{name} must be at most {MOST:,}")
 
 
 def _checked_names(what: str, given: object) -> tuple[str, ...]:
     if not isinstance(given, Iterable) or isinstance(given, str | bytes):
-        raise UsageError(f'{what} is a list of names: write ["default"], got {given!r}')
+        raise UsageError(f'{what} is a list of names: write ["default"], got {shown(given)}')
     names = tuple(check_id(name, f"a name in {what}") for name in cast("Iterable[str]", given))
     if not names:
         raise UsageError(f"{what} is an empty list: such a worker would never execute anything")
