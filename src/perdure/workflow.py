@@ -424,8 +424,8 @@ class Declaration:
         check_function(function, "a workflow or job")
         if isinstance(function, Step | Calls | type):
             raise DefinitionError(
-                f"a workflow or job is made of a plain function, got {shown(cast('object', function))}"
-                "; call steps and other definitions from its body"
+                "a workflow or job is made of a plain function, got "
+                f"{shown(cast('object', function))}; call steps and other definitions from its body"
             )
         place = place_of(function)
         name = name_of(function) if self.name is None else self.name

@@ -4,6 +4,7 @@
 """
 
 import inspect
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -249,6 +250,23 @@ async def test_odd_payloads_come_back_as_they_are(tmp_path: Path, store: str):
         for value, run in runs:
             result = await run.result(timeout="10s")
             assert (type(result), repr(result)) == (type(value), repr(value))
+
+
+@both_stores
+async def test_keys_do_not_meet_across_separators(tmp_path: Path, store: str):
+    """A definition and a key are two things, however alike they read when put together."""
+    app = App(PLACES[store](tmp_path)())
+
+    async def body(value: int) -> None: ...
+
+    flows = [app.workflow(name=name)(body) for name in ("a", "a:b", "a b", "a\u00a0b")]
+    keys = ("b:c", "c", "b c", "b\u00a0c", ":b:c")
+    async with app:
+        runs = [
+            await flow.options(unique_key=key).enqueue(number)
+            for number, (flow, key) in enumerate(itertools.product(flows, keys))
+        ]
+        assert len({run.id for run in runs}) == len(flows) * len(keys)
 
 
 def _same(value: Any) -> Any:

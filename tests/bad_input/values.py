@@ -116,6 +116,9 @@ NO_NAMES: tuple[tuple[Any, str], ...] = (
 
 NAMES: tuple[str, ...] = (
     "x",
+    "X",
+    "x ",
+    " x",
     "x" * 255,
     "../../x",
     "{tag}",
