@@ -211,6 +211,7 @@ class App:
             AppNotReady: the app has no store.
             StoreError: the store cannot be used; nothing was created or changed.
         """
+        self._engine.check_loop()
         async with self._connecting:
             if not self._users:
                 await self._engine.open()
@@ -274,6 +275,7 @@ class App:
             _check_one_of("status", status, tuple(Status))
         if reason is not None:
             _check_one_of("reason", reason, REASONS)
+        self._engine.check_loop()
         if name is not None:
             await self._check_known(check_id(name, "name"))
         statuses = () if status is None else (Status(status),)

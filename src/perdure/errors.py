@@ -7,7 +7,8 @@ user's body never swallows a suspension.
 
 PerdureError
 ├── DefinitionError             a definition is wrong; raised while declaring it
-│   └── DuplicateName           two definitions of one app share a name
+│   ├── DuplicateName           two definitions of one app share a name
+│   └── Unresolved              an annotation names a class that does not exist
 ├── UsageError                  a call is wrong whatever the data is
 │   ├── NotInRun                a durable verb was called where no run is executing
 │   └── AppNotReady             the app has no store, is closed, or was configured too late
@@ -64,6 +65,12 @@ class DuplicateName(DefinitionError):
     """Two definitions of one app share a name; the message names both places."""
 
     code = "P101"
+
+
+class Unresolved(DefinitionError):
+    """An annotation names something that does not exist, or not yet."""
+
+    code = "P102"
 
 
 class UsageError(PerdureError):

@@ -204,6 +204,7 @@ class Run(Generic[R]):
         Raises:
             RunNotFound: there is none of this id.
         """
+        self._engine.check_loop()
         found = await self._engine.store.history(self.id)
         if found is None:
             raise self._missing()
@@ -250,6 +251,7 @@ class Run(Generic[R]):
         return self.unwrap(await self._ending(timeout))
 
     async def _ending(self, timeout: float | None) -> Ending:
+        self._engine.check_loop()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Ending] = loop.create_future()
 
@@ -272,6 +274,7 @@ class Run(Generic[R]):
             watcher.unwatch(self.id, ended)
 
     async def _control(self, transition: CancelRun | RetryRun) -> Status:
+        self._engine.check_loop()
         answer = await self._engine.committer.submit(transition)
         verb = "cancel" if isinstance(transition, CancelRun) else "retry"
         match answer:
@@ -296,6 +299,7 @@ class Run(Generic[R]):
             self._engine.watcher.announce(Ending(self.id, status, None, None, None))
 
     async def _record(self) -> RunRecord:
+        self._engine.check_loop()
         found = await self._engine.store.get(self.id)
         if found is None:
             raise self._missing()

@@ -227,6 +227,7 @@ class Calls(Generic[P, R]):
 
     @reads_as("enqueue(…) without `await`")
     async def _create(self, create: CreateRun) -> Run[R]:
+        self._engine.check_loop()
         answer = await self._engine.committer.submit(create)
         return self._handle(self._accepted(answer))
 
@@ -240,6 +241,7 @@ class Calls(Generic[P, R]):
 
     @reads_as("enqueue(…) without `await`")
     async def _create_in_run(self, call: Call, create: CreateRun) -> Run[R]:
+        self._engine.check_loop()
         return self._handle(await start_child(call, create, self._accepted))
 
     def _accepted(self, answer: Outcome) -> str:
@@ -265,6 +267,7 @@ class Calls(Generic[P, R]):
     async def _create_many(
         self, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
     ) -> list[Run[R] | PerdureError]:
+        self._engine.check_loop()
         submit = self._engine.committer.submit
         results: list[Any] = []
         for number, each in enumerate(calls, 1):

@@ -9,7 +9,7 @@ from perdure import App, Backoff, RetryPolicy, Run, Worker, carry, gather, step
 from perdure.model.records import RunQuery
 from perdure.store import Store
 from tests.bad_input.table import Row
-from tests.bad_input.values import Fresh, Order
+from tests.bad_input.values import NO_TYPED, Fresh, Order, Typed
 
 
 async def work(value: Any = None) -> Any:
@@ -48,6 +48,18 @@ class Desk:
         self.app = App(store)
         self.order = self.app.workflow(name="order")(_order)
         self.anything = self.app.workflow(name="anything")(_anything)
+        annotations = {str(each): each for each in (*(row[0] for row in NO_TYPED), "Nowhere")}
+        self._typed = {text: self._taking(text, each) for text, each in annotations.items()}
+
+    def _taking(self, name: str, annotation: Any) -> Any:
+        async def body(value: Any) -> None: ...
+
+        body.__annotations__["value"] = annotation
+        return self.app.workflow(name=f"takes {name}")(body)
+
+    def typed(self, annotation: Any) -> Any:
+        """Return the definition that takes such a value."""
+        return self._typed[str(annotation)]
 
     async def open(self) -> None:
         """Connect, and create a run of each kind."""
@@ -133,6 +145,8 @@ def called(verb: str, *first: Any) -> Call:
     def call(desk: Desk, row: Row) -> Any:
         value = thaw(row.value)
         match row.parameter:
+            case "args" if isinstance(value, Typed):
+                return getattr(desk.typed(value.annotation), verb)(*first, value.value)
             case "args":
                 return getattr(desk.anything, verb)(*first, value)
             case "kwargs":

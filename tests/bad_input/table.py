@@ -20,6 +20,7 @@ from perdure.errors import (
     RunConflict,
     RunNotFound,
     UnknownDefinition,
+    Unresolved,
     UsageError,
 )
 from tests.bad_input.surface import NO_PARAMETER
@@ -34,8 +35,10 @@ from tests.bad_input.values import (
     NO_ORDERS,
     NO_PAYLOADS,
     NO_RETRY_ONS,
+    NO_TYPED,
     UNSHOWN,
     Fresh,
+    Typed,
     forgotten,
     generate,
     named,
@@ -358,6 +361,22 @@ ROWS: list[Row] = [
         PayloadTooLarge,
         "meta is 1,048,577",
     ),
+    *[
+        Row(
+            f"Workflow.{verb}",
+            "args",
+            Typed(annotation, value),
+            InvalidValue,
+            says,
+            f"$.value{path}",
+        )
+        for verb in ("enqueue", "run", "delay")
+        for annotation, value, path, says in NO_TYPED
+    ],
+    *[
+        Row(f"Workflow.{verb}", "args", Typed("Nowhere", 1), Unresolved, "'Nowhere' is not defined")
+        for verb in ("enqueue", "run", "delay")
+    ],
     *[
         Row("Workflow.enqueue_many", "calls", value, UsageError, "takes an iterable of calls")
         for value in (42, None, "calls", b"calls", named)

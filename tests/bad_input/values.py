@@ -5,7 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from enum import Enum
+from typing import Any, Literal, TypedDict
+
+import msgspec
+from pydantic import AwareDatetime, BaseModel, Field
 
 from perdure.defaults import PAYLOAD_LIMIT
 
@@ -263,6 +267,75 @@ NO_ORDERS: tuple[tuple[tuple[Any, ...], dict[str, Any], str, str], ...] = (
     ((Order("o", [], "2026-01-01"),), {}, "$.order.at", "where datetime | None is declared"),  # type: ignore[arg-type]
 )
 """Calls that do not fit the typed definition: arguments, path, and what is said."""
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A value for the definition whose parameter has this annotation."""
+
+    annotation: Any
+    value: Any
+
+
+class Address(TypedDict):
+    """A typed dictionary."""
+
+    street: str
+    number: int
+
+
+class Person(msgspec.Struct):
+    """A struct."""
+
+    name: str
+    age: int = 0
+
+
+class Meeting(BaseModel):
+    """A model that asks for more than a type."""
+
+    id: str
+    at: AwareDatetime | None = None
+    seats: int = Field(0, ge=0)
+
+
+class Color(Enum):
+    """An enumeration."""
+
+    RED = "red"
+
+
+def unchecked(**fields: Any) -> Meeting:
+    """Return a model that pydantic has not looked at."""
+    return Meeting.model_construct(**fields)
+
+
+NO_TYPED: tuple[tuple[Any, Any, str, str], ...] = (
+    (Address, {"street": 1, "number": 2}, ".street", "got <int>"),
+    (Address, {"street": "a"}, ".number", "Address requires a value"),
+    (Address, {"street": "a", "number": 1, "x": 1}, "", "key 'x'"),
+    (Person, Person(1), ".name", "where str is declared"),  # type: ignore[arg-type]
+    (Person, {"name": "a"}, "", "where Person is declared"),
+    (Meeting, unchecked(id=1), ".id", "Input should be a valid string"),
+    (Meeting, unchecked(id="a", at=datetime(2026, 1, 1)), ".at", "should have timezone info"),  # noqa: DTZ001
+    (Meeting, unchecked(id="a", seats=-1), ".seats", "greater than or equal to 0"),
+    (Color, "red", "", "where Color is declared"),
+    (Literal["a", "b"], "c", "", "Literal['a', 'b'] is declared"),
+    (int | str, 1.5, "", "where int | str is declared"),
+    (list[int], [1, "2"], "[1]", "where int is declared"),
+    (dict[str, int], {"a": "1"}, ".a", "where int is declared"),
+    (tuple[int, str], (1, 2), "[1]", "where str is declared"),
+    (set[int], {"2"}, "<member>", "where int is declared"),
+    (bool, 1, "", "where bool is declared"),
+    (int, True, "", "a bool is not one"),
+    (int, 1.0, "", "where int is declared"),
+    (float, "1", "", "where float is declared"),
+    (float, 2**53 + 1, "", "no float holds exactly"),
+    (bytes, "x", "", "where bytes is declared"),
+    (datetime, "2026-01-01", "", "where datetime is declared"),
+    (None, 1, "", "where None is declared"),
+)
+"""What does not fit an annotation: annotation, value, where in it, and what is said."""
 
 NO_FUNCTIONS: tuple[tuple[Any, str], ...] = (
     (42, "is made of a function, got 42"),

@@ -1,6 +1,8 @@
 """Each public error has a code, a page with an example that meets it, and a place in the tree."""
 
+import importlib
 import logging
+import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import perdure
 from perdure import errors
 from tests.docs.test_blocks import ROOT, blocks_of
 
@@ -23,6 +26,24 @@ NOT_MET = {
     "P203": "a full disk cannot be had in an example",
     "P205": "a lost answer cannot be had in an example",
 }
+
+
+def every_subclass(error: type[BaseException]) -> set[type[BaseException]]:
+    """Return an error's class and all below it."""
+    below = [every_subclass(each) for each in error.__subclasses__()]
+    return {error}.union(*below)
+
+
+def test_each_error_of_the_package_is_in_its_module():
+    """No error of the package is declared anywhere else, where it would have no page."""
+    for module in pkgutil.walk_packages(perdure.__path__, "perdure."):
+        importlib.import_module(module.name)
+    ours = {
+        error
+        for error in every_subclass(errors.PerdureError)
+        if error.__module__.split(".")[0] == "perdure"
+    }
+    assert ours == set(CLASSES)
 
 
 def page_of(error: type[errors.PerdureError]) -> Path:

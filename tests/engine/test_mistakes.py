@@ -279,6 +279,73 @@ async def test_other_sleeps_are_nobodys_business(place: Place, caplog: pytest.Lo
     assert sleepers_in(caplog) == []
 
 
+# --- another event loop -------------------------------------------------------------------------
+
+
+async def test_another_event_loop_is_told_instead_of_waiting_for_ever(place: Place):
+    """What is awaited in another thread's loop is refused there, and nothing is stored."""
+
+    def define(app: App) -> Any:
+        @app.workflow
+        async def flow() -> None: ...
+
+        return flow
+
+    async with place.client(define) as client:
+        app, flow = client.app, client.flow
+        run = await flow.enqueue()
+        verbs: list[Callable[[], Any]] = [
+            flow.enqueue,
+            lambda: flow.delay("1h"),
+            lambda: flow.enqueue_many([((), {})]),
+            app.runs,
+            app.connect,
+            app.close,
+            run.status,
+            run.result,
+            run.history,
+            run.cancel,
+            run.retry,
+            lambda: Worker(app).start(),
+        ]
+
+        def elsewhere() -> list[str]:
+            said: list[str] = []
+            for verb in verbs:
+
+                async def act(verb: Callable[[], Any] = verb) -> None:
+                    await verb()
+
+                with pytest.raises(UsageError, match="was connected is another one") as caught:
+                    asyncio.run(act())
+                said.append(str(caught.value))
+            return said
+
+        assert len(await asyncio.to_thread(elsewhere)) == len(verbs)
+        assert [found.id for found in await app.runs()] == [run.id]
+        assert await run.status() == "queued"
+
+
+def test_an_app_left_open_by_a_loop_that_has_ended_says_so():
+    """asyncio.run twice with one app works if the first closed it, and is told if it did not."""
+    app = App("memory://")
+
+    async def look() -> None:
+        async with app:
+            await app.runs()
+
+    asyncio.run(look())
+    asyncio.run(look())
+
+    async def forget() -> None:
+        await app.connect()
+        app.engine.committer._task.cancel()  # what asyncio.run does with the tasks it finds
+
+    asyncio.run(forget())
+    with pytest.raises(UsageError, match="was connected has ended; close the app in the loop"):
+        asyncio.run(look())
+
+
 # --- things that are taken for functions --------------------------------------------------------
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from perdure.errors import DefinitionError, InvalidValue
+from perdure.errors import DefinitionError, InvalidValue, Unresolved
 
 from ._fingerprints import FAST, MOST_TEXT, SCHEME, canonical, canonical_bytes, fingerprint_of
 from ._refusal import Refused, class_of, invalid, kind_of, too_deep
-from ._schema import Schema, Unresolved, build_shape, schema
+from ._schema import Schema, build_shape, schema
 from ._shapes import Shape
 from ._untyped import encode, explain
 
