@@ -22,7 +22,7 @@ from perdure._engine import scope as scopes
 from perdure._engine.calls import call_site, child_token, in_pool, perform_inline, start_child
 from perdure._engine.committer import MAX_BATCH
 from perdure._engine.context import CallOptions, encode_options, meta_schema
-from perdure._engine.definition import Definition, check_function
+from perdure._engine.definition import Definition, check_function, refuse_a_call
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call
 from perdure._engine.unawaited import reads_as
@@ -176,8 +176,11 @@ class Calls(Generic[P, R]):
         if definition.is_async:
             return await definition.function(*args, **kwargs)
         if scopes.current() is None:
-            return await asyncio.to_thread(definition.function, *args, **kwargs)
-        return await in_pool(self._engine.body_pool, definition.function, args, kwargs)
+            value = await asyncio.to_thread(definition.function, *args, **kwargs)
+        else:
+            value = await in_pool(self._engine.body_pool, definition.function, args, kwargs)
+        refuse_a_call(value, definition.name)
+        return value
 
     # --- durably ---------------------------------------------------------------------------------
 

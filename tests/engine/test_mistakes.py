@@ -99,6 +99,28 @@ async def test_a_body_that_returns_a_call_is_told_of_the_await(place: Place):
     made[0].close()
 
 
+async def test_a_def_body_that_returns_a_call_is_told_that_it_cannot_await(place: Place):
+    """`def` and `return charge(1)`: what to write instead, on a worker and here and now."""
+
+    def define(app: App) -> Any:
+        @app.step
+        async def charge(number: int) -> int:
+            return number
+
+        @app.workflow
+        def flow() -> Any:
+            return charge(1)
+
+        return flow
+
+    says = r"'flow' is written with `def` and returned the coroutine .*step\.sync"
+    async with place.life(define) as life:
+        with pytest.raises(RunFailed, match=says):
+            await (await life.flow.enqueue()).result(timeout="5s")
+        with pytest.raises(UsageError, match=says):
+            await life.flow.run()
+
+
 async def test_a_step_that_is_given_a_call_does_not_begin(place: Place):
     """`pack(charge(1))` names the argument that is a call, at the line of the mistake."""
     made: list[Any] = []

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from perdure.codec import Arguments, Schema
-from perdure.errors import DefinitionError, shown
+from perdure.errors import DefinitionError, UsageError, shown
 from perdure.retry import RetryPolicy
 
 Function: TypeAlias = Callable[..., Any]
@@ -42,6 +42,21 @@ def check_function(given: object, what: str) -> None:
         raise DefinitionError(
             f"{what} cannot be the generator function {inner.__qualname__}: calling it executes "
             "nothing of it; return a list in place of `yield`"
+        )
+
+
+def refuse_a_call(value: object, name: str) -> None:
+    """Check that a body written with ``def`` did not return a call that it cannot await.
+
+    Raises:
+        UsageError: it did; the message says what to write.
+    """
+    if inspect.iscoroutine(value):
+        value.close()
+        raise UsageError(
+            f"the body of {name!r} is written with `def` and returned the coroutine of a call, "
+            "which it cannot await; write it with `async def` (a decorator around it, too), or "
+            'call steps with `step.sync("name", function, …)`'
         )
 
 
