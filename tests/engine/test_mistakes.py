@@ -3,15 +3,19 @@
 import asyncio
 import gc
 import logging
+import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import perdure
 from perdure import App, Worker, step
 from perdure._engine import sleepers
 from perdure.errors import DefinitionError, DuplicateName, InvalidValue, RunFailed, UsageError
+from perdure.model.records import REASONS
 from tests.engine.places import Place, eventually
 
 # --- a call that is not awaited -----------------------------------------------------------------
@@ -444,3 +448,18 @@ async def test_a_client_without_definitions_may_ask_for_any_name(place: Place):
         await client.flow.enqueue()
         assert len(await looking.app.runs(name="checkout")) == 1
         assert await looking.app.runs(name="chekout") == []
+
+
+def test_every_reason_that_is_written_can_be_asked_for():
+    """App.runs(reason=…) knows each reason that the state machine and the executor write."""
+    package = Path(perdure.__file__).parent
+    lifecycle = (package / "model" / "lifecycle.py").read_text("utf-8")
+    executor = (package / "_engine" / "executor.py").read_text("utf-8")
+    written = {
+        *re.findall(r'run\.reason = "(\w+)"', lifecycle),
+        *re.findall(r'_failed\(\w+, "(\w+)"\)', executor),
+        *re.findall(r'Failed\(encode_error\(\w+\), "(\w+)"\)', executor),
+        *re.findall(r'^ +"(\w+)",\n +\)', executor, re.MULTILINE),
+        *re.findall(r'_after_failure\(.*, "(\w+)"\)', executor),
+    }
+    assert written == set(REASONS)
