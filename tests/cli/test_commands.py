@@ -164,6 +164,34 @@ def test_a_second_signal_ends_the_grace(command: Perdure, shop: str, yard: Path)
     assert only_json(command("show", "held", "--url", URL, "--json"))["status"] == "queued"  # type: ignore[index]
 
 
+@pytest.mark.parametrize("more", [(), ("--burst",)], ids=["serve", "burst"])
+def test_a_signal_while_it_starts(yard: Path, more: tuple[str, ...]):
+    """A worker whose store lets it wait is stopped before it is ready, in order."""
+    (yard / "late.py").write_text(
+        """
+import asyncio
+from pathlib import Path
+from perdure import App
+from perdure.stores.memory import MemoryStore
+
+class Late(MemoryStore):
+    async def open(self):
+        Path("opening").touch()
+        await asyncio.Event().wait()
+
+app = App(Late())
+""",
+        "utf-8",
+    )
+    with background("worker", "late:app", *more) as worker:
+        wait_for(yard / "opening")
+        worker.send_signal(signal.SIGTERM)
+        out, err = worker.communicate(timeout=PATIENCE)
+    assert (worker.returncode, out) == (0, "")
+    assert err.splitlines()[0] == "stopping; once more ends the grace"
+    assert "Traceback" not in err
+
+
 def test_a_signal_ends_a_burst(command: Perdure, shop: str, yard: Path):
     """A burst that would go on is stopped like any worker."""
     command("start", "hold", "--app", f"{shop}:app")

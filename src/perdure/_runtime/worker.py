@@ -192,6 +192,11 @@ class Worker:
         self._engine.controlled.append(self.controlled)
         self.look()
 
+    @property
+    def state(self) -> State:
+        """What it is about now."""
+        return self._state
+
     def _set_state(self, state: State) -> None:
         self._state = state
 
