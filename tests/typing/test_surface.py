@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, assert_type
+from typing import assert_type
 
 from perdure import App, Context, Run, Status, Worker, carry, constant, gather, now, step, uuid
-from perdure.handle import WorkerEntry
-from perdure.model.records import Count
 
 app = App("memory://")
 
@@ -99,15 +97,4 @@ def test_the_surface_is_there() -> None:
     """What is used above exists; the checkers do the rest (`dev.py check`)."""
     assert calls.__name__ == "calls"
     assert mistakes.__name__ == "mistakes"
-    assert looks.__name__ == "looks"
     assert {definition.name for definition in app.engine.registry} == {"fulfil", "greet", "sum"}
-
-
-async def looks() -> None:
-    """Look at runs, counts and workers; the last two lines are mistakes."""
-    page = assert_type(await app.runs(status=("failed", Status.PAUSED), name="sum"), list[Run[Any]])
-    assert_type(await app.runs(parent="r", before=page[-1], limit=5), list[Run[Any]])
-    assert_type(await app.counts(by_definition=True), list[Count])
-    assert_type(await app.workers(), list[WorkerEntry])
-    await app.runs(state="failed")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    await app.runs(since="2h")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
