@@ -224,6 +224,11 @@ class Worker:
         self._tell_ready()
         self.look()
 
+    @property
+    def state(self) -> State:
+        """What it is about now."""
+        return self._state
+
     def _set_state(self, state: State) -> None:
         self._state = state
 
