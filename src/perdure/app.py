@@ -473,8 +473,7 @@ def _optional(given: str | None, what: str) -> str | None:
 def _several(given: object) -> tuple[Any, ...]:
     """Return what was given as one or as several."""
     if isinstance(given, Iterable) and not isinstance(given, str | bytes):
-        items: Iterable[Any] = given
-        return tuple(items)
+        return tuple(cast("Any", given))
     return (given,)
 
 
