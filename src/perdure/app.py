@@ -10,13 +10,24 @@ import asyncio
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import fields
 from datetime import datetime
 from enum import Enum
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    Any,
+    Concatenate,
+    Final,
+    ParamSpec,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from perdure import defaults
@@ -26,11 +37,12 @@ from perdure.clock import to_micros_instant
 from perdure.codec import Schema, schema
 from perdure.context import Context
 from perdure.duration import Duration
-from perdure.errors import AppNotReady, DefinitionError, RunNotFound, UsageError
+from perdure.errors import AppNotReady, DefinitionError, RunNotFound, UsageError, shown
 from perdure.handle import Run, WorkerEntry, worker_entry
-from perdure.model.records import Count, RunQuery, Status
+from perdure.ids import check_id
+from perdure.model.records import REASONS, Count, RunQuery, Status
 from perdure.retry import Backoff, RetryOn
-from perdure.step import Step, StepOptions, decorate
+from perdure.step import Step, StepOptions, decorate, refuse_unknown
 from perdure.store import Store
 from perdure.telemetry import Hook, On
 from perdure.workflow import Declaration, Workflow, place_of
@@ -42,6 +54,9 @@ H = TypeVar("H", bound=Hook)
 
 STORES = {"memory": "perdure.stores.memory", "sqlite": "perdure.stores.sqlite"}
 """The module of each URL scheme; it has ``from_url(path, options)``. Loaded when asked for."""
+
+
+_NO_PATH = re.compile("[\x00\ud800-\udfff]")
 
 
 class Unchanged(Enum):
@@ -87,8 +102,8 @@ class App:
     ) -> None:
         self._registry = Registry()
         self._services = services
-        opened = open_store(store) if isinstance(store, str) else store
-        self._engine = Engine(opened, self._registry, ports or Ports())
+        opened = open_store(store) if isinstance(store, str) else _checked_store(store)
+        self._engine = Engine(opened, self._registry, _checked_ports(ports))
         self._users = 0
         self._connecting = asyncio.Lock()
 
@@ -133,7 +148,7 @@ class App:
         """
         options.setdefault("max_attempts", defaults.WORKFLOW_MAX_ATTEMPTS)
         options.setdefault("timeout", None)
-        _refuse_unknown(Declaration, options)
+        refuse_unknown(Declaration, options)
         return self._declare(function, Declaration(**options))
 
     @overload
@@ -158,7 +173,7 @@ class App:
         """
         options.setdefault("max_attempts", defaults.JOB_MAX_ATTEMPTS)
         options.setdefault("timeout", defaults.JOB_TIMEOUT)
-        _refuse_unknown(Declaration, options)
+        refuse_unknown(Declaration, options)
         return self._declare(function, Declaration(**options))
 
     @overload
@@ -181,10 +196,15 @@ class App:
         Raises:
             DefinitionError, DuplicateName: it is declared wrongly.
         """
-        _refuse_unknown(StepOptions, options)
+        refuse_unknown(StepOptions, options)
         chosen = StepOptions(**options)
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
+            if isinstance(function, Workflow):
+                raise DefinitionError(
+                    f"a step is made of a plain function, got {function!r}; in a body, start it "
+                    f"with `await {function.name}.enqueue(…)` or `await {function.name}.run(…)`"
+                )
             made = decorate(function, chosen)
             self._registry.add_step(made.name, place_of(function))
             return made
@@ -245,6 +265,7 @@ class App:
             AppNotReady: the app has no store.
             StoreError: the store cannot be used; nothing was created or changed.
         """
+        self._engine.check_loop()
         async with self._connecting:
             if not self._users:
                 await self._engine.open()
@@ -325,8 +346,11 @@ class App:
         """Return the handle of a run by its id, whether or not there is one.
 
         Its result is decoded without an annotation; ``fulfil.get(…)`` knows the type.
+
+        Raises:
+            InvalidValue: no run can have such an id.
         """
-        return Run(run_id, self._engine, schema(Any))
+        return Run(check_id(run_id, "run id"), self._engine, schema(Any))
 
     async def runs(
         self,
@@ -349,7 +373,7 @@ class App:
 
         Args:
             status: ``failed`` and so on; several are alternatives.
-            name: of their definition; several are alternatives.
+            name: of their definition, which other processes may define; several are alternatives.
             reason: ``crash`` with ``failed`` shows the runs that killed their workers.
             queue: exactly.
             unique_key: exactly; of ended runs, too.
@@ -365,7 +389,8 @@ class App:
                 written between two pages makes no run appear twice or vanish.
 
         Raises:
-            UsageError: an argument is wrong.
+            UsageError: there is no such status or reason, or another argument is wrong.
+            UnknownDefinition: neither has this app a definition of that name, nor is there a run.
             RunNotFound: there is no run ``before``.
 
         Example::
@@ -376,25 +401,42 @@ class App:
                     await run.retry()
                 page = await app.runs(status="failed", name="fulfil", before=page[-1])
         """
-        if not 1 <= limit <= 1000:
-            raise UsageError(f"limit must be between 1 and 1000, got {limit!r}")
+        if type(limit) is not int or not 1 <= limit <= 1000:
+            raise UsageError(f"limit must be a whole number from 1 to 1000, got {shown(limit)}")
+        if reason is not None:
+            _check_one_of("reason", reason, REASONS)
+        statuses = _statuses(status)
+        self._engine.check_loop()
+        names = tuple(check_id(one, "name") for one in _several(name))
         query = RunQuery(
-            statuses=_statuses(status),
-            definitions=(name,) if isinstance(name, str) else tuple(name),
+            statuses=statuses,
+            definitions=names,
             reason=reason,
-            parent_id=_id_of(parent),
-            queue=queue,
-            unique_key=unique_key,
-            tag=tag,
+            parent_id=_id_of(parent, "parent"),
+            queue=_optional(queue, "queue"),
+            unique_key=_optional(unique_key, "unique_key"),
+            tag=_optional(tag, "tag"),
             created_after=None if created_after is None else to_micros_instant(created_after),
             created_before=None if created_before is None else to_micros_instant(created_before),
-            text=text,
-            id_prefix=id_prefix,
+            text=_optional(text, "text"),
+            id_prefix=_optional(id_prefix, "id_prefix"),
             limit=limit,
-            before=await self._seq_of(_id_of(before)),
+            before=await self._seq_of(_id_of(before, "before")),
         )
+        for one in names:
+            await self._check_known(one)
         found = await self._engine.store.list_runs(query)
         return [Run(run.run_id, self._engine, self._result_of(run.definition)) for run in found]
+
+    async def _check_known(self, name: str) -> None:
+        """Raise for a name that nobody knows, with a suggestion where one is written alike.
+
+        An app that defines nothing is a client of others, and takes any name.
+        """
+        if not len(self._registry) or self._registry.find(name) is not None:
+            return
+        if not await self._engine.store.list_runs(RunQuery(definitions=(name,), limit=1)):
+            self._registry[name]
 
     async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
         """Return how many runs there are of each status, all as of one instant.
@@ -410,6 +452,10 @@ class App:
             for count in await app.counts(by_definition=True):
                 print(count.definition, count.status, count.runs)
         """
+        for what, given in (("by_definition", by_definition), ("by_queue", by_queue)):
+            if type(given) is not bool:
+                raise UsageError(f"{what} is true or false, got {shown(given)}")
+        self._engine.check_loop()
         return await self._engine.store.counts(by_definition=by_definition, by_queue=by_queue)
 
     async def workers(self) -> list[WorkerEntry]:
@@ -418,6 +464,7 @@ class App:
         One that died stays until another worker finds out; ``beat_at`` tells since when it gives
         no sign of life.
         """
+        self._engine.check_loop()
         return [worker_entry(worker) for worker in await self._engine.store.workers()]
 
     async def _seq_of(self, run_id: str | None) -> int | None:
@@ -485,41 +532,55 @@ class StepDecorator:
         raise NotImplementedError
 
 
-def _id_of(run: Run[Any] | str | None) -> str | None:
-    return run.id if isinstance(run, Run) else run
+def _id_of(run: Run[Any] | str | None, what: str) -> str | None:
+    return run.id if isinstance(run, Run) else _optional(run, what)
+
+
+def _optional(given: str | None, what: str) -> str | None:
+    return None if given is None else check_id(given, what)
+
+
+def _several(given: object) -> tuple[Any, ...]:
+    """Return what was given as one or as several."""
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
+        return tuple(cast("Any", given))
+    return (given,)
 
 
 def _statuses(given: Status | str | Iterable[Status | str]) -> tuple[Status, ...]:
     """Return the statuses of these names.
 
     Raises:
-        UsageError: there is none of that name; the message lists those that there are.
+        UsageError: there is none of that name; the message suggests or lists those that there are.
     """
-    names = (given,) if isinstance(given, str) else tuple(given)
+    names = _several(given)
     for name in names:
-        if name not in tuple(Status):
-            raise UsageError(f"there is no status {name!r}; a run is one of {', '.join(Status)}")
+        _check_one_of("status", name, tuple(Status))
     return tuple(Status(name) for name in names)
 
 
-_OTHER_WORDS: dict[str, str] = dict.fromkeys(("retries", "max_retries", "attempts"), "max_attempts")
-"""What other libraries call it."""
+def _check_one_of(what: str, given: object, known: tuple[str, ...]) -> None:
+    if given in known:
+        return
+    close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
+    hint = f"did you mean {str(close[0])!r}?" if close else f"there are {', '.join(known)}"
+    raise UsageError(f"there is no {what} {shown(given)}; {hint}")
 
 
-def _refuse_unknown(record: type[Declaration | StepOptions], options: Iterable[str]) -> None:
-    """Raise for an option that does not exist.
+def _checked_store(given: Store | None) -> Store | None:
+    if given is None or callable(getattr(given, "apply", None)):
+        return given
+    raise UsageError(
+        f'an app\'s store is a URL such as "sqlite:///app.db" or a store object, got {shown(given)}'
+    )
 
-    Raises:
-        DefinitionError: the message suggests one that does.
-    """
-    known = [field.name for field in fields(record)]
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, [*known, *_OTHER_WORDS], n=1)
-            hint = f"there are {', '.join(known)}"
-            if close:
-                hint = f"did you mean {_OTHER_WORDS.get(close[0], close[0])!r}?"
-            raise DefinitionError(f"there is no option {name!r}; {hint}")
+
+def _checked_ports(given: Ports | None) -> Ports:
+    if given is None:
+        return Ports()
+    if not isinstance(cast("object", given), Ports):
+        raise UsageError(f"ports are given as Ports(…), got {shown(given)}")
+    return given
 
 
 def open_store(url: str) -> Store:
@@ -527,8 +588,12 @@ def open_store(url: str) -> Store:
 
     Raises:
         UsageError: the URL has no known scheme, or an option that the store does not know.
+        InvalidValue: its namespace is no name.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"{url!r} is no URL of a store: {error}") from error
     module = STORES.get(parts.scheme)
     if module is None:
         known = ", ".join(f"{scheme}://" for scheme in sorted(STORES))
@@ -538,5 +603,9 @@ def open_store(url: str) -> Store:
         )
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     path = unquote(parts.netloc + parts.path)
+    if _NO_PATH.search(path):
+        raise UsageError(f"{url!r} names no file: a path holds no NUL and no lone surrogate")
+    if "namespace" in options:
+        check_id(options["namespace"], "namespace")
     store: Store = importlib.import_module(module).from_url(path, options)
     return store

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from .errors import InvalidDuration
 
-__all__ = ["Duration", "format_micros", "to_micros", "to_timedelta"]
+__all__ = ["Duration", "format_micros", "named_micros", "to_micros", "to_timedelta"]
 
 Duration: TypeAlias = str | timedelta
 """What every public parameter that means a length of time accepts."""
@@ -59,6 +59,18 @@ def to_timedelta(value: Duration) -> timedelta:
 def to_micros(value: Duration) -> int:
     """Return the duration in whole microseconds; see ``to_timedelta`` for what is accepted."""
     return _micros(value)
+
+
+def named_micros(value: Duration, what: str) -> int:
+    """Return the duration in whole microseconds; an error says which option it is of.
+
+    Raises:
+        InvalidDuration: it is none; the message begins with ``what``.
+    """
+    try:
+        return _micros(value)
+    except InvalidDuration as wrong:
+        raise InvalidDuration(f"{what}: {wrong}") from None
 
 
 def _micros(given: object) -> int:

@@ -7,7 +7,8 @@ user's body never swallows a suspension.
 
 PerdureError
 ├── DefinitionError             a definition is wrong; raised while declaring it
-│   └── DuplicateName           two definitions of one app share a name
+│   ├── DuplicateName           two definitions of one app share a name
+│   └── Unresolved              an annotation names a class that does not exist
 ├── UsageError                  a call is wrong whatever the data is
 │   ├── NotInRun                a durable verb was called where no run is executing
 │   └── AppNotReady             the app has no store, is closed, or was configured too late
@@ -44,6 +45,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+LONGEST_SHOWN = 80
+"""Characters of a value that a message shows."""
+
 
 class PerdureError(Exception):
     """Base of every error of this package. ``code`` names its page in the documentation."""
@@ -61,6 +65,12 @@ class DuplicateName(DefinitionError):
     """Two definitions of one app share a name; the message names both places."""
 
     code = "P101"
+
+
+class Unresolved(DefinitionError):
+    """An annotation names something that does not exist, or not yet."""
+
+    code = "P102"
 
 
 class UsageError(PerdureError):
@@ -290,3 +300,16 @@ class StoreClosed(StoreError):
 
 class Leave(asyncio.CancelledError):
     """Private signal: the body must leave its worker now; nothing more is recorded."""
+
+
+def shown(value: object) -> str:
+    """Return a short text of a value for a message, whatever the value is.
+
+    Its ``repr`` where that has at most 80 characters; what cannot be printed (an int of more digits
+    than Python writes, a user's ``__repr__`` that raises) is named by its class.
+    """
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 -- user code, inside of our own error's message
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."

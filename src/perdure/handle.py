@@ -14,9 +14,10 @@ from perdure._engine import telling
 from perdure._engine.calls import call_site, child_ending, decode_log, mark
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call, Scope
+from perdure._engine.unawaited import reads_as
 from perdure.clock import to_datetime
 from perdure.codec import Schema, decode_error, error_summary
-from perdure.duration import Duration, to_micros
+from perdure.duration import Duration, named_micros
 from perdure.errors import (
     InvalidTransition,
     ResultTimeout,
@@ -191,7 +192,9 @@ class Run(Generic[R]):
         """
         scope = scopes.current()
         if scope is None or scope.activation.engine is not self._engine:
-            return self._outside(None if timeout is None else to_micros(timeout) / 1e6)
+            return self._outside(
+                None if timeout is None else named_micros(timeout, "timeout") / 1e6
+            )
         if timeout is not None:
             raise UsageError(
                 "result(timeout=…) is for callers outside; inside a body the wait is durable and "
@@ -270,6 +273,7 @@ class Run(Generic[R]):
         Raises:
             RunNotFound: there is none of this id.
         """
+        self._engine.check_loop()
         found = await self._engine.store.history(self.id)
         if found is None:
             raise self._missing()
@@ -307,13 +311,16 @@ class Run(Generic[R]):
 
     # --- stages ----------------------------------------------------------------------------------
 
+    @reads_as("result(…) without `await`")
     async def _inside(self, call: Call, join: int) -> R:
         return self.unwrap(await child_ending(call, self.id, join), (call.key,))
 
+    @reads_as("result(…) without `await`")
     async def _outside(self, timeout: float | None) -> R:
         return self.unwrap(await self._ending(timeout))
 
     async def _ending(self, timeout: float | None) -> Ending:
+        self._engine.check_loop()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Ending] = loop.create_future()
 
@@ -336,6 +343,7 @@ class Run(Generic[R]):
             watcher.unwatch(self.id, ended)
 
     async def _control(self, transition: CancelRun | PauseRun | ResumeRun | RetryRun) -> Status:
+        self._engine.check_loop()
         answer = await self._engine.committer.submit(transition)
         match answer:
             case Controlled():
@@ -364,6 +372,7 @@ class Run(Generic[R]):
             self._engine.watcher.announce(Ending(self.id, status, None, None, None))
 
     async def _record(self) -> RunRecord:
+        self._engine.check_loop()
         found = await self._engine.store.get(self.id)
         if found is None:
             raise self._missing()

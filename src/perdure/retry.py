@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, Literal, TypeAlias, cast
 
 from .duration import Duration, to_micros, to_timedelta
-from .errors import DefinitionError, InvalidDuration, NonRetryable, RetryAfter
+from .errors import DefinitionError, InvalidDuration, NonRetryable, RetryAfter, shown
 
 __all__ = ["Backoff", "RetryOn", "RetryPolicy", "constant", "exponential", "linear"]
 
@@ -25,6 +25,7 @@ RetryOn: TypeAlias = (
 """Which errors are worth another attempt: a predicate, exception classes, or None for all."""
 
 _KINDS = ("constant", "linear", "exponential")
+_MOST_ATTEMPTS = 2**31 - 1  # what every store can count
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Backoff:
     def __post_init__(self) -> None:
         """Check every field."""
         if self.kind not in _KINDS:
-            raise DefinitionError(f"back-off kind must be one of {_KINDS}, got {self.kind!r}")
+            raise DefinitionError(f"back-off kind must be one of {_KINDS}, got {shown(self.kind)}")
         object.__setattr__(self, "initial", _length(self.initial, "initial"))
         object.__setattr__(self, "cap", _length(self.cap, "cap"))
         _check_number(self.factor, "factor", 1, 1_000_000)
@@ -118,10 +119,10 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         """Check every field."""
         attempts: object = self.max_attempts
-        if type(attempts) is not int or attempts < 1:
+        if type(attempts) is not int or not 1 <= attempts <= _MOST_ATTEMPTS:
             raise DefinitionError(
-                f"max_attempts must be a whole number of at least 1 (the first attempt counts), "
-                f"got {attempts!r}"
+                "max_attempts must be a whole number of at least 1 (the first attempt counts) and "
+                f"at most {_MOST_ATTEMPTS}, got {shown(attempts)}"
             )
         if not isinstance(self.backoff, Backoff):
             _check_callable(self.backoff, "backoff", 'a Backoff such as exponential("1s")')
@@ -191,7 +192,7 @@ def _check_retry_on(given: object) -> None:
     if isinstance(given, tuple):
         for cls in cast("tuple[object, ...]", given):
             if not _is_error_class(cls):
-                raise DefinitionError(f"retry_on must hold exception classes, got {cls!r}")
+                raise DefinitionError(f"retry_on must hold exception classes, got {shown(cls)}")
         return
     _check_callable(given, "retry_on", "exception classes")
 
@@ -202,9 +203,9 @@ def _is_error_class(given: object) -> bool:
 
 def _check_callable(given: object, what: str, instead: str) -> None:
     if not callable(given) or isinstance(given, type):
-        raise DefinitionError(f"{what} must be {instead} or a function, got {given!r}")
+        raise DefinitionError(f"{what} must be {instead} or a function, got {shown(given)}")
     if inspect.iscoroutinefunction(given):
-        raise DefinitionError(f"{what} must be a plain function, got the async {given!r}")
+        raise DefinitionError(f"{what} must be a plain function, got the async {shown(given)}")
 
 
 def _length(given: Duration, what: str) -> timedelta:
@@ -218,7 +219,7 @@ def _check_number(given: object, what: str, low: int, high: int) -> None:
     fits = isinstance(given, (int, float)) and not isinstance(given, bool) and low <= given <= high
     if not fits:
         raise DefinitionError(
-            f"back-off {what} must be a number from {low} to {high}, got {given!r}"
+            f"back-off {what} must be a number from {low} to {high}, got {shown(given)}"
         )
 
 

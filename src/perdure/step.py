@@ -7,11 +7,12 @@ and a replay gets the record; called anywhere else it just runs.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import inspect
 import random as _random
 import uuid as _uuid
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import partial, update_wrapper
 from hashlib import blake2b
@@ -23,12 +24,13 @@ from perdure._engine import adrift
 from perdure._engine import scope as scopes
 from perdure._engine.calls import block_on, call_site, child_ending, on_a_loop, perform
 from perdure._engine.calls import sleep as durable_sleep
-from perdure._engine.definition import StepSpec
+from perdure._engine.definition import StepSpec, check_function
 from perdure._engine.scope import Call, Scope
+from perdure._engine.unawaited import reads_as
 from perdure.clock import SystemClock, to_datetime, to_micros_instant
 from perdure.codec import Arguments, fingerprint
-from perdure.duration import Duration, to_micros
-from perdure.errors import DefinitionError, NotInRun, UsageError
+from perdure.duration import Duration, named_micros
+from perdure.errors import DefinitionError, NotInRun, UsageError, shown
 from perdure.handle import Run
 from perdure.ids import check_id
 from perdure.model.records import Micros, Status, StepKind
@@ -69,7 +71,7 @@ class Step(Generic[P, R]):
             adrift.check(f"step {self._spec.name!r}")
             return cast("R", self._spec.function(*args, **kwargs))
         spec = _executed(self._spec, scope)
-        if args or kwargs:
+        if args or kwargs or spec.arguments.takes_any:
             digest, text = spec.arguments.fingerprint(args, kwargs)
         else:
             digest, text = b"", ""
@@ -115,7 +117,13 @@ class StepOptions:
     was: str | None = None
 
     def spec(self, function: Callable[..., Any], name: str) -> StepSpec:
-        """Return how a function is executed as a step of that name."""
+        """Return how a function is executed as a step of that name.
+
+        Raises:
+            DefinitionError, InvalidValue, InvalidDuration: the function, its name or an option
+                does not do.
+        """
+        check_function(function, "a step")
         policy = RetryPolicy(self.max_attempts, retry_on=self.retry_on)
         if self.backoff is not None:
             policy = replace(policy, backoff=self.backoff)
@@ -125,22 +133,23 @@ class StepOptions:
             is_async=_is_async(function),
             arguments=Arguments(function),
             policy=policy,
-            timeout=None if self.timeout is None else to_micros(self.timeout) / 1e6,
-            was=None if self.was is None else check_name(self.was),
+            timeout=None
+            if self.timeout is None
+            else named_micros(self.timeout, f"timeout of step {name!r}") / 1e6,
+            was=None if self.was is None else check_name(self.was, "was, a step's older name,"),
         )
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, what: str = "a step's name") -> str:
     """Return a step's name if it can be part of a path.
 
     Raises:
         DefinitionError: it is empty, too long, or contains ``/`` or begins with ``~``.
     """
-    check_id(name, "a step's name")
+    check_id(name, what)
     if "/" in name or name.startswith("~"):
         raise DefinitionError(
-            f'a step\'s name may not contain "/" nor begin with "~" (they structure paths), '
-            f"got {name!r}"
+            f'{what} may not contain "/" nor begin with "~" (they structure paths), got {name!r}'
         )
     return name
 
@@ -152,6 +161,30 @@ def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
         getattr(inner, "__call__", None)  # noqa: B004 -- asks for a coroutine method, not callability
     )
+
+
+_OTHER_WORDS: dict[str, str] = dict.fromkeys(("retries", "max_retries", "attempts"), "max_attempts")
+"""What other libraries call it."""
+
+
+def refuse_unknown(record: type[Any], options: Iterable[str]) -> None:
+    """Raise for an option that a definition or a step does not have.
+
+    Args:
+        record: the dataclass whose fields are the options.
+        options: the names that were given.
+
+    Raises:
+        DefinitionError: the message suggests one that does.
+    """
+    known = [field.name for field in fields(record)]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, *_OTHER_WORDS], n=1)
+            hint = f"there are {', '.join(known)}"
+            if close:
+                hint = f"did you mean {_OTHER_WORDS.get(close[0], close[0])!r}?"
+            raise DefinitionError(f"there is no option {name!r}; {hint}")
 
 
 MOST_SPECS = 1_000
@@ -193,6 +226,9 @@ class Inline:
         if scope is None:
             adrift.check(f"step {name!r}")
             check_name(name)
+            if not callable(function):
+                raise UsageError(_not_callable(name, function))
+            check_function(function, "a step")
             return function(*args, **kwargs)
         return cast(
             "T",
@@ -241,9 +277,10 @@ def _not_callable(name: str, given: object) -> str:
             f"step({name!r}, …) was given a coroutine; pass the function and its arguments apart: "
             f"`await step({name!r}, function, argument)`, not `function(argument)`"
         )
-    return f"step({name!r}, …) takes a function, got {given!r}"
+    return f"step({name!r}, …) takes a function, got {shown(given)}"
 
 
+@reads_as("step(…) without `await`")
 async def _just_run(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if spec.is_async:
         return await spec.function(*args, **kwargs)
@@ -294,6 +331,7 @@ class StepVerb(Inline):
                 raise UsageError(f"step({name!r}) needs the function to call as well")
             return self.make(name, function, args, kwargs, call_site(2))
         if name is None:
+            refuse_unknown(StepOptions, kwargs)
             return partial(decorate, options=StepOptions(**kwargs))
         if function is not None or kwargs:
             raise UsageError('write @step, @step(option=…) or `await step("name", function, …)`')
@@ -324,11 +362,14 @@ def decorate(function: Callable[P, R], options: StepOptions) -> Step[P, R]:
     Raises:
         DefinitionError: it has no name of its own and is given none.
     """
-    if not callable(function):
-        raise DefinitionError(f"@step decorates a function, got {function!r}")
-    name = options.name or getattr(function, "__name__", "")
-    if not name or name == "<lambda>":
-        raise DefinitionError(f"{function!r} has no name; write a `def`, or pass name=…")
+    check_function(function, "a step")
+    if isinstance(function, Step):
+        raise DefinitionError(f"{function!r} is a step already")
+    name = options.name
+    if name is None:
+        name = getattr(function, "__name__", "")
+        if not name or name == "<lambda>":
+            raise DefinitionError(f"{shown(function)} has no name; write a `def`, or pass name=…")
     return Step(options.spec(function, name))
 
 
@@ -352,6 +393,8 @@ async def gather(*runs: Run[T]) -> list[T]:
         RunFailed, RunCancelled: of the first, in the order given, that has no result; all of them
             have ended by then.
     """
+    for run in runs:
+        _check_run(run)
     scope = scopes.current()
     if scope is None:
         return list(await asyncio.gather(*(run.result() for run in runs)))
@@ -370,6 +413,20 @@ async def gather(*runs: Run[T]) -> list[T]:
         if ending.status is not Status.COMPLETED
     )
     return [run.unwrap(ending, failed) for run, ending in zip(runs, endings, strict=True)]
+
+
+def _check_run(given: object) -> None:
+    found = type(given).__name__
+    if isinstance(given, Run):
+        return
+    if inspect.iscoroutine(given):
+        given.close()
+        raise UsageError(
+            "gather joins runs, got a coroutine; write `gather(await job.enqueue(…), …)` to join "
+            "children, and asyncio.gather(…) to await steps side by side"
+        )
+    hint = "; write gather(*runs)" if isinstance(given, list | tuple) else ""
+    raise UsageError(f"gather joins runs (what enqueue returns), got <{found}>{hint}")
 
 
 # --- waits for a time --------------------------------------------------------------------------
@@ -395,7 +452,7 @@ def sleep(duration: Duration, /, *, name: str = "sleep") -> Coroutine[Any, Any, 
 
         await sleep("1h")
     """
-    return _sleep(to_micros(duration), name, str(duration), call_site(2))
+    return _sleep(named_micros(duration, "sleep"), check_name(name), str(duration), call_site(2))
 
 
 def sleep_until(instant: datetime, /, *, name: str = "sleep") -> Coroutine[Any, Any, None]:
@@ -411,7 +468,7 @@ def sleep_until(instant: datetime, /, *, name: str = "sleep") -> Coroutine[Any, 
     due = to_micros_instant(instant)
     scope = scopes.current()
     here = SystemClock().now() if scope is None else scope.activation.engine.store_now()
-    return _sleep(max(0, due - here), name, instant.isoformat(), call_site(2))
+    return _sleep(max(0, due - here), check_name(name), instant.isoformat(), call_site(2))
 
 
 def _sleep(delay: Micros, name: str, text: str, site: str) -> Coroutine[Any, Any, None]:
@@ -419,7 +476,7 @@ def _sleep(delay: Micros, name: str, text: str, site: str) -> Coroutine[Any, Any
     if scope is None:
         adrift.check(f"{name}({text})")
         return asyncio.sleep(delay / 1e6)
-    call = Call(scope, StepKind.SLEEP, check_name(name), b"", text, site)
+    call = Call(scope, StepKind.SLEEP, name, b"", text, site)
     waiting = durable_sleep(call, delay)
     if on_a_loop():
         return waiting

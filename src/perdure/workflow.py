@@ -22,18 +22,27 @@ from perdure._engine import scope as scopes
 from perdure._engine.calls import call_site, child_token, in_pool, perform_inline, start_child
 from perdure._engine.committer import MAX_BATCH
 from perdure._engine.context import CallOptions, encode_options, meta_schema
-from perdure._engine.definition import Definition
+from perdure._engine.definition import Definition, check_function, refuse_a_call
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call
+from perdure._engine.unawaited import reads_as
 from perdure.codec import Arguments
 from perdure.context import Context
-from perdure.duration import Duration, to_micros
-from perdure.errors import DefinitionError, PerdureError, RunConflict, UsageError
+from perdure.duration import Duration, named_micros
+from perdure.errors import (
+    DefinitionError,
+    InvalidValue,
+    PerdureError,
+    RunConflict,
+    UsageError,
+    shown,
+)
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
 from perdure.model.records import StepKey, StepKind
 from perdure.model.transitions import Created, CreateRun, Exists, Outcome
 from perdure.retry import Backoff, RetryOn, RetryPolicy
+from perdure.step import Step
 from perdure.telemetry import OfRun, On
 
 P = ParamSpec("P")
@@ -126,7 +135,7 @@ class Calls(Generic[P, R]):
 
         Returns, raises: as :meth:`enqueue`, and InvalidDuration.
         """
-        micros = to_micros(delay)
+        micros = named_micros(delay, "delay")
         return self._start(args, kwargs, micros)
 
     async def enqueue_many(
@@ -141,9 +150,11 @@ class Calls(Generic[P, R]):
             In the order given: the run's handle, or the error that kept it from being created.
 
         Raises:
-            UsageError: called with an ``id`` or ``unique_key`` option, which name one run, or
-                inside a body (there, gather ``enqueue`` calls).
+            UsageError: called with an ``id`` or ``unique_key`` option, which name one run,
+                inside a body (there, gather ``enqueue`` calls), or with something that is no
+                list of calls.
         """
+        _check_calls(calls)
         if self._options.id is not None or self._options.unique_key is not None:
             raise UsageError("options(id=…) and options(unique_key=…) name one run, not many")
         if scopes.current() is not None:
@@ -155,8 +166,11 @@ class Calls(Generic[P, R]):
 
     # --- here and now ----------------------------------------------------------------------------
 
+    @reads_as("run(…) without `await`")
     async def _run_here(self, data: bytes) -> R:
-        result: R = self._definition.result.round_trip(await self._body(data))[1]
+        value = await self._body(data)
+        verb = f"{self._definition.name!r} returned"
+        result: R = self._definition.result.round_trip(value, verb=verb)[1]
         return result
 
     async def _body(self, data: bytes) -> Any:
@@ -169,8 +183,11 @@ class Calls(Generic[P, R]):
         if definition.is_async:
             return await definition.function(*args, **kwargs)
         if scopes.current() is None:
-            return await asyncio.to_thread(definition.function, *args, **kwargs)
-        return await in_pool(self._engine.body_pool, definition.function, args, kwargs)
+            value = await asyncio.to_thread(definition.function, *args, **kwargs)
+        else:
+            value = await in_pool(self._engine.body_pool, definition.function, args, kwargs)
+        refuse_a_call(value, definition.name)
+        return value
 
     # --- durably ---------------------------------------------------------------------------------
 
@@ -200,7 +217,7 @@ class Calls(Generic[P, R]):
         definition, options = self._definition, self._options
         meta = None
         if options.meta is not None:
-            meta = meta_schema.encode(dict(options.meta))
+            meta = meta_schema.encode(dict(options.meta), verb="meta got")
             self._engine.within_limit(meta, "meta")
         ids = self._engine.ids
         return CreateRun(
@@ -218,7 +235,9 @@ class Calls(Generic[P, R]):
             delay,
         )
 
+    @reads_as("enqueue(…) without `await`")
     async def _create(self, create: CreateRun) -> Run[R]:
+        self._engine.check_loop()
         answer = await self._engine.committer.submit(create)
         return self._handle(self._accepted(answer))
 
@@ -230,7 +249,9 @@ class Calls(Generic[P, R]):
         create = self._transition(data, delay, run_id)
         return msgspec.structs.replace(create, token=child_token(run_id))
 
+    @reads_as("enqueue(…) without `await`")
     async def _create_in_run(self, call: Call, create: CreateRun) -> Run[R]:
+        self._engine.check_loop()
         return self._handle(await start_child(call, create, self._accepted))
 
     def _accepted(self, answer: Outcome) -> str:
@@ -256,14 +277,15 @@ class Calls(Generic[P, R]):
     async def _create_many(
         self, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
     ) -> list[Run[R] | PerdureError]:
+        self._engine.check_loop()
         submit = self._engine.committer.submit
         results: list[Any] = []
-        for number, (args, kwargs) in enumerate(calls, 1):
+        for number, each in enumerate(calls, 1):
             if number % MAX_BATCH == 0:
                 # Let the committer write what there is while the rest is being encoded.
                 await asyncio.sleep(0)
             try:
-                data = self._input(args, kwargs)
+                data = self._input(*_checked_call(each, number - 1))
             except PerdureError as error:
                 results.append(error)
                 continue
@@ -278,6 +300,27 @@ class Calls(Generic[P, R]):
 
     def _handle(self, run_id: str) -> Run[R]:
         return Run(run_id, self._engine, self._definition.result)
+
+
+def _check_calls(given: object) -> None:
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        raise UsageError(
+            "enqueue_many takes an iterable of calls, each a pair such as ((1, 2), {}), got "
+            f"<{type(given).__name__}>"
+        )
+
+
+def _checked_call(given: Any, index: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    found = type(given).__name__
+    if isinstance(given, tuple | list) and len(given) == 2:  # pyright: ignore[reportUnknownArgumentType]
+        args, kwargs = given  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(args, tuple | list) and isinstance(kwargs, Mapping):
+            return tuple(args), kwargs  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    raise InvalidValue(
+        "each call of enqueue_many is a pair of a tuple of arguments and a mapping, such as "
+        f'((1, 2), {{}}) or ((), {{"a": 1}}), got <{found}> at $[{index}]',
+        path=f"$[{index}]",
+    )
 
 
 class Workflow(Calls[P, R]):
@@ -329,7 +372,7 @@ class Workflow(Calls[P, R]):
         if priority is not None:
             check_priority(priority)
         if meta is not None and not isinstance(cast("object", meta), Mapping):
-            raise UsageError(f"meta is a mapping of names to values, got {meta!r}")
+            raise UsageError(f"meta is a mapping of names to values, got {shown(meta)}")
         given = Options(id, unique_key, queue, priority, meta, check_tags(tags), max_attempts)
         return Calls(self._definition, self._engine, given)
 
@@ -399,10 +442,17 @@ class Declaration:
         """Return the definition of a body declared so.
 
         Raises:
-            DefinitionError: something about it is wrong; the message names the place.
+            DefinitionError, InvalidValue, InvalidDuration: something about it is wrong; the message
+                names the place, or the name and the option.
         """
+        check_function(function, "a workflow or job")
+        if isinstance(function, Step | Calls | type):
+            raise DefinitionError(
+                "a workflow or job is made of a plain function, got "
+                f"{shown(cast('object', function))}; call steps and other definitions from its body"
+            )
         place = place_of(function)
-        name = self.name or name_of(function)
+        name = name_of(function) if self.name is None else self.name
         check_id(name, f"the name of the definition at {place}")
         policy = RetryPolicy(self.max_attempts, retry_on=self.retry_on)
         if self.backoff is not None:
@@ -414,13 +464,19 @@ class Declaration:
             is_async=inspect.iscoroutinefunction(function),
             arguments=arguments,
             policy=policy,
-            timeout=None if self.timeout is None else to_micros(self.timeout) / 1e6,
-            version=self.version or code_version(function),
+            timeout=None
+            if self.timeout is None
+            else named_micros(self.timeout, f"timeout of {name!r}") / 1e6,
+            version=code_version(function)
+            if self.version is None
+            else check_id(self.version, "version"),
             queue=check_id(self.queue, "queue"),
             priority=check_priority(self.priority),
             place=place,
             services=services,
-            description=self.description or inspect.getdoc(function) or "",
+            description=inspect.getdoc(function) or ""
+            if self.description is None
+            else check_description(self.description),
             tags=check_tags(self.tags),
         )
 
@@ -432,7 +488,18 @@ def check_priority(given: object) -> int:
         UsageError: it is no whole number of 32 bits.
     """
     if type(given) is not int or given not in _PRIORITIES:
-        raise UsageError(f"priority must be a whole number of 32 bits, got {given!r}")
+        raise UsageError(f"priority must be a whole number of 32 bits, got {shown(given)}")
+    return given
+
+
+def check_description(given: object) -> str:
+    """Return the description if it is a text.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(given, str):
+        raise UsageError(f"description must be a text, got {shown(given)}")
     return given
 
 
@@ -444,7 +511,7 @@ def check_tags(given: object) -> tuple[str, ...]:
         InvalidValue: one of them is no usable text.
     """
     if not isinstance(given, tuple | list):
-        raise UsageError(f'tags are a tuple of texts such as ("nightly",), got {given!r}')
+        raise UsageError(f'tags are a tuple of texts such as ("nightly",), got {shown(given)}')
     return tuple(check_id(tag, "a tag") for tag in cast("tuple[str, ...]", given))
 
 
@@ -457,7 +524,7 @@ def name_of(function: Callable[..., Any]) -> str:
     name: str = getattr(function, "__name__", "")
     if not name or name == "<lambda>":
         raise DefinitionError(
-            f"{function!r} has no name to be found by after a restart; write a `def`, or pass "
+            f"{shown(function)} has no name to be found by after a restart; write a `def`, or pass "
             "name=…"
         )
     return name

@@ -142,6 +142,12 @@ def test_a_worker_waits_works_and_stops(command: Perdure, shop: str):
         failed = command("start", "boom", "what=a reason", "--wait", "--app", f"{shop}:app")
         assert (failed.code, failed.out) == (1, "")
         assert "ValueError: a reason" in failed.err
+        words = ("--wait", "--json", "--app", f"{shop}:app")
+        told = only_json(command("start", "add", "n=2", "--id", "a", *words))
+        assert told == {"id": "a", "result": 2.5}
+        failed = command("start", "boom", "what=x", "--id", "b", *words)
+        assert (failed.code, failed.out) == (1, "")
+        assert (failed.error["code"], failed.error["run_id"]) == ("P141", "b")
         worker.send_signal(signal.SIGTERM)
         out, err = worker.communicate(timeout=PATIENCE)
     assert (worker.returncode, out) == (0, "")
@@ -164,6 +170,34 @@ def test_a_second_signal_ends_the_grace(command: Perdure, shop: str, yard: Path)
     assert only_json(command("show", "held", "--url", URL, "--json"))["status"] == "queued"  # type: ignore[index]
 
 
+@pytest.mark.parametrize("more", [(), ("--burst",)], ids=["serve", "burst"])
+def test_a_signal_while_it_starts(yard: Path, more: tuple[str, ...]):
+    """A worker whose store lets it wait is stopped before it is ready, in order."""
+    (yard / "late.py").write_text(
+        """
+import asyncio
+from pathlib import Path
+from perdure import App
+from perdure.stores.memory import MemoryStore
+
+class Late(MemoryStore):
+    async def open(self):
+        Path("opening").touch()
+        await asyncio.Event().wait()
+
+app = App(Late())
+""",
+        "utf-8",
+    )
+    with background("worker", "late:app", *more) as worker:
+        wait_for(yard / "opening")
+        worker.send_signal(signal.SIGTERM)
+        out, err = worker.communicate(timeout=PATIENCE)
+    assert (worker.returncode, out) == (0, "")
+    assert err.splitlines()[0] == "stopping; once more ends the grace"
+    assert "Traceback" not in err
+
+
 def test_a_signal_ends_a_burst(command: Perdure, shop: str, yard: Path):
     """A burst that would go on is stopped like any worker."""
     command("start", "hold", "--app", f"{shop}:app")
@@ -180,6 +214,8 @@ def test_cancel_and_retry(command: Perdure, shop: str):
         command("start", "add", f"n={n}", "--id", f"add-{n}", "--app", f"{shop}:app")
     cancelled = command("cancel", "add-1", "--url", URL)
     assert (cancelled.code, cancelled.out) == (0, "add-1  ⊘ cancelled\n")
+    again = only_json(command("cancel", "add-1", "--url", URL, "--json"), 4)
+    assert [answer["error"]["code"] for answer in again] == ["P133"]  # type: ignore[attr-defined]
     partial = command("cancel", "add-1", "add-2", "--url", URL)
     assert (partial.code, partial.out) == (7, "add-2  ⊘ cancelled\n")
     assert "error: the run does not allow that as it is" in partial.err

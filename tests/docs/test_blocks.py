@@ -18,6 +18,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 KILL_LOOP = "tests/durability/test_kill_loop.py::test_kill_and_run_again"
+KILLED = "tests/docs/test_quickstart.py::test_killed_and_started_again"
+APART = "tests/docs/test_quickstart.py::test_worker_and_client_apart"
 
 CLI_PAGE = "tests/docs/test_cli_page.py::test_the_page"
 
@@ -27,6 +29,11 @@ COMMANDS = {
     "timeout -s KILL 2 python3 dev.py demo --out archive-again": KILL_LOOP,
     "python3 dev.py demo --out archive-again": KILL_LOOP,
     "python3 dev.py test": "tests/unit/test_house.py::test_ci_runs_the_readme_commands",
+    "timeout -s KILL 1.5 python shop.py": KILLED,
+    "python shop.py": KILLED,
+    "python history.py": KILLED,
+    "python worker.py &": APART,
+    "python client.py": APART,
     "python3 dev.py check": "tests/unit/test_dev.py::test_every_gate_runs_and_counts",
     **dict.fromkeys(
         (

@@ -69,9 +69,9 @@ async def test_pages_follow_from_their_last_run(app: App):
 
 async def test_wrong_arguments_are_named(app: App):
     """Limit, status and naive instants are refused with what they should be."""
-    with pytest.raises(UsageError, match="between 1 and 1000, got 0"):
+    with pytest.raises(UsageError, match="from 1 to 1000, got 0"):
         await app.runs(limit=0)
-    with pytest.raises(UsageError, match="no status 'done'; a run is one of queued, running"):
+    with pytest.raises(UsageError, match="no status 'done'; there are queued, running"):
         await app.runs(status=("failed", "done"))
     with pytest.raises(InvalidValue, match="naive"):
         await app.runs(created_after=datetime(2026, 1, 1))  # noqa: DTZ001  # the mistake

@@ -143,6 +143,12 @@ class Activation:
             tasks.insert(0, self.root)
         return tasks
 
+    def of_the_body(self) -> list[asyncio.Task[Any]]:
+        """Return the live tasks whose code is the body's, not a step's."""
+        branches = [self._branch, *self._tasks.values()]
+        tasks = [branch.task for branch in branches if not branch.in_step]
+        return [task for task in tasks if task is not None and not task.done()]
+
     def close(self) -> None:
         """Forget everything that could fire later; threads left over record nothing more."""
         if self.leaving is None:

@@ -23,6 +23,7 @@ from perdure._engine import scope as scopes
 from perdure._engine import telling
 from perdure._engine.journal import Moment, moment_of
 from perdure._engine.scope import Call, Scope
+from perdure._engine.unawaited import reads_as
 from perdure._engine.waits import end_of, until
 from perdure.codec import Schema, decode_error, error_summary, replayed_error, schema
 from perdure.errors import (
@@ -100,6 +101,7 @@ def here(call: Call) -> Scope:
 # --- steps -----------------------------------------------------------------------------------
 
 
+@reads_as("a durable step without `await`")
 async def perform(call: Call, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Carry out a step: replay its recorded outcome, or execute, commit and return it.
 
@@ -280,9 +282,10 @@ class _Execution:
             try:
                 data, seen = self.spec.result.round_trip(value)
                 self.engine.within_limit(data, f"the result of step {self.call.path!r}")
-            except InvalidValue as error:
+            except InvalidValue as wrong:
+                unfit = _by_name(wrong, f"step {self.call.path!r}")
                 # The same code would return the same thing again.
-                return await self._failed(error, None), None
+                return await self._failed(unfit, None), None
             await self._save(StepOutcome.OK, data)
             return None, seen
         finally:
@@ -397,6 +400,13 @@ class _Execution:
         )
 
 
+def _by_name(error: InvalidValue, what: str) -> InvalidValue:
+    """Return the error of a result with the name of what returned it, if it is not in there."""
+    if what in str(error):
+        return error
+    return InvalidValue(f"{what} {error}", path=error.path)
+
+
 def _recorded(save: SaveCheckpoint) -> Checkpoint:
     """Return the record that the store makes of a final outcome."""
     return Checkpoint(
@@ -474,6 +484,7 @@ def in_pool(
     return loop.run_in_executor(pool, lambda: context.run(function, *args, **kwargs))
 
 
+@reads_as("run(…) without `await`")
 async def perform_inline(
     call: Call, body: Callable[[], Coroutine[Any, Any, Any]], result: Schema[Any]
 ) -> Any:
@@ -497,7 +508,7 @@ async def perform_inline(
     failure: Exception | None = None
     failed_by: list[StepKey] = []
     try:
-        data, seen = result.round_trip(await body())
+        data, seen = result.round_trip(await body(), verb=f"{call.path!r} returned")
         activation.engine.within_limit(data, f"the result of {call.path!r}")
     except Exception as error:  # noqa: BLE001 -- recorded, and raised again below
         data, replayed = replayed_error(error)
@@ -531,6 +542,7 @@ async def perform_inline(
     return seen
 
 
+@reads_as("sleep(…) without `await`")
 async def sleep(call: Call, delay: Micros) -> None:
     """Wait durably until a time that is recorded before the wait begins.
 

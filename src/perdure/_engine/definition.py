@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 from perdure.codec import Arguments, Schema
+from perdure.errors import DefinitionError, UsageError, shown
 from perdure.retry import RetryPolicy
 
 Function: TypeAlias = Callable[..., Any]
 """A user's function: its result is a value (``def``) or an awaitable of one (``async def``)."""
+
+
+def check_function(given: object, what: str) -> None:
+    """Check that something can be a body or a step.
+
+    Args:
+        given: what was passed for the function.
+        what: how a message calls its use, such as ``"a workflow"``.
+
+    Raises:
+        DefinitionError: it cannot be called, is the call of a function instead of the function,
+            or is a generator function, of which a call executes nothing.
+    """
+    if inspect.iscoroutine(given):
+        given.close()
+        raise DefinitionError(
+            f"{what} is made of a function, got the coroutine of a call; pass the function itself: "
+            "`function`, not `function(argument)`"
+        )
+    if not callable(given):
+        raise DefinitionError(f"{what} is made of a function, got {shown(given)}")
+    inner: Any = given
+    while isinstance(inner, partial):
+        inner = inner.func
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise DefinitionError(
+            f"{what} cannot be the generator function {inner.__qualname__}: calling it executes "
+            "nothing of it; return a list in place of `yield`"
+        )
+
+
+def refuse_a_call(value: object, name: str) -> None:
+    """Check that a body written with ``def`` did not return a call that it cannot await.
+
+    Raises:
+        UsageError: it did; the message says what to write.
+    """
+    if inspect.iscoroutine(value):
+        value.close()
+        raise UsageError(
+            f"the body of {name!r} is written with `def` and returned the coroutine of a call, "
+            "which it cannot await; write it with `async def` (a decorator around it, too), or "
+            'call steps with `step.sync("name", function, …)`'
+        )
 
 
 @dataclass(slots=True)

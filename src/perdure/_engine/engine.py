@@ -6,6 +6,7 @@ It makes nothing durable itself.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from perdure._engine.watcher import Watcher
 from perdure.clock import Clock, SystemClock, SystemThreads, Threads, to_datetime
 from perdure.codec import encode_error, error_summary
 from perdure.defaults import PAYLOAD_LIMIT, STEP_THREADS
-from perdure.errors import AppNotReady, PayloadTooLarge, StoreError
+from perdure.errors import AppNotReady, PayloadTooLarge, StoreError, UsageError
 from perdure.ids import Ids
 from perdure.model.records import Control, Micros
 from perdure.store import Store
@@ -85,6 +86,23 @@ class Engine:
         self._watcher = None if store is None else Watcher(store)
         self.deadlines = Deadlines()
         self._store_ahead: Micros = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def check_loop(self) -> None:
+        """Check that the running code is on the loop in which the store was opened.
+
+        From another one it would wait for an answer that never arrives there.
+
+        Raises:
+            UsageError: it is not.
+        """
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+            ended = "has ended" if self._loop.is_closed() else "is another one"
+            raise UsageError(
+                f"the event loop in which this app was connected {ended}; close the app in the "
+                "loop that connected it, and in another thread use "
+                "asyncio.run_coroutine_threadsafe(…, loop)"
+            )
 
     @property
     def configured(self) -> Store | None:
@@ -134,6 +152,7 @@ class Engine:
             self._tell_of_trouble(error, 1)
             await self.hooks.close()
             raise
+        self._loop = asyncio.get_running_loop()
         self.watcher.open()
         self.committer.start()
         self.committer.troubled = self._tell_of_trouble
@@ -143,6 +162,7 @@ class Engine:
 
     async def close(self) -> None:
         """Write what is pending and close the store."""
+        self.check_loop()
         await self.watcher.close()
         try:
             await self.hooks.close()  # first, because listeners may still use the app
@@ -154,6 +174,7 @@ class Engine:
     async def _close_store(self) -> None:
         await self.committer.close()
         await self.store.close()
+        self._loop = None
         self.deadlines.close()
         for pool in (self._pool, self._body_pool):
             if pool is not None:

@@ -17,6 +17,7 @@ from perdure._engine.activation import Activation, Leaving
 from perdure._engine.calls import culprits, in_pool
 from perdure._engine.committer import refuses_the_value
 from perdure._engine.context import call_options, make_context
+from perdure._engine.definition import Definition, refuse_a_call
 from perdure.codec import encode_error
 from perdure.errors import (
     InvalidValue,
@@ -42,7 +43,6 @@ from perdure.model.transitions import (
 from perdure.telemetry import Log
 
 if TYPE_CHECKING:
-    from perdure._engine.definition import Definition
     from perdure._engine.engine import Engine
 
 log = Log("perdure.run")
@@ -111,7 +111,9 @@ class Executor:
     async def _in_thread(
         self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        return await in_pool(self.engine.body_pool, definition.function, args, kwargs)
+        value = await in_pool(self.engine.body_pool, definition.function, args, kwargs)
+        refuse_a_call(value, definition.name)
+        return value
 
     async def _body_with_context(
         self,
@@ -203,7 +205,7 @@ class Executor:
     def _completed(self, activation: Activation, value: Any) -> Verdict:
         definition = activation.definition
         try:
-            data = definition.result.encode(value)
+            data = definition.result.encode(value, verb=f"{definition.name!r} returned")
             self.engine.within_limit(data, f"the result of {definition.name!r}")
         except InvalidValue as error:
             return self._failed(error, "error")

@@ -20,6 +20,7 @@ from functools import wraps
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from perdure.errors import UsageError
 from perdure.model.records import Checkpoint, StepKey, StepKind
 
 if TYPE_CHECKING:
@@ -37,12 +38,14 @@ class Branch:
         children: its live child branches.
         waits: durable waits that it is blocked in now.
         turns: recorded outcomes that it is about to be given.
+        in_step: it was started by a step.
     """
 
-    __slots__ = ("children", "parent", "task", "turns", "waits")
+    __slots__ = ("children", "in_step", "parent", "task", "turns", "waits")
 
-    def __init__(self, parent: Branch | None) -> None:
+    def __init__(self, parent: Branch | None, *, in_step: bool = False) -> None:
         self.parent = parent
+        self.in_step = in_step
         self.task: asyncio.Task[Any] | None = None
         self.children = 0
         self.waits = 0
@@ -182,7 +185,7 @@ class Scope:
         """Return the scope of the next branch started here."""
         number = self._forks
         self._forks = number + 1
-        branch = Branch(self.branch)
+        branch = Branch(self.branch, in_step=self.in_step)
         return Scope(
             self.activation,
             branch,
@@ -233,10 +236,18 @@ def carry(function: Callable[P, T]) -> Callable[P, T]:
     are in the body: each wrapped function is a branch of its own, numbered in the order of
     wrapping. Outside a run the function is returned as it is.
 
+    Raises:
+        UsageError: what it is given cannot be called.
+
     Example::
 
         threading.Thread(target=perdure.carry(work), args=(item,)).start()
     """
+    if not callable(function):
+        raise UsageError(
+            f"carry takes the function that a thread runs, got <{type(function).__name__}>; pass "
+            "the function itself, not its call"
+        )
     scope = current()
     if scope is None:
         return function

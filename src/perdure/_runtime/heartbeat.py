@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from perdure.clock import LoopThread
-from perdure.duration import Duration, to_micros
+from perdure.duration import Duration, named_micros
 from perdure.errors import StoreError, UsageError
 from perdure.model.records import Control, WorkerRecord
 from perdure.model.transitions import Beaten, Heartbeat
@@ -61,7 +61,8 @@ class Pulse:
         Raises:
             UsageError: the lease is shorter than three heartbeats.
         """
-        seconds, interval = to_micros(lease) / 1e6, to_micros(heartbeat) / 1e6
+        seconds = named_micros(lease, "lease") / 1e6
+        interval = named_micros(heartbeat, "heartbeat") / 1e6
         if interval <= 0 or seconds < 3 * interval:
             raise UsageError(
                 f"lease must be at least three times heartbeat, got {lease!r} and {heartbeat!r}: "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from enum import Enum
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 from perdure import defaults
 from perdure._engine import adrift, telling
@@ -22,11 +22,13 @@ from perdure._engine.activation import Leaving
 from perdure._engine.engine import Engine
 from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
+from perdure._engine.sleepers import Sleepers
 from perdure._runtime.heartbeat import Heart, Pulse
 from perdure.clock import to_datetime
 from perdure.codec import encode_error, error_summary
-from perdure.duration import Duration, to_micros
-from perdure.errors import PerdureError, StoreError, UsageError
+from perdure.duration import Duration, named_micros
+from perdure.errors import PerdureError, StoreError, UsageError, shown
+from perdure.ids import check_id
 from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.records import Control, Grant, RunRecord
 from perdure.model.transitions import (
@@ -70,6 +72,9 @@ SUSPECT_PATIENCE = 30.0
 PROBATION = 30.0
 """Seconds for which a suspect is executed alone. One that kills its worker later takes others with
 it at most twice each: then they are suspects, too, and prove themselves alone."""
+
+MOST = 1_000_000
+"""The largest number that an option takes."""
 
 OTHER_HALF = 0.001
 """Seconds after which the slots that a claim left free are looked after, if no batch did it."""
@@ -116,6 +121,9 @@ class Worker:
         grace: what a stop gives the bodies that are executing before they are handed back.
         crash_cap: claims in a row that may die without a new checkpoint.
 
+    Raises:
+        UsageError, InvalidDuration, InvalidValue: an option is wrong.
+
     Example::
 
         async with app, Worker(app):
@@ -137,18 +145,18 @@ class Worker:
     ) -> None:
         _check_count("concurrency", concurrency)
         _check_count("crash_cap", crash_cap)
-        if isinstance(queues, str) or isinstance(only, str):
-            raise UsageError('queues and only are lists of names: write ["default"], not "default"')
-        if to_micros(poll) <= 0:
+        if not isinstance(getattr(app, "engine", None), Engine):
+            raise UsageError(f"Worker takes an App, got {shown(app)}")
+        if named_micros(poll, "poll") <= 0:
             raise UsageError(f"poll must be longer than nothing, got {poll!r}")
         self._app = app
         self._engine = app.engine
         self.concurrency = concurrency
-        self._queues = tuple(queues)
-        self._only = None if only is None else tuple(only)
+        self._queues = _checked_names("queues", queues)
+        self._only = None if only is None else _checked_names("only", only)
         self._pulse = Pulse.of(lease, heartbeat)
-        self._poll = to_micros(poll) / 1e6
-        self._grace = to_micros(grace) / 1e6
+        self._poll = named_micros(poll, "poll") / 1e6
+        self._grace = named_micros(grace, "grace") / 1e6
         self._crash_cap = crash_cap
         self._state = State.STOPPED
         self._names: tuple[str, ...] = ()
@@ -170,6 +178,7 @@ class Worker:
         self._release_sign: Callable[[], None] | None = None
         self._rejoining: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._sleepers = Sleepers()
         self._rescuing: dict[str, asyncio.Task[None]] = {}
         self._changed: asyncio.Event | None = None
         self.worker_id = ""
@@ -215,6 +224,11 @@ class Worker:
         self._tell_ready()
         self.look()
 
+    @property
+    def state(self) -> State:
+        """What it is about now."""
+        return self._state
+
     def _set_state(self, state: State) -> None:
         self._state = state
 
@@ -226,11 +240,11 @@ class Worker:
         Args:
             grace: instead of the worker's own.
         """
+        seconds = self._grace if grace is None else named_micros(grace, "grace") / 1e6
         if self._state is State.STOPPED:
             return
         stopping = self._stopping
         if stopping is None:
-            seconds = self._grace if grace is None else to_micros(grace) / 1e6
             stopping = self._stopping = asyncio.Task(self._stop(seconds), loop=self._loop)
         try:
             await asyncio.shield(stopping)
@@ -367,7 +381,14 @@ class Worker:
         when = self._loop.time() + delay
         self._stop_poll()
         self._next_look = when
-        self._poll_timer = self._loop.call_at(when, self.look)
+        self._poll_timer = self._loop.call_at(when, self._polled)
+
+    def _polled(self) -> None:
+        self._poll_timer = None
+        self._sleepers.look(self._executor.active.values(), self._loop.time())
+        self.look()
+        if self._free <= 0 and self._poll_timer is None:
+            self._look_later(None)  # to look at the bodies again, although there is no room
 
     def _stop_poll(self) -> None:
         if self._poll_timer is not None:
@@ -629,7 +650,18 @@ class Worker:
 
 def _check_count(name: str, given: object) -> None:
     if type(given) is not int or given < 1:
-        raise UsageError(f"{name} must be a whole number above 0, got {given!r}")
+        raise UsageError(f"{name} must be a whole number above 0, got {shown(given)}")
+    if given > MOST:
+        raise UsageError(f"{name} must be at most {MOST:,}")
+
+
+def _checked_names(what: str, given: object) -> tuple[str, ...]:
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        raise UsageError(f'{what} is a list of names: write ["default"], got {shown(given)}')
+    names = tuple(check_id(name, f"a name in {what}") for name in cast("Iterable[str]", given))
+    if not names:
+        raise UsageError(f"{what} is an empty list: such a worker would never execute anything")
+    return names
 
 
 def crash_evidence(cap: int) -> bytes:

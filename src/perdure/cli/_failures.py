@@ -88,7 +88,7 @@ def of_usage(error: click.UsageError) -> Failure:
             what = error.format_message()
         case _:
             what = error.format_message()
-    usage = "it fits no command"
+    usage = "usage is perdure [OPTIONS] COMMAND [ARGS]..."
     if context is not None:
         usage = " ".join(context.get_usage().split())
         usage = f"usage is {usage.removeprefix('Usage: ')}"

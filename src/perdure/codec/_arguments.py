@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from perdure.errors import DefinitionError, InvalidValue
+from perdure.errors import DefinitionError, InvalidValue, Unresolved
 
 from ._fingerprints import FAST, MOST_TEXT, SCHEME, canonical, canonical_bytes, fingerprint_of
 from ._refusal import Refused, class_of, invalid, kind_of, too_deep
-from ._schema import Schema, Unresolved, build_shape, schema
+from ._schema import Schema, build_shape, schema
 from ._shapes import Shape
 from ._untyped import encode, explain
 
@@ -68,6 +68,8 @@ class Arguments:
     Annotations are resolved at first use, because models may be declared further down in the
     module.
 
+    ``takes_any`` tells whether the function has parameters at all.
+
     Args:
         function: any callable with a signature.
         skip: says of an annotation that its parameter is injected, and neither stored nor
@@ -86,6 +88,7 @@ class Arguments:
             self._signature = inspect.signature(function)
         except (TypeError, ValueError) as error:
             raise DefinitionError(f"{self.name} has no signature to read: {error}") from error
+        self.takes_any = bool(self._signature.parameters)
         self._skip = skip
         self._namespace = _enclosing_names(function)
         self._resolved: _Plan | None = None
@@ -119,9 +122,12 @@ class Arguments:
                 parameter = plan.parameters[name]
                 if value is parameter.default:
                     continue
-                form = parameter.shape.dump(value, 0)
-                if parameter.stored_default is None or encode(form) != parameter.stored_default:
-                    dumped[name] = form
+                dumped[name] = form = parameter.shape.dump(value, 0)
+                if (
+                    parameter.stored_default is not None
+                    and encode(form) == parameter.stored_default
+                ):
+                    del dumped[name]
             if rest and plan.rest is not None:
                 name = _ARGS
                 dumped[_ARGS] = plan.rest.dump(rest, 0)

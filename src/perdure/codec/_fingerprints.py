@@ -1,7 +1,8 @@
 """Fingerprints: what a call's arguments are recognised by on a replay.
 
 A fingerprint must exist for every argument, also for those that the codec refuses: a database
-client counts by its class's name, a function by its own. Nothing that changes between processes
+client counts by its class's name, a function by its own. Only what is used up by the first attempt
+(a coroutine, a generator) is refused. Nothing that changes between processes
 counts: no address, no ``repr`` of an object, no order of a set or of a dict's keys.
 """
 
@@ -14,18 +15,26 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, Flag
 from hashlib import blake2b
 from pathlib import PurePath
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import (
+    AsyncGeneratorType,
+    BuiltinFunctionType,
+    CoroutineType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+)
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ._refusal import DEEPEST, class_of
-from ._untyped import AS_IS, SCALARS, TAG, as_base, encode
+from ._refusal import DEEPEST, Refused, class_of, invalid
+from ._untyped import AS_IS, SCALARS, TAG, as_base, encode, mistake
 
 __all__ = [
     "FAST",
     "MOST_TEXT",
     "SCHEME",
+    "argument",
     "canonical",
     "canonical_bytes",
     "fingerprint",
@@ -39,6 +48,7 @@ MOST_TEXT = 256
 # More containers than a payload can hold: a graph whose nodes are reached in too many ways.
 _MOST_CONTAINERS = 1_000_000
 _TOO_BIG = 10**4_000
+_USED_UP = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 FAST = frozenset({str, int, bool, type(None)})
 """Types whose JSON is canonical as it is. Measured: ("item-17", 3) takes 0.8 us instead of 2.6."""
@@ -62,6 +72,9 @@ def fingerprint(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes
 
     Returns:
         The fingerprint, and at most 256 bytes of text for messages.
+
+    Raises:
+        InvalidValue: an argument is or holds a coroutine or a generator.
     """
     if not kwargs:
         for value in args:
@@ -75,7 +88,13 @@ def fingerprint(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes
             else:
                 text = data.decode() if len(data) <= MOST_TEXT else _cut(data)
                 return blake2b(SCHEME + data, digest_size=16).digest(), text
-    return fingerprint_of([canonical(value) for value in args], kwargs)
+    forms: list[Any] = []
+    for index, value in enumerate(args):
+        try:
+            forms.append(argument(value))
+        except Refused as refused:
+            raise invalid(refused.at_index(index), "a step was given") from None
+    return fingerprint_of(forms, kwargs)
 
 
 def fingerprint_of(forms: list[Any], named: Mapping[str, Any]) -> tuple[bytes, str]:
@@ -87,12 +106,19 @@ def fingerprint_of(forms: list[Any], named: Mapping[str, Any]) -> tuple[bytes, s
     Args:
         forms: the canonical forms of positional arguments.
         named: keyword arguments.
+
+    Raises:
+        InvalidValue: one of them is a coroutine or a generator.
     """
     parts = [canonical_bytes(form) for form in forms]
     names = sorted(named)
     for name in names:
         shown = name.encode() if name.isidentifier() else canonical_bytes(name)
-        parts.append(shown + b"=" + canonical_bytes(canonical(named[name])))
+        try:
+            form = argument(named[name])
+        except Refused as refused:
+            raise invalid(refused.at_key(name), "a step was given") from None
+        parts.append(shown + b"=" + canonical_bytes(form))
     data = b",".join(parts)
     digest = blake2b(SCHEME + data, digest_size=16).digest()
     if b'"$"' not in data:
@@ -116,18 +142,39 @@ def canonical(value: Any) -> Any:
         return _tag("type", _name(class_of(value)))
 
 
+def argument(value: Any) -> Any:
+    """Return the canonical form of an argument.
+
+    Raises:
+        Refused: it is or holds a coroutine or generator. A step that is tried again, or executed
+            again after a crash, would find it used up.
+    """
+    walk = _Walk()
+    try:
+        form = _form(value, walk)
+    except _TooManyError:
+        return _tag("type", _name(class_of(value)))
+    if walk.used_up is not None:
+        raise walk.used_up
+    return form
+
+
 class _TooManyError(Exception):
     """There are more containers to visit than any payload holds."""
 
 
 class _Walk:
-    """The containers that are being visited, to notice circles, and how many were."""
+    """The containers that are being visited, to notice circles, and how many were.
 
-    __slots__ = ("count", "open")
+    ``used_up`` is set where a coroutine or generator was met.
+    """
+
+    __slots__ = ("count", "open", "used_up")
 
     def __init__(self) -> None:
         self.open: set[int] = set()
         self.count = 0
+        self.used_up: Refused | None = None
 
 
 def _form(value: Any, walk: _Walk) -> Any:
@@ -220,6 +267,8 @@ def _opaque(value: Any, walk: _Walk) -> Any:
     """What no codec represents: by name only."""
     if isinstance(value, type):
         return _tag("class", _name(value))
+    if issubclass(class_of(value), _USED_UP):
+        walk.used_up = mistake(value)
     if isinstance(value, (FunctionType, BuiltinFunctionType)):
         return _tag("function", _name(value))
     if isinstance(value, MethodType):

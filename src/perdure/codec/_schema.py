@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from perdure.errors import DefinitionError, InvalidValue
+from perdure.errors import InvalidValue, Unresolved
 
 from . import _untyped
 from ._build import Builder
@@ -18,7 +18,7 @@ from ._pydantic import PydanticShape
 from ._refusal import Refused, class_of, invalid, too_deep
 from ._shapes import Shape, UntypedShape
 
-__all__ = ["Schema", "Unresolved", "build_shape", "schema"]
+__all__ = ["Schema", "build_shape", "schema"]
 
 T = TypeVar("T")
 
@@ -155,10 +155,6 @@ def schema(annotation: Any) -> Schema[Any]:
         return _cached(annotation)
     except TypeError:  # unhashable metadata in an Annotated
         return Schema(annotation)
-
-
-class Unresolved(DefinitionError):
-    """An annotation names something that does not exist, or not yet."""
 
 
 def build_shape(annotation: Any) -> tuple[Shape, bool]:

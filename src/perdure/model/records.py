@@ -43,6 +43,10 @@ class WaitKind(StrEnum):
     CHILD = "child"
 
 
+REASONS = ("error", "crash", "invalid_input", "timeout", "mismatch", "operator")
+"""Why a run is failed or paused."""
+
+
 class Rank(IntEnum):
     """The order in which queued runs are claimed: resumed ones first, suspects only alone."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from perdure._platform import hear_stop_signals
-from perdure._runtime.worker import Worker
+from perdure._runtime.worker import State, Worker
 from perdure._version import __version__
 from perdure.cli._failures import ExitCode, Failure
 from perdure.cli._logs import log_to_stderr
@@ -67,56 +68,72 @@ async def _work(settings: Settings, *, burst: bool) -> int:
         grace=settings["grace"],
         crash_cap=settings["crash_cap"],
     )
-    stop = _Stop(worker)
-    with hear_stop_signals(stop.heard):
+    stop = _Stop()
+    with hear_stop_signals(stop.hear):
         if burst:
-            finished = await _burst(worker, stop)
-            click.echo(f"executed {finished:,} runs", err=True)
-            return ExitCode.OK
-        await worker.start()
-        _say_ready(place, settings, worker)
-        await stop.done()
+            await _burst(worker, stop)
+            click.echo(f"executed {worker.finished:,} runs", err=True)
+        else:
+            await _serve(worker, stop, lambda: _say_ready(place, settings, worker))
     return ExitCode.OK
+
+
+async def _serve(worker: Worker, stop: _Stop, say_ready: Callable[[], None]) -> None:
+    """Work until a signal comes; one that comes while the worker starts gives that up."""
+    starting = asyncio.create_task(worker.start())
+    if not await stop.first(starting):
+        await _cancelled(starting)
+        return
+    say_ready()
+    await stop.heard.wait()
+    await stop.end(worker)
 
 
 class _Stop:
     """The end of a worker: the first signal begins it, the second ends its grace."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._begun = asyncio.Event()
+    def __init__(self) -> None:
+        self.heard = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
 
-    def heard(self) -> None:
+    def hear(self) -> None:
         """A signal has come."""
-        if self._stopping is None:
+        if not self.heard.is_set():
             click.echo("stopping; once more ends the grace", err=True)
-            self._stopping = asyncio.create_task(self._worker.stop())
-            self._begun.set()
-        else:
+            self.heard.set()
+        elif self._stopping is not None:
             self._stopping.cancel()
 
-    async def done(self) -> None:
-        """Wait until a signal has come and the worker has stopped."""
-        await self._begun.wait()
-        assert self._stopping is not None
+    async def first(self, task: asyncio.Task[Any]) -> bool:
+        """Wait for a task or a signal, and return whether it was the task; it raises as it did."""
+        hearing = asyncio.create_task(self.heard.wait())
+        await asyncio.wait([task, hearing], return_when=asyncio.FIRST_COMPLETED)
+        hearing.cancel()
+        if task.done():
+            task.result()
+            return True
+        return False
+
+    async def end(self, worker: Worker) -> None:
+        """Stop a worker that works; the next signal ends its grace."""
+        self._stopping = asyncio.create_task(worker.stop())
         await asyncio.wait([self._stopping])
         if not self._stopping.cancelled():
             self._stopping.result()
 
 
-async def _burst(worker: Worker, stop: _Stop) -> int:
+async def _burst(worker: Worker, stop: _Stop) -> None:
     """Execute what can be executed now; a signal ends that as it ends any worker."""
     working = asyncio.create_task(worker.run_once())
-    stopping = asyncio.create_task(stop.done())
-    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-    if working.done():
-        stopping.cancel()
-        return working.result()
-    working.cancel()
-    await asyncio.wait([working])
-    stopping.result()
-    return worker.finished
+    if not await stop.first(working):
+        if worker.state is State.WORKING:
+            await stop.end(worker)
+        await _cancelled(working)
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _say_ready(place: Place, settings: Settings, worker: Worker) -> None:

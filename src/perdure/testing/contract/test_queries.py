@@ -1,7 +1,5 @@
 """list_runs by every field of a query, counts, and what a store says before it is opened."""
 
-from pathlib import Path
-
 import pytest
 
 from perdure.model.records import Count, RunQuery, Status
@@ -290,7 +288,7 @@ async def test_an_open_store_has_nothing_to_create(make_store: MakeStore, desk: 
     assert await other.plan() == []
 
 
-async def test_a_plan_changes_nothing(build: Build, tmp_path: Path):
+async def test_a_plan_changes_nothing(build: Build, tmp_path):
     """Asked twice before the first opening it says the same, and nothing after it."""
     store = build("default")
     before = sorted(tmp_path.iterdir())

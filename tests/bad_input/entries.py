@@ -1,0 +1,302 @@
+"""How each public entry is called with a row's value, everything else being right."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import perdure
+from perdure import App, Backoff, RetryPolicy, Run, Worker, carry, gather, step
+from perdure.model.records import RunQuery
+from perdure.store import Store
+from tests.bad_input.table import Row
+from tests.bad_input.values import NO_TYPED, Fresh, Order, Typed
+
+
+async def work(value: Any = None) -> Any:
+    """Do nothing."""
+    return value
+
+
+async def flow(value: Any) -> Any:
+    """Be the body of what a row declares."""
+    return value
+
+
+def thaw(value: Any) -> Any:
+    """Return a row's value with whatever must be made anew made."""
+    if isinstance(value, Fresh):
+        return value.make()
+    if type(value) in (tuple, list):
+        return type(value)(thaw(item) for item in value)
+    if type(value) is dict:
+        return {key: thaw(item) for key, item in value.items()}
+    return value
+
+
+class Desk:
+    """An app on a store that holds some runs, none of which is executing.
+
+    Attributes:
+        order: a definition with typed parameters.
+        anything: one that takes any value.
+        run: a waiting run.
+    """
+
+    run: Run[Any]
+
+    def __init__(self, store: Store | None = None) -> None:
+        self.app = App(store)
+        self.order = self.app.workflow(name="order")(_order)
+        self.anything = self.app.workflow(name="anything")(_anything)
+        annotations = {str(each): each for each in (*(row[0] for row in NO_TYPED), "Nowhere")}
+        self._typed = {text: self._taking(text, each) for text, each in annotations.items()}
+
+    def _taking(self, name: str, annotation: Any) -> Any:
+        async def body(value: Any) -> None: ...
+
+        body.__annotations__["value"] = annotation
+        return self.app.workflow(name=f"takes {name}")(body)
+
+    def typed(self, annotation: Any) -> Any:
+        """Return the definition that takes such a value."""
+        return self._typed[str(annotation)]
+
+    async def open(self) -> None:
+        """Connect, and create a run of each kind."""
+        await self.app.connect()
+        self.run = await self.anything.delay("1h", 1)
+        await self.anything.options(id="taken", unique_key="taken").enqueue(1)
+        await (await self.anything.options(id="cancelled").enqueue(1)).cancel()
+
+    async def snapshot(self) -> Any:
+        """Return everything that a bad input must not change."""
+        store, registry = self.app.engine.store, self.app.engine.registry
+        runs = await store.list_runs(RunQuery(limit=1000))
+        return (
+            [await store.history(run.run_id) for run in runs],
+            await store.workers(),
+            registry.versions(),
+            dict(registry._steps),
+        )
+
+
+async def _order(order: Order, *, note: str = "") -> None: ...
+
+
+async def _anything(value: Any) -> Any:
+    return value
+
+
+Call = Callable[[Desk, Row], Any]
+
+
+def declare(decorator: str) -> Call:
+    """Return how an app's decorator is called with an option, or with a function."""
+
+    def call(desk: Desk, row: Row) -> Any:
+        decorate = getattr(desk.app, decorator)
+        value = thaw(row.value)
+        if row.parameter == "function":
+            return decorate(value)
+        return decorate(**{row.parameter: value})(work if decorator == "step" else flow)
+
+    return call
+
+
+def _step(_: Desk, row: Row) -> Any:
+    value = thaw(row.value)
+    match row.parameter:
+        case "function":
+            return step(value)
+        case "args":
+            return step("inline", *value)
+        case "kwargs":
+            return step(work, **value)
+        case "name" if not isinstance(value, str):
+            return step(value, work)
+        case "name":
+            step(name="fine")(work)
+            return step(value, work)
+        case option:
+            return step(**{option: value})(work)
+
+
+def _step_sync(_: Desk, row: Row) -> Any:
+    given = {"name": "inline", "function": print, row.parameter: thaw(row.value)}
+    return step.sync(given["name"], given["function"])
+
+
+async def _connect(desk: Desk, row: Row) -> None:
+    await App().connect()
+
+
+async def _start(desk: Desk, row: Row) -> None:
+    if row.value != "twice":
+        await Worker(desk.app, only=row.value).start()
+        return
+    worker = Worker(App("memory://"))
+    async with worker:
+        await worker.start()
+
+
+def called(verb: str, *first: Any) -> Call:
+    """Return how a verb of a definition is called."""
+
+    def call(desk: Desk, row: Row) -> Any:
+        value = thaw(row.value)
+        match row.parameter:
+            case "args" if isinstance(value, Typed):
+                return getattr(desk.typed(value.annotation), verb)(*first, value.value)
+            case "args":
+                return getattr(desk.anything, verb)(*first, value)
+            case "kwargs":
+                return getattr(desk.anything, verb)(*first, value=value)
+            case "args kwargs":
+                args, kwargs = value
+                return getattr(desk.order, verb)(*first, *args, **kwargs)
+            case "delay":
+                return desk.anything.delay(value, 1)
+        raise AssertionError(row)
+
+    return call
+
+
+async def _enqueue_many(desk: Desk, row: Row) -> Any:
+    value = thaw(row.value)
+    if row.parameter == "args kwargs":
+        value, definition = [value], desk.order
+    else:
+        definition = desk.anything
+    [error] = await definition.enqueue_many(value)
+    raise error
+
+
+def _options(desk: Desk, row: Row) -> Any:
+    other = 2  # not what "taken" was started with
+    return desk.anything.options(**{row.parameter: thaw(row.value)}).enqueue(other)
+
+
+def _sleep(_: Desk, row: Row) -> Any:
+    if row.parameter == "duration":
+        return perdure.sleep(thaw(row.value))
+    return perdure.sleep("1s", name=thaw(row.value))
+
+
+def _sleep_until(_: Desk, row: Row) -> Any:
+    if row.parameter == "instant":
+        return perdure.sleep_until(thaw(row.value))
+    return perdure.sleep_until(datetime.now(UTC), name=thaw(row.value))
+
+
+def _on_run(verb: str) -> Call:
+    def call(desk: Desk, row: Row) -> Any:
+        if row.value == "waiting":
+            return getattr(desk.run, verb)()
+        return getattr(desk.app.get(row.value), verb)()
+
+    return call
+
+
+def _constructed(make: Callable[..., Any]) -> Call:
+    return lambda _desk, row: make(**{row.parameter: thaw(row.value)})
+
+
+CALLS: dict[str, Call] = {
+    "App": _constructed(App),
+    "App.connect": _connect,
+    "App.counts": lambda desk, row: desk.app.counts(**{row.parameter: thaw(row.value)}),
+    "App.get": lambda desk, row: desk.app.get(thaw(row.value)),
+    "App.on": lambda desk, row: desk.app.on(row.value),
+    "App.runs": lambda desk, row: desk.app.runs(**{row.parameter: thaw(row.value)}),
+    "App.workflow": declare("workflow"),
+    "App.job": declare("job"),
+    "App.step": declare("step"),
+    "Backoff": _constructed(Backoff),
+    "RetryPolicy": _constructed(RetryPolicy),
+    "Run.cancel": _on_run("cancel"),
+    "Run.history": _on_run("history"),
+    "Run.pause": _on_run("pause"),
+    "Run.resume": _on_run("resume"),
+    "Run.result": lambda desk, row: (
+        _on_run("result")(desk, row)
+        if row.value == "nobody"
+        else desk.run.result(timeout=thaw(row.value))
+    ),
+    "Run.retry": _on_run("retry"),
+    "Run.status": _on_run("status"),
+    "Worker": lambda desk, row: Worker(**{"app": desk.app, row.parameter: thaw(row.value)}),
+    "Worker.run_once": lambda desk, row: Worker(desk.app, only=row.value).run_once(),
+    "Worker.start": _start,
+    "Worker.stop": lambda desk, row: Worker(desk.app).stop(thaw(row.value)),
+    "Workflow()": lambda desk, row: (
+        desk.anything(*row.value) if row.parameter == "_" else desk.anything(**row.value)
+    ),
+    "Workflow.delay": called("delay", "1h"),
+    "Workflow.enqueue": called("enqueue"),
+    "Workflow.enqueue_many": _enqueue_many,
+    "Workflow.on": lambda desk, row: desk.anything.on(row.value),
+    "Workflow.options": _options,
+    "Workflow.run": called("run"),
+    "carry": lambda _, row: carry(thaw(row.value)),
+    "constant": _constructed(perdure.constant),
+    "exponential": _constructed(perdure.exponential),
+    "gather": lambda _, row: gather(*thaw(row.value)),
+    "linear": _constructed(perdure.linear),
+    "now": lambda *_: perdure.now(),
+    "random": lambda *_: perdure.random(),
+    "sleep": _sleep,
+    "sleep_until": _sleep_until,
+    "step": _step,
+    "step.options": lambda _, row: step.options(**{row.parameter: thaw(row.value)})("inline", work),
+    "step.sync": _step_sync,
+    "uuid": lambda *_: perdure.uuid(),
+}
+"""By entry; a coroutine that is returned is awaited."""
+
+
+# --- inside a body ------------------------------------------------------------------------------
+
+Body = Callable[[], Any]
+
+
+def inside(desk: Desk, row: Row) -> Body:
+    """Return what a body does for a row of `INSIDE`; it may be a coroutine function."""
+    if row.parameter == "result":
+        return _returning(desk, row)
+    declared = desk.app.step(name="declared")(_anything)
+    match row.entry, row.parameter:
+        case "Step()", "args":
+            given = row.value if isinstance(row.value, tuple) else (row.value,)
+            return lambda: declared(*thaw(given))
+        case "Step()", "kwargs":
+            named = row.value if isinstance(row.value, dict) else {"value": row.value}
+            return lambda: declared(**thaw(named))
+        case "step", "args":
+            return lambda: step("inline", work, thaw(row.value))
+        case "step", "kwargs":
+            return lambda: step("inline", work, value=thaw(row.value))
+        case "Run.result", "timeout":
+            return lambda: desk.run.result(timeout=row.value)
+        case "Run.result", _:
+            return lambda: desk.app.get(row.value).result()
+        case _:
+            return lambda: CALLS[row.entry](desk, row)
+
+
+def _returning(desk: Desk, row: Row) -> Body:
+    """Return a body to whose steps, or to whose own result, the row's value belongs."""
+
+    async def returns() -> Any:
+        await asyncio.sleep(0)
+        return thaw(row.value)
+
+    match row.entry:
+        case "Step()":
+            return desk.app.step(name="returns", max_attempts=1)(returns)
+        case "step":
+            return lambda: step.options(max_attempts=1)("inline", returns)
+        case "Workflow.run":
+            return desk.app.workflow(name="inner")(returns).run
+        case _:
+            return returns

@@ -1,0 +1,549 @@
+"""The bad-input table: what is given to which public parameter, and the error that says so.
+
+A row is frozen data. How an entry is called with it stands in `entries.py`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.defaults import PAYLOAD_LIMIT
+from perdure.errors import (
+    AppNotReady,
+    DefinitionError,
+    InvalidDuration,
+    InvalidTransition,
+    InvalidValue,
+    NotInRun,
+    PayloadTooLarge,
+    PerdureError,
+    RunConflict,
+    RunNotFound,
+    UnknownDefinition,
+    Unresolved,
+    UsageError,
+)
+from tests.bad_input.surface import NO_PARAMETER
+from tests.bad_input.values import (
+    AT_THE_LIMIT,
+    NO_ATTEMPTS,
+    NO_BACKOFFS,
+    NO_COUNTS,
+    NO_DURATIONS,
+    NO_FUNCTIONS,
+    NO_INSTANTS,
+    NO_NAMES,
+    NO_ORDERS,
+    NO_PAYLOADS,
+    NO_RETRY_ONS,
+    NO_TYPED,
+    UNSHOWN,
+    Fresh,
+    Typed,
+    forgotten,
+    generate,
+    named,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One bad input.
+
+    Attributes:
+        entry: the public callable, as `surface.py` names it.
+        parameter: what the value is given for.
+        value: the bad value.
+        error: the exact class of the error.
+        says: a part of its message.
+        path: its path inside of the value, where it is an InvalidValue of a payload.
+    """
+
+    entry: str
+    parameter: str
+    value: Any
+    error: type[PerdureError]
+    says: str
+    path: str | None = None
+
+
+def each(
+    entries: dict[str, str], values: tuple[tuple[Any, str], ...], error: type[PerdureError]
+) -> list[Row]:
+    """Return a row for each of the values at each of the parameters; `"a b"` names two."""
+    return [
+        Row(entry, parameter, value, error, says)
+        for entry, parameters in entries.items()
+        for parameter in parameters.split()
+        for value, says in values
+    ]
+
+
+TOO_LARGE = "the input of 'anything' is 1,048,577 bytes encoded, the limit is 1,048,576"
+DECLARED = ("App.workflow", "App.job", "App.step", "step")
+
+ROWS: list[Row] = [
+    # names, ids, keys, queues, tags
+    *each(
+        {
+            "App.workflow": "name queue version",
+            "App.job": "name queue version",
+            "App.step": "name was",
+            "step": "was",
+            "step.sync": "name",
+            "Workflow.options": "id unique_key queue",
+            "App.get": "run_id",
+            "App.runs": "queue unique_key tag text id_prefix parent before",
+            "sleep": "name",
+            "sleep_until": "name",
+        },
+        NO_NAMES,
+        InvalidValue,
+    ),
+    *[
+        Row("App.runs", "name", value, InvalidValue, says)
+        for value, says in NO_NAMES
+        if not isinstance(value, list)
+    ],
+    *[Row("App.runs", "name", [value], InvalidValue, says) for value, says in NO_NAMES],
+    *[
+        Row(entry, parameter, value, InvalidValue, says)
+        for entry, parameter in (
+            ("App.runs", "created_after"),
+            ("App.runs", "created_before"),
+            ("sleep_until", "instant"),
+        )
+        for value, says in NO_INSTANTS
+        if value is not None or entry != "App.runs"
+    ],
+    *[
+        Row("App.counts", parameter, value, UsageError, f"{parameter} is true or false, got")
+        for parameter in ("by_definition", "by_queue")
+        for value in (1, None, "yes")
+    ],
+    Row("App.runs", "before", "nobody", RunNotFound, "there is no run 'nobody' here"),
+    *each({"step": "name"}, NO_NAMES[:8], InvalidValue),
+    *[
+        Row(entry, parameter, [value], InvalidValue, says)
+        for entry, parameter in (
+            ("App.workflow", "tags"),
+            ("App.job", "tags"),
+            ("Workflow.options", "tags"),
+            ("Worker", "queues"),
+            ("Worker", "only"),
+        )
+        for value, says in NO_NAMES
+    ],
+    *[
+        Row(entry, parameter, value, DefinitionError, 'may not contain "/" nor begin with "~"')
+        for entry, parameter in (
+            ("App.step", "name"),
+            ("App.step", "was"),
+            ("step", "name"),
+            ("step", "was"),
+            ("step.sync", "name"),
+        )
+        for value in ("a/b", "~0", "../../x")
+    ],
+    *[Row("step", "name", value, UsageError, "write @step") for value in (7, b"x", None.__class__)],
+    # lengths of time
+    *each(
+        {
+            "App.workflow": "timeout",
+            "App.job": "timeout",
+            "App.step": "timeout",
+            "step": "timeout",
+            "step.options": "timeout",
+            "Workflow.delay": "delay",
+            "Run.result": "timeout",
+            "Worker": "lease heartbeat poll grace",
+            "Worker.stop": "grace",
+            "sleep": "duration",
+        },
+        NO_DURATIONS,
+        InvalidDuration,
+    ),
+    *each(
+        {
+            "Backoff": "initial cap",
+            "constant": "delay",
+            "linear": "initial cap",
+            "exponential": "initial cap",
+        },
+        NO_DURATIONS,
+        DefinitionError,
+    ),
+    Row("Worker", "lease", "14s", UsageError, "at least three times heartbeat"),
+    Row("Worker", "heartbeat", "0s", UsageError, "at least three times heartbeat"),
+    Row("Worker", "poll", "0s", UsageError, "longer than nothing"),
+    Row("App.workflow", "timeout", 10, InvalidDuration, "timeout of 'flow': "),
+    Row("App.step", "timeout", 10, InvalidDuration, "timeout of step 'work': "),
+    Row("Worker", "grace", 10, InvalidDuration, "grace: "),
+    Row("Run.result", "timeout", 10, InvalidDuration, "timeout: "),
+    # attempts, back-off, which errors
+    *each(dict.fromkeys((*DECLARED, "step.options"), "max_attempts"), NO_ATTEMPTS, DefinitionError),
+    *each({"Workflow.options": "max_attempts"}, NO_ATTEMPTS, DefinitionError),
+    *each({"RetryPolicy": "max_attempts"}, NO_ATTEMPTS, DefinitionError),
+    *each(
+        dict.fromkeys((*DECLARED, "step.options", "RetryPolicy"), "backoff"),
+        NO_BACKOFFS,
+        DefinitionError,
+    ),
+    *each(
+        dict.fromkeys((*DECLARED, "step.options", "RetryPolicy"), "retry_on"),
+        NO_RETRY_ONS,
+        DefinitionError,
+    ),
+    *[
+        Row("Backoff", "kind", value, DefinitionError, f"must be one of {KINDS}, got {value!r}")
+        for KINDS in ["('constant', 'linear', 'exponential')"]
+        for value in ("", "Linear", None, 3)
+    ],
+    *[
+        Row(entry, "factor", value, DefinitionError, f"from 1 to 1000000, got {value!r}")
+        for entry in ("Backoff", "exponential")
+        for value in (0.5, math.nan, math.inf, 10**7, "2", True, None)
+    ],
+    *[
+        Row(entry, "jitter", value, DefinitionError, f"from 0 to 1, got {value!r}")
+        for entry in ("Backoff", "constant", "linear", "exponential")
+        for value in (-0.1, 1.1, math.nan, "0.1", False, None)
+    ],
+    # what cannot be printed
+    *each(
+        dict.fromkeys((*DECLARED, "step.options"), "max_attempts backoff retry_on")
+        | {
+            "Backoff": "kind factor jitter",
+            "RetryPolicy": "max_attempts backoff retry_on",
+            "constant": "jitter",
+            "linear": "jitter",
+            "exponential": "factor jitter",
+            "App.step": "function max_attempts backoff retry_on",
+        },
+        UNSHOWN,
+        DefinitionError,
+    ),
+    *each({"App.workflow": "function", "App.job": "function"}, UNSHOWN, DefinitionError),
+    *each(
+        {
+            "App": "ports store",
+            "App.job": "priority description tags",
+            "App.runs": "status reason limit",
+            "App.workflow": "priority description tags",
+            "Worker": "app crash_cap concurrency",
+            "Workflow.options": "priority tags",
+            "step.sync": "function",
+        },
+        UNSHOWN[:1],
+        UsageError,
+    ),
+    *each(
+        {"App.runs": "limit", "Worker": "queues only", "Workflow.options": "meta priority"},
+        UNSHOWN[1:2],
+        UsageError,
+    ),
+    # priorities, descriptions, tags
+    *[
+        Row(entry, "priority", value, UsageError, f"whole number of 32 bits, got {value!r}")
+        for entry in ("App.workflow", "App.job", "Workflow.options")
+        for value in (2**31, -(2**31) - 1, "1", 1.0, True)
+    ],
+    *[
+        Row(entry, "description", value, UsageError, f"must be a text, got {value!r}")
+        for entry in ("App.workflow", "App.job")
+        for value in (7, b"x", ["x"])
+    ],
+    *[
+        Row(entry, "tags", value, UsageError, "tags are a tuple of texts")
+        for entry in ("App.workflow", "App.job", "Workflow.options")
+        for value in ("nightly", {"nightly"}, None, 7)
+    ],
+    # functions
+    *each({"App.workflow": "function", "App.job": "function"}, NO_FUNCTIONS, DefinitionError),
+    *each({"App.step": "function"}, NO_FUNCTIONS, DefinitionError),
+    *each({"step": "function"}, NO_FUNCTIONS[2:], DefinitionError),
+    Row(
+        "App.workflow",
+        "function",
+        int,
+        DefinitionError,
+        "made of a plain function, got <class 'int'>",
+    ),
+    Row("App.workflow", "function", max, DefinitionError, "has no signature to read"),
+    Row("step", "args", (42,), UsageError, "step('inline', …) takes a function, got 42"),
+    Row(
+        "step", "args", (Fresh(forgotten),), UsageError, "pass the function and its arguments apart"
+    ),
+    Row("step", "args", (generate,), DefinitionError, "generator function generate"),
+    Row("step", "args", (), UsageError, "step('inline') needs the function to call as well"),
+    Row("step", "kwargs", {"retries": 3}, UsageError, "write @step"),
+    Row("step.sync", "function", 42, UsageError, "step('inline', …) takes a function, got 42"),
+    Row("step.sync", "function", Fresh(forgotten), UsageError, "was given a coroutine"),
+    Row("step.sync", "function", generate, DefinitionError, "generator function generate"),
+    Row("carry", "function", 42, UsageError, "carry takes the function that a thread runs"),
+    Row(
+        "carry",
+        "function",
+        Fresh(forgotten),
+        UsageError,
+        "got <coroutine>; pass the function itself",
+    ),
+    # options that do not exist
+    *[
+        Row(entry, option, 3, DefinitionError, says)
+        for entry in DECLARED
+        for option, says in (
+            ("retries", "did you mean 'max_attempts'?"),
+            ("max_attempt", "did you mean 'max_attempts'?"),
+            ("time_out", "did you mean 'timeout'?"),
+            ("zzz", "there is no option 'zzz'; there are "),
+        )
+    ],
+    # apps
+    *[
+        Row("App", "store", value, UsageError, "is a URL such as")
+        for value in (42, b"sqlite:///x.db", object(), ["memory://"], Fresh(forgotten))
+    ],
+    *[
+        Row("App", "store", url, UsageError, says)
+        for url, says in (
+            ("", "no store answers to ''"),
+            ("memory", "no store answers to 'memory'"),
+            ("shop.db", "no store answers to 'shop.db'"),
+            ("mysql://shop", "this version knows memory://, sqlite://"),
+            ("sqlite:///", "names no file"),
+            ("sqlite://shop.db", "names no file"),
+            ("sqlite:///:memory:", "needs a file"),
+            ("sqlite:///a%00b.db", "a path holds no NUL"),
+            ("sqlite:///\ud800.db", "a path holds no NUL and no lone surrogate"),
+            ("sqlite:///a.db?synchronous=off", 'must be "full" or "normal"'),
+            ("sqlite:///a.db?sync=full", "takes ?namespace=… and ?synchronous=…, got sync"),
+            ("memory://?x=1", "takes nothing but ?namespace=…, got 'x'"),
+            ("memory://[", "is no URL of a store"),
+        )
+    ],
+    *[
+        Row("App", "store", f"{scheme}?namespace={value}", InvalidValue, f"namespace {says}")
+        for scheme in ("memory://", "sqlite:///a.db")
+        for value, says in (("", "must not be empty"), ("a%00b", "must not contain control"))
+    ],
+    Row("App", "ports", 42, UsageError, "ports are given as Ports(…), got 42"),
+    Row("App.connect", NO_PARAMETER, "no store", AppNotReady, "this app has no store"),
+    *[
+        Row("App.runs", "limit", value, UsageError, "a whole number from 1 to 1000, got")
+        for value in (0, 1001, -1, "10", 1.5, True, None)
+    ],
+    Row("App.runs", "status", "faild", UsageError, "did you mean 'failed'?"),
+    Row("App.runs", "status", "zzz", UsageError, "there are queued, running"),
+    Row("App.runs", "status", 7, UsageError, "there is no status 7"),
+    Row("App.runs", "status", ["faild"], UsageError, "did you mean 'failed'?"),
+    Row("App.runs", "reason", "crashed", UsageError, "did you mean 'crash'?"),
+    Row("App.runs", "reason", 7, UsageError, "there is no reason 7; there are error"),
+    Row("App.runs", "name", "order_", UnknownDefinition, "did you mean 'order'?"),
+    Row("App.runs", "name", "zzz", UnknownDefinition, "no workflow or job named 'zzz'"),
+    # workers
+    *[
+        Row("Worker", "app", value, UsageError, "Worker takes an App, got")
+        for value in (None, "app", 42, named)
+    ],
+    *each({"Worker": "concurrency crash_cap"}, NO_COUNTS, UsageError),
+    *[
+        Row("Worker", parameter, value, UsageError, says)
+        for parameter in ("queues", "only")
+        for value, says in (
+            ("default", f"{parameter} is a list of names: write [\"default\"], got 'default'"),
+            (b"default", f"{parameter} is a list of names"),
+            (42, f"{parameter} is a list of names"),
+            ([], f"{parameter} is an empty list"),
+        )
+    ],
+    Row("Worker.start", NO_PARAMETER, ["ordr"], UnknownDefinition, "did you mean 'order'?"),
+    Row("Worker.start", NO_PARAMETER, ["zzz"], UnknownDefinition, "no workflow or job named 'zzz'"),
+    Row("Worker.start", NO_PARAMETER, "twice", UsageError, "this worker runs already"),
+    Row("Worker.run_once", NO_PARAMETER, ["ordr"], UnknownDefinition, "did you mean 'order'?"),
+    # calls of a definition
+    *[
+        Row(f"Workflow.{verb}", parameter, value, InvalidValue, says, f"$.value{path}")
+        for verb in ("enqueue", "run", "delay")
+        for parameter in ("args", "kwargs")
+        for value, path, says in NO_PAYLOADS
+    ],
+    *[
+        Row(f"Workflow.{verb}", "args kwargs", (args, kwargs), InvalidValue, says, path)
+        for verb in ("enqueue", "run", "delay", "enqueue_many")
+        for args, kwargs, path, says in NO_ORDERS
+    ],
+    *[
+        Row(f"Workflow.{verb}", "args", AT_THE_LIMIT + "x", PayloadTooLarge, TOO_LARGE)
+        for verb in ("enqueue", "delay")
+    ],
+    Row(
+        "Workflow.enqueue_many", "calls", [((AT_THE_LIMIT + "x",), {})], PayloadTooLarge, TOO_LARGE
+    ),
+    Row(
+        "Workflow.options",
+        "meta",
+        {"a": AT_THE_LIMIT + "12345"},
+        PayloadTooLarge,
+        "meta is 1,048,577",
+    ),
+    *[
+        Row(
+            f"Workflow.{verb}",
+            "args",
+            Typed(annotation, value),
+            InvalidValue,
+            says,
+            f"$.value{path}",
+        )
+        for verb in ("enqueue", "run", "delay")
+        for annotation, value, path, says in NO_TYPED
+    ],
+    *[
+        Row(f"Workflow.{verb}", "args", Typed("Nowhere", 1), Unresolved, "'Nowhere' is not defined")
+        for verb in ("enqueue", "run", "delay")
+    ],
+    *[
+        Row("Workflow.enqueue_many", "calls", value, UsageError, "takes an iterable of calls")
+        for value in (42, None, "calls", b"calls", named)
+    ],
+    *[
+        Row("Workflow.enqueue_many", "calls", [value], InvalidValue, "is a pair", "$[0]")
+        for value in (1, (), ((1,),), (1, {}), ((1,), 2), "ab", None, {"value": 1})
+    ],
+    *[
+        Row("Workflow.options", "meta", value, UsageError, "meta is a mapping of names to values")
+        for value in (7, "meta", [("a", 1)], Fresh(forgotten))
+    ],
+    *[
+        Row("Workflow.options", "meta", {"key": value}, InvalidValue, says, f"$.key{path}")
+        for value, path, says in NO_PAYLOADS
+        if not isinstance(value, Fresh)
+    ],
+    Row("Workflow.options", "meta", {1: 2}, InvalidValue, "meta got <int>", "$<key>"),
+    Row("Workflow.options", "id", "taken", RunConflict, "id 'taken' belongs to a run of another"),
+    Row("Workflow.options", "unique_key", "taken", RunConflict, "unique_key 'taken' belongs to"),
+    Row("Workflow()", "_", (1,), UsageError, "anything(…) could mean two things"),
+    Row("Workflow()", "__", {"value": 1}, UsageError, "await anything.enqueue(…)"),
+    # runs
+    *[
+        Row(f"Run.{verb}", parameter, "nobody", RunNotFound, "there is no run 'nobody' here")
+        for verb, parameter in (
+            ("status", NO_PARAMETER),
+            ("history", NO_PARAMETER),
+            ("retry", NO_PARAMETER),
+            ("result", "timeout"),
+            ("cancel", "wait"),
+            ("pause", "wait"),
+            ("resume", NO_PARAMETER),
+        )
+    ],
+    Row("Run.resume", NO_PARAMETER, "waiting", InvalidTransition, "cannot resume run"),
+    Row("Run.pause", "wait", "cancelled", InvalidTransition, "it is cancelled"),
+    *[
+        Row(entry, "kind", value, UsageError, "on(…) takes")
+        for entry in ("App.on", "Workflow.on")
+        for value in (None, 42, "RunFailed", RunConflict, named)
+    ],
+    Row("Run.retry", NO_PARAMETER, "waiting", InvalidTransition, "cannot retry run"),
+    Row("Run.cancel", "wait", "cancelled", InvalidTransition, "it is cancelled"),
+    *[
+        Row("gather", "runs", (value,), UsageError, says)
+        for value, says in (
+            (42, "gather joins runs (what enqueue returns), got <int>"),
+            ("id", "got <str>"),
+            ([], "got <list>; write gather(*runs)"),
+            (Fresh(forgotten), "got a coroutine; write `gather(await job.enqueue(…), …)`"),
+        )
+    ],
+    # verbs that mean something inside a run only
+    *[
+        Row(verb, NO_PARAMETER, None, NotInRun, f"{verb}() derives its value from a run")
+        for verb in ("now", "uuid", "random")
+    ],
+]
+"""What is refused outside of a body."""
+
+
+INSIDE: list[Row] = [
+    # arguments of a step: what is used up by its first attempt
+    *[
+        Row(entry, parameter, value, InvalidValue, says, path)
+        for entry, parameter, path in (
+            ("Step()", "args", "$.value"),
+            ("Step()", "kwargs", "$.value"),
+            ("step", "args", "$[0]"),
+            ("step", "kwargs", "$.value"),
+        )
+        for value, says in (
+            (Fresh(forgotten), "did you forget `await`?"),
+            (Fresh(generate), "is used up by reading it once"),
+            (Fresh(lambda: [forgotten()]), "did you forget `await`?"),
+        )
+    ],
+    Row("Step()", "args", (), InvalidValue, "is missing 'value'", "$.value"),
+    Row("Step()", "kwargs", {"valu": 1}, InvalidValue, "did you mean 'value'?", "$.valu"),
+    # results: of a step, of a body, of a body run inside another
+    *[
+        Row(entry, "result", value, InvalidValue, says, f"${path}")
+        for entry in ("Step()", "step", "Workflow", "Workflow.run")
+        for value, path, says in NO_PAYLOADS
+    ],
+    *[
+        Row(entry, "result", "x" * PAYLOAD_LIMIT, PayloadTooLarge, f"{what} is 1,048,578 bytes")
+        for entry, what in (
+            ("Step()", "the result of step 'returns'"),
+            ("step", "the result of step 'inline'"),
+            ("Workflow", "the result of 'body'"),
+            ("Workflow.run", "the result of 'inner'"),
+        )
+    ],
+    # what is started in a body
+    *[
+        Row("Workflow.enqueue", "args", value, InvalidValue, says, f"$.value{path}")
+        for value, path, says in NO_PAYLOADS[:8]
+    ],
+    Row("Workflow.enqueue_many", "calls", [((1,), {})], UsageError, "is not a durable call"),
+    Row("Run.result", "timeout", "1s", UsageError, "is for callers outside"),
+    Row("Run.result", "run", "nobody", RunNotFound, "there is no run 'nobody' here"),
+    Row("gather", "runs", (42,), UsageError, "gather joins runs"),
+    Row("step.sync", "name", "inline", NotInRun, "on the event loop's thread"),
+]
+"""What is refused inside a body."""
+
+
+EXEMPT: dict[tuple[str, str], str] = {
+    ("App", "services"): "any object is services",
+    ("App.workers", NO_PARAMETER): "it takes nothing, and there may be none",
+    ("App.close", NO_PARAMETER): "closing one that is not open is harmless",
+    ("Context", "*"): "a record that the engine makes for a body",
+    ("PerdureError", "*"): "an exception takes anything",
+    ("NonRetryable", "*"): "an exception takes anything",
+    ("RetryAfter", "delay"): "checked when it is used; tests/unit/test_retry.py",
+    ("RetryAfter", "message"): "an exception takes anything",
+    ("Backoff.delay", "*"): "called by the engine",
+    ("RetryPolicy.decide", "*"): "called by the engine",
+    ("Run", "*"): "made by enqueue and App.get",
+    ("Run.result_call", "*"): "called by the engine",
+    ("Run.unwrap", "*"): "called by the engine",
+    ("Step", "*"): "made by the decorators",
+    ("Workflow", "*"): "made by the decorators",
+    ("step.make", "*"): "the common part of step() and step.sync()",
+    ("step.sync", "args"): "the user's function judges its own arguments outside of a run",
+    ("step.sync", "kwargs"): "the user's function judges its own arguments outside of a run",
+    **{
+        (f"Worker.{called}", "*"): "called by the committer, the store or the heart"
+        for called in (
+            "claim_answered",
+            "claim_failed",
+            "controlled",
+            "look",
+            "lost",
+            "miscounted",
+            "next_claim",
+            "rescue",
+            "stalled",
+        )
+    },
+}
+"""What has no rows, with the reason; `*` stands for all parameters."""
