@@ -268,7 +268,7 @@ async def test_a_run_that_time_does_not_bring_is_named():
 
 async def test_what_was_enqueued():
     """Runs with their arguments decoded, and the options of their call."""
-    async with Kit(shop.app, only=[]) as kit:
+    async with Kit(shop.app, only=[shop.refund]) as kit:
         await shop.fulfil.options(meta={"tenant": "a"}, tags=("x",), priority=-1).enqueue(
             Order("o1", 5)
         )
