@@ -15,6 +15,7 @@ from perdure._engine.calls import call_site, child_ending, decode_log, mark
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call, Scope
 from perdure._engine.unawaited import reads_as
+from perdure._runtime.why import Why, why
 from perdure.clock import to_datetime
 from perdure.codec import Schema, decode_error, error_summary
 from perdure.duration import Duration, named_micros
@@ -278,6 +279,22 @@ class Run(Generic[R]):
         if found is None:
             raise self._missing()
         return readable(found)
+
+    async def why(self) -> Why:
+        """Return why the run is not moving: a sentence, and the facts in it for programs.
+
+        Raises:
+            RunNotFound: there is none of this id.
+
+        Example::
+
+            print(await run.why())  # run … waits: step 'charge' failed (…) and has attempt 3 at …
+        """
+        self._engine.check_loop()
+        found = await why(self._engine.store, self.id)
+        if found is None:
+            raise self._missing()
+        return found
 
     @property
     def engine(self) -> Engine:

@@ -225,6 +225,7 @@ CALLS: dict[str, Call] = {
     ),
     "Run.retry": _on_run("retry"),
     "Run.status": _on_run("status"),
+    "Run.why": _on_run("why"),
     "Worker": lambda desk, row: Worker(**{"app": desk.app, row.parameter: thaw(row.value)}),
     "Worker.run_once": lambda desk, row: Worker(desk.app, only=row.value).run_once(),
     "Worker.start": _start,

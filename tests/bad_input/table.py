@@ -431,6 +431,7 @@ ROWS: list[Row] = [
         for verb, parameter in (
             ("status", NO_PARAMETER),
             ("history", NO_PARAMETER),
+            ("why", NO_PARAMETER),
             ("retry", NO_PARAMETER),
             ("result", "timeout"),
             ("cancel", "wait"),

@@ -243,6 +243,18 @@ def test_pause_and_resume(command: Perdure, shop: str):
     assert "cannot resume run add-1: it is queued" in refused.err
 
 
+def test_why(command: Perdure, shop: str):
+    """One sentence for people, the facts for programs."""
+    command("start", "add", "n=1", "--id", "add-1", "--app", f"{shop}:app")
+    told = command("why", "add-1", "--url", URL)
+    assert told.code == 0
+    assert told.out.startswith("run add-1 of 'add' is queued ")
+    assert told.out.endswith("ago and no worker is registered; start one\n")
+    facts = only_json(command("why", "add", "--url", URL, "--json"))
+    assert (facts["run_id"], facts["cause"]) == ("add-1", "no_worker")  # type: ignore[index]
+    assert command("why", "nobody", "--url", URL).code == 3
+
+
 def test_doctor(command: Perdure, shop: str, yard: Path):
     """Exit 0 for a healthy store; 8 with code, run and sentence for a damaged one."""
     command("start", "add", "n=1", "--id", "r", "--app", f"{shop}:app")

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "start": "Start a run.",
     "runs": "List runs, newest first.",
     "show": "Show a run with its attempts and steps.",
+    "why": "Say why a run is not moving.",
     "cancel": "Cancel runs.",
     "pause": "Pause runs.",
     "resume": "Let paused runs go on.",

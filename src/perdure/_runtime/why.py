@@ -1,0 +1,360 @@
+"""Why a run is not moving: one sentence, and the facts behind it.
+
+It reads what any store keeps, the run's history and the workers that are registered, and changes
+nothing. What only the process that executes a run could tell (a body blocked in foreign I/O) is
+not here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from perdure import defaults
+from perdure.clock import to_datetime
+from perdure.codec import error_summary
+from perdure.duration import format_micros, to_micros
+from perdure.model.lifecycle import SUSPECT_AFTER
+from perdure.model.records import (
+    Control,
+    History,
+    Micros,
+    RunQuery,
+    RunRecord,
+    Status,
+    StepOutcome,
+    WaitKind,
+    WorkerRecord,
+)
+from perdure.store import Store
+
+MOST_NAMED: Final = 3
+"""Runs, workers or names that a sentence lists before it only counts."""
+
+
+class Why(msgspec.Struct, frozen=True):
+    """Why a run stands as it does.
+
+    Args:
+        run_id: which run.
+        cause: what it is, for programs: ``ended``, ``executing``, ``silent_worker``,
+            ``no_worker``, ``no_capable_worker``, ``queue_not_served``, ``workers_full``,
+            ``suspect``, ``claimable``, ``delay``, ``retry``, ``sleep``, ``child``, ``due``,
+            ``mismatch``, ``paused``.
+        sentence: the same for people, with who and until when.
+        holder: who or what it waits for: a worker's id, runs' ids, a step's path; empty for none.
+        until: when that ends by itself, if it does.
+    """
+
+    run_id: str
+    cause: str
+    sentence: str
+    holder: tuple[str, ...] = ()
+    until: datetime | None = None
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+class _View(msgspec.Struct, frozen=True):
+    """What there is to judge by."""
+
+    history: History
+    workers: tuple[WorkerRecord, ...]
+    now: Micros
+
+    @property
+    def run(self) -> RunRecord:
+        return self.history.run
+
+    def ago(self, since: Micros | None) -> str:
+        return format_micros(max(0, self.now - (since or self.now)) // 1_000 * 1_000)
+
+    def left(self, until: Micros) -> str:
+        return format_micros(max(0, until - self.now) // 1_000 * 1_000)
+
+
+async def why(store: Store, run_id: str) -> Why | None:
+    """Return why a run is not moving; None where there is no such run."""
+    history = await store.history(run_id)
+    if history is None:
+        return None
+    view = _View(history, tuple(await store.workers()), await store.now())
+    match view.run.status:
+        case Status.QUEUED:
+            return await _queued(store, view)
+        case Status.RUNNING:
+            return _running(view)
+        case Status.WAITING:
+            return await _waiting(store, view)
+        case Status.PAUSED:
+            return _paused(view)
+        case _:
+            return _ended(view)
+
+
+def _say(
+    view: _View,
+    cause: str,
+    sentence: str,
+    holder: Sequence[str] = (),
+    until: Micros | None = None,
+) -> Why:
+    whole = f"run {view.run.run_id} of {view.run.definition!r} {sentence}"
+    ends = None if until is None else to_datetime(until)
+    return Why(view.run.run_id, cause, whole, tuple(holder), ends)
+
+
+# --- not moving any more -----------------------------------------------------------------------
+
+
+def _ended(view: _View) -> Why:
+    run = view.run
+    reason = f" ({run.reason})" if run.reason else ""
+    error = f": {_error(run)}" if run.error else ""
+    return _say(view, "ended", f"is {run.status}{reason}{error}, {view.ago(run.finished_at)} ago")
+
+
+def _paused(view: _View) -> Why:
+    run = view.run
+    if run.reason == "operator":
+        return _say(
+            view,
+            "paused",
+            f"was paused by hand {view.ago(run.paused_at)} ago; perdure resume {run.run_id} lets "
+            "it go on",
+        )
+    live = sorted(
+        {
+            worker.definitions[run.definition]
+            for worker in view.workers
+            if run.definition in worker.definitions
+        }
+    )
+    have = f"workers have {', '.join(map(repr, live))}" if live else "no worker has it"
+    return _say(
+        view,
+        "mismatch",
+        f"is paused because its replay did not fit version {', '.join(map(repr, run.misfits))} of "
+        f"the code ({_error(run)}); it goes on when a worker with another version appears, and "
+        f"{have} now",
+        run.misfits,
+    )
+
+
+# --- held --------------------------------------------------------------------------------------
+
+
+def _running(view: _View) -> Why:
+    run = view.run
+    worker = next((one for one in view.workers if one.worker_id == run.worker_id), None)
+    assert run.worker_id is not None
+    if worker is None:
+        return _say(
+            view, "executing", f"is held by worker {run.worker_id}, just gone", [run.worker_id]
+        )
+    where = f"worker {worker.worker_id} on {worker.host}, pid {worker.pid}"
+    silent = view.now - worker.beat_at
+    if silent > to_micros(defaults.LEASE):
+        return _say(
+            view,
+            "silent_worker",
+            f"is held by {where}, which gave no sign of life for {format_micros(silent)}; any "
+            f"other worker takes over, and there {_are(len(view.workers) - 1, 'other worker')}",
+            [worker.worker_id],
+        )
+    asked = {Control.CANCEL: "; it is asked to end", Control.PAUSE: "; it is asked to pause"}
+    return _say(
+        view,
+        "executing",
+        f"is executing on {where} since {view.ago(run.claimed_at)}{_last_step(view)}"
+        f"{asked.get(run.control, '')}",
+        [worker.worker_id],
+    )
+
+
+def _last_step(view: _View) -> str:
+    steps = [step for step in view.history.checkpoints if step.epoch == view.run.epoch]
+    if not steps:
+        return ", with no step recorded in it yet"
+    last = max(steps, key=lambda step: step.ended_at)
+    return f"; it recorded step {last.key.path!r} {view.ago(last.ended_at)} ago"
+
+
+# --- claimable ---------------------------------------------------------------------------------
+
+
+async def _queued(store: Store, view: _View) -> Why:
+    return await _unserved(store, view) or _say(
+        view, "claimable", f"may be claimed now, {_age(view)}; {_capable_names(view)} can take it"
+    )
+
+
+def _age(view: _View) -> str:
+    return f"queued {view.ago(view.run.updated_at)} ago"
+
+
+async def _unserved(store: Store, view: _View) -> Why | None:
+    """Return why no worker takes a run that may be claimed; None where one should at once."""
+    run = view.run
+    if not view.workers:
+        return _say(view, "no_worker", f"is {_age(view)} and no worker is registered; start one")
+    able = [worker for worker in view.workers if run.definition in worker.definitions]
+    if not able:
+        return _say(
+            view,
+            "no_capable_worker",
+            f"is {_age(view)} and none of the {_count(len(view.workers), 'worker')} has that "
+            f"definition; they have {_listed(_known(view.workers))}",
+        )
+    serving = [worker for worker in able if run.queue in worker.queues]
+    if not serving:
+        queues = sorted({queue for worker in able for queue in worker.queues})
+        return _say(
+            view,
+            "queue_not_served",
+            f"is {_age(view)} in queue {run.queue!r}, and the workers that have its definition "
+            f"serve {_listed(queues)}",
+        )
+    held = await _held(store)
+    if all(held[worker.worker_id] >= worker.slots for worker in serving):
+        slots = sum(worker.slots for worker in serving)
+        return _say(
+            view,
+            "workers_full",
+            f"is {_age(view)} and all {_count(slots, 'slot')} of {_capable_names(view)} are taken",
+            [worker.worker_id for worker in serving],
+        )
+    if run.crashes >= SUSPECT_AFTER:
+        return _say(
+            view,
+            "suspect",
+            f"is {_age(view)} and a suspect, because {run.crashes} workers in a row died with it: "
+            "it is taken alone, by a worker that holds nothing else",
+        )
+    return None
+
+
+async def _held(store: Store) -> Counter[str]:
+    """Return how many runs each worker holds, of the newest thousand that are held."""
+    running = await store.list_runs(RunQuery(statuses=(Status.RUNNING,), limit=1_000))
+    return Counter(run.worker_id for run in running if run.worker_id is not None)
+
+
+def _known(workers: Sequence[WorkerRecord]) -> list[str]:
+    return sorted({name for worker in workers for name in worker.definitions})
+
+
+def _capable_names(view: _View) -> str:
+    run = view.run
+    names = [
+        worker.worker_id
+        for worker in view.workers
+        if run.definition in worker.definitions and run.queue in worker.queues
+    ]
+    return f"{'worker' if len(names) == 1 else 'workers'} {_listed(names)}"
+
+
+# --- waiting -----------------------------------------------------------------------------------
+
+
+async def _waiting(store: Store, view: _View) -> Why:
+    run = view.run
+    if run.due_at is not None and run.due_at <= view.now:
+        late = f"is due for {view.ago(run.due_at)}"
+        unserved = await _unserved(store, view)
+        if unserved is not None:
+            return unserved
+        return _say(view, "due", f"{late}; the next look of a worker takes it", until=run.due_at)
+    match run.waiting_for:
+        case WaitKind.DELAY:
+            return _until(view, "delay", "may not start before")
+        case WaitKind.RETRY:
+            return _retry(view)
+        case WaitKind.SLEEP:
+            return _until(view, "sleep", "sleeps until", _paths(view, WaitKind.SLEEP))
+        case _:
+            return await _children(store, view)
+
+
+def _until(view: _View, cause: str, what: str, holder: Sequence[str] = ()) -> Why:
+    due_at = view.run.due_at
+    assert due_at is not None
+    at = to_datetime(due_at).isoformat(timespec="seconds")
+    named = f" (step {holder[0]!r})" if holder and holder[0] != "sleep" else ""
+    return _say(view, cause, f"{what} {at}, in {view.left(due_at)}{named}", holder, due_at)
+
+
+def _retry(view: _View) -> Why:
+    run = view.run
+    paths = _paths(view, WaitKind.RETRY)
+    if not paths:
+        return _until(view, "retry", f"failed ({_error(run)}) and begins attempt {run.attempt} at")
+    step = next(
+        (
+            step
+            for step in view.history.checkpoints
+            if step.key.path == paths[0] and step.outcome is StepOutcome.PENDING
+        ),
+        None,
+    )
+    error = "" if step is None or step.value is None else f" failed ({_summary(step.value)}) and"
+    number = 1 if step is None else step.tries + 1
+    return _until(view, "retry", f"waits: step {paths[0]!r}{error} has attempt {number} at", paths)
+
+
+def _paths(view: _View, kind: WaitKind) -> list[str]:
+    """Return the paths of the calls that wait so, the one that is due first at the head."""
+    waits = [wait for wait in view.history.waits if wait.kind is kind and wait.due_at is not None]
+    waits.sort(key=lambda wait: wait.due_at or 0)
+    return [wait.key for wait in waits]
+
+
+async def _children(store: Store, view: _View) -> Why:
+    waited = list(
+        dict.fromkeys(wait.key for wait in view.history.waits if wait.kind is WaitKind.CHILD)
+    )
+    ended = await store.endings(waited)
+    still = [run_id for run_id in waited if run_id not in ended]
+    told: list[str] = []
+    for run_id in still[:MOST_NAMED]:
+        child = await store.get(run_id)
+        told.append(f"{run_id} (not there)" if child is None else _as_child(child))
+    more = f" and {len(still) - MOST_NAMED} more" if len(still) > MOST_NAMED else ""
+    joined = f"{len(still)} of {_count(len(waited), 'run')} to end: " if len(waited) > 1 else ""
+    due_at = view.run.due_at
+    return _say(view, "child", f"waits for {joined}{', '.join(told)}{more}", still, due_at)
+
+
+def _as_child(child: RunRecord) -> str:
+    waiting = f" for {child.waiting_for}" if child.waiting_for else ""
+    return f"{child.run_id} of {child.definition!r}, {child.status}{waiting}"
+
+
+# --- words -------------------------------------------------------------------------------------
+
+
+def _error(run: RunRecord) -> str:
+    return "no error is kept" if run.error is None else _summary(run.error)
+
+
+def _summary(error: bytes) -> str:
+    summary = error_summary(error)
+    return f"{summary.type}: {summary.message[:200]}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _are(number: int, what: str) -> str:
+    return f"{'is' if number == 1 else 'are'} {_count(number, what)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MOST_NAMED])
+    return f"{shown} and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown

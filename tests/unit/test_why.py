@@ -1,0 +1,271 @@
+"""Why a run is not moving: each cause is produced, and named with its holder and its time."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from perdure._runtime.why import Why, why
+from perdure.clock import to_datetime
+from perdure.codec import encode_error
+from perdure.errors import Mismatch
+from perdure.model.records import StepOutcome, Wait, WaitKind
+from perdure.model.transitions import (
+    CancelRun,
+    Mismatched,
+    PauseRun,
+    Released,
+    Retrying,
+    SaveCheckpoint,
+)
+from perdure.stores.memory import MemoryStore
+from perdure.stores.sqlite import SqliteStore
+from tests.contract.desk import (
+    DONE,
+    SECOND,
+    START,
+    Desk,
+    ManualClock,
+    child,
+    register,
+    save,
+    timer,
+)
+
+MINUTE = 60 * SECOND
+REFUSED = encode_error(ConnectionError("refused"))
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def desk(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Desk]:
+    """A desk on a store with a clock that is moved by hand."""
+    clock = ManualClock()
+    if request.param == "memory":
+        store = MemoryStore(clock=clock)
+    else:
+        store = SqliteStore(tmp_path / "perdure.db", clock=clock)
+    await store.open()
+    yield Desk(store, clock)
+    await store.close()
+
+
+async def completed(desk: Desk) -> None:
+    await desk.worker()
+    await desk.end("r", DONE)
+    desk.clock.advance(MINUTE)
+
+
+async def nobody_there(desk: Desk) -> None:
+    await desk.create("r")
+    desk.clock.advance(90 * SECOND)
+
+
+async def nobody_able(desk: Desk) -> None:
+    await desk.create("r")
+    await desk.worker("v", {"other": "1", "third": "1"})
+
+
+async def other_queue(desk: Desk) -> None:
+    await desk.create("r", queue="slow")
+    await desk.do(register("w", queues=("default", "mail")))
+
+
+async def all_busy(desk: Desk) -> None:
+    await desk.worker()
+    await desk.create(*(f"busy{number}" for number in range(8)))
+    await desk.claim()
+    await desk.create("r")
+
+
+async def suspected(desk: Desk) -> None:
+    await desk.create("r")
+    await desk.crash("r", times=3)
+    await desk.worker()
+
+
+async def claimable(desk: Desk) -> None:
+    await desk.worker()
+    await desk.create("r")
+
+
+async def delayed(desk: Desk) -> None:
+    await desk.create("r", delay=MINUTE)
+    desk.clock.advance(20 * SECOND)
+
+
+async def due(desk: Desk) -> None:
+    await desk.worker()
+    await desk.create("r", delay=SECOND)
+    desk.clock.advance(3 * SECOND)
+
+
+async def due_without_worker(desk: Desk) -> None:
+    await desk.create("r", delay=SECOND)
+    desk.clock.advance(3 * SECOND)
+
+
+async def run_retrying(desk: Desk) -> None:
+    await desk.worker()
+    await desk.settle(await desk.start(), Retrying(REFUSED, MINUTE))
+
+
+async def step_retrying(desk: Desk) -> None:
+    await desk.worker()
+    grant = await desk.start()
+    failed = save(grant, "charge", StepOutcome.PENDING, REFUSED, tries=2, delay=MINUTE)
+    assert isinstance(failed, SaveCheckpoint)
+    await desk.do(failed)
+    await desk.suspend(grant, timer(START + MINUTE, path="charge"))
+
+
+async def sleeping(desk: Desk) -> None:
+    await desk.worker()
+    grant = await desk.start()
+    await desk.suspend(grant, Wait(WaitKind.SLEEP, "nightly", START + MINUTE))
+
+
+async def one_child(desk: Desk) -> None:
+    await desk.worker()
+    await desk.suspend(await desk.start(), child("kid"))
+    await desk.create("kid", definition="e", delay=SECOND)
+
+
+async def many_children(desk: Desk) -> None:
+    await desk.worker()
+    kids = [f"kid{number}" for number in range(6)]
+    await desk.suspend(await desk.start(), *(child(kid) for kid in kids))
+    await desk.create(*kids)
+    await desk.claim(limit=1)
+    await desk.claim(limit=1)
+
+
+async def mismatched(desk: Desk) -> None:
+    await desk.worker()
+    await desk.worker("v", {"d": "3"})
+    error = Mismatch("step 'ship' does not fit", step="ship", recorded="ship(1)", asked="ship(2)")
+    await desk.end("r", Mismatched(encode_error(error), "2"))
+
+
+async def paused(desk: Desk) -> None:
+    await desk.create("r")
+    await desk.do(PauseRun("r", "q"))
+    desk.clock.advance(MINUTE)
+
+
+async def executing(desk: Desk) -> None:
+    await desk.worker()
+    grant = await desk.start()
+    await desk.do(save(grant, "charge", ended_at=START))
+    desk.clock.advance(5 * SECOND)
+
+
+async def asked_to_end(desk: Desk) -> None:
+    await desk.worker()
+    await desk.start()
+    await desk.do(CancelRun("r", "q"))
+
+
+async def silent(desk: Desk) -> None:
+    await desk.worker()
+    await desk.start()
+    await desk.worker("v")
+    desk.clock.advance(20 * SECOND)
+
+
+CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int | None, str]] = {
+    completed: ("ended", (), None, "is completed, 1m ago"),
+    nobody_there: ("no_worker", (), None, "is queued 1m 30s ago and no worker is registered"),
+    nobody_able: (
+        "no_capable_worker",
+        (),
+        None,
+        "none of the 1 worker has that definition; they have other, third",
+    ),
+    other_queue: ("queue_not_served", (), None, "in queue 'slow', and the workers that have its"),
+    all_busy: ("workers_full", ("w",), None, "all 8 slots of worker w are taken"),
+    suspected: ("suspect", (), None, "because 3 workers in a row died with it"),
+    claimable: ("claimable", (), None, "may be claimed now, queued 0s ago; worker w can take it"),
+    delayed: (
+        "delay",
+        (),
+        START + MINUTE,
+        "may not start before 2027-01-15T08:01:00+00:00, in 40s",
+    ),
+    due: ("due", (), START + SECOND, "is due for 2s; the next look of a worker takes it"),
+    due_without_worker: ("no_worker", (), None, "no worker is registered"),
+    run_retrying: (
+        "retry",
+        (),
+        START + MINUTE,
+        "failed (ConnectionError: refused) and begins attempt 2 at",
+    ),
+    step_retrying: (
+        "retry",
+        ("charge",),
+        START + MINUTE,
+        "step 'charge' failed (ConnectionError: refused) and has attempt 3 at",
+    ),
+    sleeping: ("sleep", ("nightly",), START + MINUTE, "sleeps until"),
+    one_child: ("child", ("kid",), None, "waits for kid of 'e', waiting for delay"),
+    many_children: (
+        "child",
+        tuple(f"kid{number}" for number in range(6)),
+        None,
+        (
+            "waits for 6 of 6 runs to end: kid0 of 'd', running, kid1 of 'd', running, "
+            "kid2 of 'd', queued and 3 more"
+        ),
+    ),
+    mismatched: (
+        "mismatch",
+        ("2",),
+        None,
+        (
+            "step 'ship' does not fit); it goes on when a worker with another version appears, "
+            "and workers have '1', '3' now"
+        ),
+    ),
+    paused: ("paused", (), None, "was paused by hand 1m ago; perdure resume r lets it go on"),
+    executing: ("executing", ("w",), None, "on host, pid 1 since 5s; it recorded step 'charge' 5s"),
+    asked_to_end: ("executing", ("w",), None, "no step recorded in it yet; it is asked to end"),
+    silent: (
+        "silent_worker",
+        ("w",),
+        None,
+        "gave no sign of life for 20s; any other worker takes over, and there is 1 other worker",
+    ),
+}
+
+
+@pytest.mark.parametrize("produce", CASES, ids=lambda produce: produce.__name__)
+async def test_each_cause_is_named(desk: Desk, produce: Callable[[Desk], Awaitable[None]]):
+    """The sentence names the run, the cause, its holder and its time; the facts stand beside it."""
+    cause, holder, until, sentence = CASES[produce]
+    await produce(desk)
+    found = await why(desk.store, "r")
+    assert found is not None
+    assert (found.cause, found.holder) == (cause, holder)
+    assert found.until == (None if until is None else to_datetime(until))
+    assert found.sentence.startswith("run r of 'd' ")
+    assert sentence in found.sentence
+    assert str(found) == found.sentence
+
+
+def test_every_cause_is_tested():
+    """What the record says there is, is produced above."""
+    documented = {part for part in (Why.__doc__ or "").split("``") if part.isidentifier()}
+    assert {case[0] for case in CASES.values()} == documented - {"cause"}
+
+
+async def test_an_unknown_run_has_no_reason(desk: Desk):
+    """There is nothing to explain."""
+    assert await why(desk.store, "nobody") is None
+
+
+async def test_a_released_run_is_claimable_again(desk: Desk):
+    """What was handed back is judged like any other."""
+    await desk.worker()
+    await desk.settle(await desk.start(), Released())
+    found = await why(desk.store, "r")
+    assert found is not None
+    assert found.cause == "claimable"
