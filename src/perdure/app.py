@@ -322,8 +322,8 @@ class App:
         engine, before = self._engine, (self._engine.configured, self._engine.ports, self._services)
         opened = open_store(store) if isinstance(store, str) else store
         engine.equip(
-            before[0] if isinstance(opened, Unchanged) else opened,
-            before[1] if isinstance(ports, Unchanged) else ports,
+            before[0] if isinstance(opened, Unchanged) else _checked_store(opened),
+            before[1] if isinstance(ports, Unchanged) else _checked_ports(ports),
         )
         self._services = before[2] if isinstance(services, Unchanged) else services
         self._connecting = asyncio.Lock()  # it belongs to the loop in which it was waited for

@@ -208,6 +208,7 @@ CALLS: dict[str, Call] = {
     "App.counts": lambda desk, row: desk.app.counts(**{row.parameter: thaw(row.value)}),
     "App.get": lambda desk, row: desk.app.get(thaw(row.value)),
     "App.on": lambda desk, row: desk.app.on(row.value),
+    "App.override": lambda _, row: App().override(**{row.parameter: row.value}).__enter__(),
     "App.runs": lambda desk, row: desk.app.runs(**{row.parameter: thaw(row.value)}),
     "App.workflow": declare("workflow"),
     "App.job": declare("job"),

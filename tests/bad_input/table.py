@@ -341,6 +341,14 @@ ROWS: list[Row] = [
     Row("App.runs", "reason", 7, UsageError, "there is no reason 7; there are error"),
     Row("App.runs", "name", "order_", UnknownDefinition, "did you mean 'order'?"),
     Row("App.runs", "name", "zzz", UnknownDefinition, "no workflow or job named 'zzz'"),
+    *[
+        Row("App.override", parameter, value, UsageError, says)
+        for parameter, value, says in (
+            ("store", "nosuch://x", "no store answers to"),
+            ("store", 42, "an app's store is a URL"),
+            ("ports", 42, "ports are given as Ports(…)"),
+        )
+    ],
     # workers
     *[
         Row("Worker", "app", value, UsageError, "Worker takes an App, got")
@@ -515,6 +523,7 @@ INSIDE: list[Row] = [
 
 EXEMPT: dict[tuple[str, str], str] = {
     ("App", "services"): "any object is services",
+    ("App.override", "services"): "any object is services",
     ("App.workers", NO_PARAMETER): "it takes nothing, and there may be none",
     ("App.close", NO_PARAMETER): "closing one that is not open is harmless",
     ("Context", "*"): "a record that the engine makes for a body",
