@@ -58,7 +58,11 @@ PAUSE_LOOK = 0.05
 """Seconds between looks at a run that is to be paused by another process."""
 
 _VERBS = {CancelRun: "cancel", PauseRun: "pause", ResumeRun: "resume", RetryRun: "retry"}
-_CONTROLS: dict[type, Control] = {CancelRun: Control.CANCEL, PauseRun: Control.PAUSE}
+_CONTROLS: dict[type, Control] = {
+    CancelRun: Control.CANCEL,
+    PauseRun: Control.PAUSE,
+    ResumeRun: Control.NONE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class StepHistory:
 
     Attributes:
         path: ``charge``, ``parent/child``, ``~0/fetch`` (the body's first task).
-        kind: ``step``, ``enqueue`` or ``child``.
+        kind: ``step``, ``enqueue``, ``child`` or ``sleep``.
         outcome: ``ok``, ``error``, ``timeout``, ``cancelled`` or ``pending``.
         tries: attempts made so far.
         failed: the attempts that failed.
@@ -113,7 +117,7 @@ class RunHistory:
         steps: in the order in which they were first recorded.
         orphans: paths of recorded steps that the code which completed the run did not ask for:
             they were renamed or removed while the run was in flight.
-        waiting_for: ``delay``, ``retry`` or ``child``, while ``waiting``.
+        waiting_for: ``delay``, ``retry``, ``sleep`` or ``child``, while ``waiting``.
         reason: why it is failed or paused.
         error: class and message of the last error.
     """

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from perdure import App, Status, constant, step
+from perdure._engine import turns
 from perdure.errors import RunFailed
 from perdure.model.records import StepOutcome
 from perdure.model.transitions import SaveCheckpoint
@@ -362,8 +363,11 @@ async def test_an_outcome_waits_for_an_earlier_one_that_is_yet_to_be_asked_for(p
     assert order == ["early", "late"] * 2
 
 
-async def test_a_record_that_nobody_asks_for_holds_up_no_other_for_long(place: Place):
+async def test_a_record_that_nobody_asks_for_holds_up_no_other_for_long(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
     """A step that was removed from a branch in flight delays the rest by its patience, once."""
+    monkeypatch.setattr(turns, "PATIENCE", 0.2)
     halt = Halt()
     executed: list[int] = []
 

@@ -249,13 +249,10 @@ class Model:
         for run in self.runs.values():
             if run.status is Status.WAITING and run.due_at is not None and run.due_at <= self.now:
                 run.become(Status.QUEUED)
-        fitting = [run for run in self.runs.values() if self.may_fit(claim, run)]
-        for run in fitting[: claim.limit]:
-            run.become(Status.QUEUED)
         mine = [
             run_id for run_id, run in self.held(claim.worker_id).items() if run.token == claim.token
         ]
-        chosen = sorted(mine, key=self.place) or self.choose(claim)
+        chosen = sorted(mine, key=self.place) or self.refit(claim) or self.choose(claim)
         for run_id in chosen:
             run = self.runs[run_id]
             if run_id not in mine:
@@ -280,6 +277,14 @@ class Model:
             known=True,
         )
 
+    def refit(self, claim: Claim) -> list[str]:
+        fitting = [run_id for run_id, run in self.runs.items() if self.may_fit(claim, run)]
+        for run_id in fitting[: claim.limit]:
+            self.runs[run_id].become(Status.QUEUED)
+        return [
+            run_id for run_id in fitting[: claim.limit] if self.runs[run_id].rank != Rank.SUSPECT
+        ]
+
     def may_fit(self, claim: Claim, run: Run) -> bool:
         definition = run.create.definition
         version = self.versions[claim.worker_id].get(definition)
@@ -287,6 +292,7 @@ class Model:
             run.status is Status.PAUSED
             and run.reason == "mismatch"
             and definition in claim.definitions
+            and run.create.queue in claim.queues
             and version not in (None, *run.misfits)
         )
 

@@ -269,20 +269,27 @@ async def test_a_lone_writer_is_served_at_once():
         assert bench.committer.submit(create("next")).done()
 
 
-async def test_two_writers_of_one_turn_share_batches_again():
-    """The second of a turn is no lone writer, and from then on nobody is taken for one."""
+async def test_two_writers_share_batches():
+    """Neither is alone, however regularly they take turns, so that nobody is served at once."""
     async with LoneBench() as bench:
 
         async def write(name: str) -> None:
-            for number in range(2 * MOST_AT_ONCE):
+            for number in range(3 * LONE_AFTER):
                 await bench.committer.submit(create(f"{name}{number}"))
 
         await asyncio.gather(write("a"), write("b"))
-        # The first writer is served before anybody can know of the second.
-        assert len(bench.quick.at_once) == MOST_AT_ONCE
+        assert not bench.quick.at_once
         sizes = [len(batch) for batch in bench.store.batches[LONE_AFTER:]]
-        assert sum(sizes) == 3 * MOST_AT_ONCE
-        assert sizes[:MOST_AT_ONCE] == [2] * MOST_AT_ONCE
+        assert sizes == [2] * 3 * LONE_AFTER
+
+
+async def test_a_lone_write_that_is_interrupted_leaves_the_committer_alive():
+    """Whatever ends the process's loop in the middle of a write, closing still ends."""
+    async with LoneBench() as bench:
+        bench.quick.errors = [KeyboardInterrupt()]  # type: ignore[list-item]
+        with pytest.raises(KeyboardInterrupt):
+            bench.committer.submit(create("r1"))
+        await asyncio.wait_for(bench.committer.close(), 5)
 
 
 async def test_a_claim_rides_with_a_lone_write():

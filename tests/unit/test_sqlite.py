@@ -369,7 +369,7 @@ CLAIM_PLANS = {
     "controlled": (workers.CONTROLLED, (1, 1)),
     "any paused": (claims.IS_ANY_PAUSED, (1,)),
     "next misfits": (claims.NEXT_MISFITS, (1, 1, "")),
-    "paused": (claims.PAUSED, (1, 1, "", 9)),
+    "paused": (claims.PAUSED, (1, 1, "", "[1]", 9)),
     "versions": (workers.VERSIONS, (1, 1)),
     "any open": (waiting.ANY_OPEN, ()),
     "is open": (waiting.IS_OPEN, (1, 0)),

@@ -64,6 +64,12 @@ class Leaving(StrEnum):
 _DESPITE_AN_OUTCOME = frozenset({Leaving.CANCELLED, Leaving.LOST})
 
 
+def _awaits(task: asyncio.Future[Any]) -> bool:
+    """Tell whether a task awaits a future that is not done; how is not said by every task."""
+    waiter = getattr(task, "_fut_waiter", None)
+    return not task.done() and waiter is not None and not waiter.done()
+
+
 class Activation:
     """A run between its claim and its settle."""
 
@@ -78,7 +84,7 @@ class Activation:
         self.endings: dict[str, Ending] = {ending.run_id: ending for ending in claimed.endings}
         self.children: set[str] = set()
         self.leaving: Leaving | None = None
-        self.pausing = False
+        self._pausing: asyncio.Event | None = None  # set when it is taken back
         self.mismatch: Mismatch | None = None
         self.root: asyncio.Future[Any] | None = None
         self.deadline: Deadline | None = None
@@ -94,6 +100,7 @@ class Activation:
         self._idle_timer: asyncio.TimerHandle | None = None
         self._joins = 0
         self._turns: Turns | None = None
+        self._stamp: Micros = 0
         self._began = self._loop.time()
         self._replayed_in: float | None = None if self.journal.recorded else 0.0
 
@@ -250,10 +257,10 @@ class Activation:
         return bool(self._tasks) or bool(self._threads)
 
     async def turn(self, branch: Branch, moment: Moment) -> None:
-        """Wait until an outcome that was recorded at this moment may be given to a branch."""
+        """Wait until an outcome of this moment may be given to a branch."""
         turns = self._turns
         if turns is None:
-            turns = self._turns = Turns(self._loop, self.journal, self._stirs)
+            turns = self._turns = Turns(self._loop, self.journal, self._stirs, self._at_rest)
         await turns.take(branch, moment)
 
     def _stirs(self) -> bool:
@@ -264,10 +271,28 @@ class Activation:
             or any(branch.stirs() for branch in self._threads)
         )
 
+    def stamp(self) -> Micros:
+        """Return the time of an outcome: that of the store, and later than the last one's.
+
+        Replays go by these times, and what is known of the store's time steps back a little with
+        every answer that was long under way.
+        """
+        self._stamp = max(self.engine.store_now(), self._stamp + 1)
+        return self._stamp
+
+    def _at_rest(self) -> bool:
+        """Tell whether each of the body's tasks awaits something that is not there yet."""
+        tasks = self._tasks if self.root is None else (self.root, *self._tasks)
+        return all(_awaits(task) for task in tasks)
+
     # --- work ------------------------------------------------------------------------------------
 
-    async def check(self, call: object) -> None:
-        """Raise unless the body may do durable work now.
+    async def check(self, call: object, *, in_step: bool = False) -> None:
+        """Return when the body may do durable work.
+
+        Args:
+            call: what it is about to do, for messages.
+            in_step: it belongs to a step that executes, which a pause lets finish.
 
         Raises:
             Leave: the body has been told to leave.
@@ -276,8 +301,9 @@ class Activation:
             # One that catches this and tries again for ever must not take the loop with it.
             await asyncio.sleep(0)
             raise Leave(f"{call} was called while the run leaves its worker ({self.leaving})")
-        if self.pausing:
-            await self._loop.create_future()  # what executes is let finish; then the body leaves
+        if self._pausing is not None and not in_step:
+            await self._pausing.wait()  # what executes is let finish; then the body leaves
+            await self.check(call)
 
     def begin_work(self) -> None:
         """Something executes for the body that is no wait."""
@@ -289,18 +315,25 @@ class Activation:
         """It has ended."""
         self._executing -= 1
         self._activity += 1
-        if self.pausing:
-            self._leave_if_still()
+        self._leave_if_paused()
         if self._waits:
             self.consider_idle()
 
-    def pause(self) -> None:
-        """Begin no more steps; leave when those that execute have been recorded."""
-        self.pausing = True
-        self._leave_if_still()
+    def heard(self, control: Control) -> None:
+        """Follow the operator's word, as of an answer of the store or told in this process."""
+        if control is Control.CANCEL:
+            self.leave(Leaving.CANCELLED)
+        elif control is Control.PAUSE:
+            if self._pausing is None:
+                self._pausing = asyncio.Event()
+            self._leave_if_paused()
+        elif self._pausing is not None:  # resumed before it came about
+            self._pausing.set()
+            self._pausing = None
 
-    def _leave_if_still(self) -> None:
-        if not self._executing:
+    def _leave_if_paused(self) -> None:
+        """Leave for a pause when the steps that execute have been recorded."""
+        if self._pausing is not None and not self._executing:
             self.leave(Leaving.PAUSED)
 
     async def save(self, checkpoint: SaveCheckpoint) -> Saved:
@@ -313,11 +346,10 @@ class Activation:
         if isinstance(answer, Saved):
             if self.engine.hooks.of_steps:
                 telling.saved(self, checkpoint, answer)
-            if answer.control is Control.CANCEL:
-                self.leave(Leaving.CANCELLED)
-                raise Leave("the run is being cancelled")
-            if answer.control is Control.PAUSE:
-                self.pause()
+            if answer.control or self._pausing is not None:
+                self.heard(answer.control)
+                if answer.control is Control.CANCEL:
+                    raise Leave("the run is being cancelled")
             return answer
         if isinstance(answer, Conflict):
             raise PerdureError(
@@ -353,7 +385,8 @@ class Activation:
         Raises:
             Leave: the body is suspended instead, or told to leave otherwise.
         """
-        await self.check("a wait")
+        if self.leaving is not None:
+            await self.check("a wait")
         ended = self.endings.get(condition.key) if condition.due_at is None else None
         if ended is not None:
             return ended

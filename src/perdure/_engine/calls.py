@@ -116,7 +116,7 @@ async def perform(call: Call, spec: StepSpec, args: tuple[Any, ...], kwargs: dic
         return await replay(call, record, spec.result)
     scope = here(call)
     activation = scope.activation
-    await activation.check(call)
+    await activation.check(call, in_step=call.scope.in_step)
     if record is None:
         _check_fit(call, activation)
     return await _Execution(call, spec, scope).run(args, kwargs)
@@ -126,7 +126,7 @@ async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
     """Return or raise what is recorded, when it is its turn."""
     if record.outcome is StepOutcome.CANCELLED:
         await _until_given_up(call)
-    await _give(call, moment_of(record))
+    await _give(call, moment_of(record), record)
     if record.outcome is StepOutcome.OK:
         return result.decode(record.value or b"null")
     error = decode_error(record.value or b"null")
@@ -136,7 +136,7 @@ async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
 
 async def _until_given_up(call: Call) -> NoReturn:
     """Do nothing until the body gives the call up, as it did when that was recorded."""
-    await call.scope.activation.check(call)
+    await call.scope.activation.check(call, in_step=call.scope.in_step)
     await asyncio.get_running_loop().create_future()
     raise AssertionError("nobody sets this future")
 
@@ -151,12 +151,19 @@ async def commit(call: Call, save: SaveCheckpoint) -> None:
     await _give(call, (save.grant.epoch, save.ended_at))
 
 
-async def _give(call: Call, moment: Moment) -> None:
+async def _give(call: Call, moment: Moment, record: Checkpoint | None = None) -> None:
     """Let an outcome wait for its turn, and note its time for the code that is given it.
 
     What happens in a step is nothing that a replay repeats, so there the order is free.
+
+    Args:
+        call: whose outcome it is.
+        moment: when it was recorded.
+        record: where it was found, on a replay.
     """
     scope = here(call)
+    if record is not None:
+        scope.activation.journal.asked(record)
     if scope.activation.has_branches and not call.scope.in_step:
         await scope.activation.turn(scope.branch, moment)
     scope.newest = max(scope.newest, moment[1])
@@ -241,7 +248,7 @@ class _Execution:
             if due_at is None:
                 return outcome
             await self._wait(due_at)
-            await self.activation.check(self.call)
+            await self.activation.check(self.call, in_step=self.call.scope.in_step)
 
     async def _wait(self, due_at: Micros) -> None:
         """Wait for the next attempt."""
@@ -394,7 +401,7 @@ class _Execution:
             self.log,
             delay,
             self.started_at,
-            self.engine.store_now(),
+            self.activation.stamp(),
             call.site,
             call.text,
         )
@@ -498,7 +505,7 @@ async def perform_inline(
         return await replay(call, record, result)
     scope = here(call)
     activation = scope.activation
-    await activation.check(call)
+    await activation.check(call, in_step=call.scope.in_step)
     if record is None:
         _check_fit(call, activation)
     started_at = activation.engine.store_now()
@@ -516,7 +523,7 @@ async def perform_inline(
         failed_by = culprits(error)
     finally:
         scopes.leave(token)
-    ended_at = activation.engine.store_now()
+    ended_at = activation.stamp()
     activation.begin_work()
     try:
         await commit(
@@ -557,11 +564,11 @@ async def sleep(call: Call, delay: Micros) -> None:
     if recorded is not None and recorded.outcome is StepOutcome.CANCELLED:
         await _until_given_up(call)
     if recorded is not None and recorded.outcome is not StepOutcome.PENDING:
-        await _give(call, moment_of(recorded))
+        await _give(call, moment_of(recorded), recorded)
         return
     scope = here(call)
     activation = scope.activation
-    await activation.check(call)
+    await activation.check(call, in_step=call.scope.in_step)
     if recorded is None or recorded.tries == 0:  # given up by an attempt of the run that failed
         started_at = activation.engine.store_now()
         due_at = await _begin_sleep(call, delay, started_at)
@@ -609,7 +616,7 @@ def _slept(call: Call, outcome: StepOutcome, started_at: Micros) -> SaveCheckpoi
         outcome,
         None,
         started_at=started_at,
-        ended_at=activation.engine.store_now(),
+        ended_at=activation.stamp(),
         site=call.site,
         text=call.text,
     )
@@ -691,7 +698,7 @@ async def start_child(call: Call, create: CreateRun, accept: Callable[[Outcome],
         run_id: str = await replay(call, record, _text_schema)
         activation.children.add(run_id)
         return run_id
-    await activation.check(call)
+    await activation.check(call, in_step=call.scope.in_step)
     if record is None:
         _check_fit(call, activation)
     run = activation.run
@@ -725,7 +732,7 @@ async def _commit_child(
             outcome,
             data,
             started_at=started_at,
-            ended_at=engine.store_now(),
+            ended_at=activation.stamp(),
             site=call.site,
             text=call.text,
         )
@@ -764,11 +771,11 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
     if recorded is not None and recorded.outcome is StepOutcome.CANCELLED:
         await _until_given_up(call)
     if recorded is not None and recorded.outcome is not StepOutcome.PENDING:
-        await _give(call, moment_of(recorded))
+        await _give(call, moment_of(recorded), recorded)
         return _ending_decoder.decode(recorded.value or b"null")
     scope = here(call)
     activation = scope.activation
-    await activation.check(call)
+    await activation.check(call, in_step=call.scope.in_step)
     if run_id not in activation.children and await activation.engine.store.get(run_id) is None:
         raise RunNotFound(f"there is no run {run_id!r} here, or its retention has ended")
     started_at = activation.engine.store_now()
@@ -804,7 +811,7 @@ def _awaited(
         outcome,
         ending,
         started_at=started_at,
-        ended_at=activation.engine.store_now(),
+        ended_at=activation.stamp(),
         site=call.site,
         text=run_id,
     )

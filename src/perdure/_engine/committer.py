@@ -70,7 +70,7 @@ RETRY_DELAYS = (0.01, 0.05, 0.2, 0.5, 1.0)
 """Seconds between tries of a batch that was not applied; the last one repeats."""
 
 LONE_AFTER = 8
-"""Batches of one in a row after which a lone writer is served at once."""
+"""Batches of one in a row, all by the same task, after which it is served at once."""
 
 MOST_AT_ONCE = 4
 """Writes at once in one turn of the event loop: others on it are held up by half a millisecond."""
@@ -129,7 +129,7 @@ class Committer:
         self._ready_claim: tuple[Claimant, Claim] | None = None
         self._lone = 0
         self._at_once = 0
-        self._lone_writer: asyncio.Task[Any] | None = None
+        self._lone_writer = 0
         self._failures = 0
         self.troubled: Callable[[StoreError, int], None] | None = None
         self.batches = 0
@@ -235,17 +235,16 @@ class Committer:
     # --- a lone writer ---------------------------------------------------------------------------
 
     def _is_lone(self) -> bool:
-        """Tell whether nobody has written beside the one who is writing now."""
-        if self._at_once:
-            if asyncio.current_task() is not self._lone_writer:
-                self._lone = 0  # two in one turn of the loop: they belong into one batch
-            return self._lone > 0 and self._at_once < MOST_AT_ONCE and self._wake is not None
-        return self._lone >= LONE_AFTER and self._wake is not None
+        """Tell whether the task that is writing now is the only one that has of late."""
+        writer = id(asyncio.current_task())  # not the task, which would be kept alive
+        if writer != self._lone_writer:
+            self._lone_writer = writer
+            self._lone = 0
+        return self._lone >= LONE_AFTER and self._at_once < MOST_AT_ONCE and self._wake is not None
 
     def _write_at_once(self, entry: _Entry) -> bool:
         """Write one transition before anything else happens; tell whether it was done."""
         if not self._at_once:
-            self._lone_writer = asyncio.current_task()
             self._loop.call_soon(self._turned)
         self._at_once += 1
         batch = [entry.transition]
@@ -253,15 +252,16 @@ class Committer:
         if claim is not None:
             batch.append(claim)
         wake, self._wake = self._wake, None  # what this brings about is no lone write
+        outcomes: list[Outcome] | None = None
         try:
             outcomes = self._store.apply_at_once(batch)
+            if outcomes is not None:
+                # Not in the context of whoever wrote: what a claim starts is nothing of theirs.
+                self._context.run(self._answer, [entry], batch, outcomes, claimant)
         except Exception as error:  # noqa: BLE001 -- met where the same batch is written again
             entry.maybe_applied = not isinstance(error, NotApplied)
-            outcomes = None
-        if outcomes is not None:
-            # Not in the context of whoever wrote: what a claim starts is nothing of theirs.
-            self._context.run(self._answer, [entry], batch, outcomes, claimant)
-        self._wake = wake
+        finally:
+            self._wake = wake
         if outcomes is None:
             self._lone = 0
             if claimant is not None and claim is not None:
@@ -272,7 +272,6 @@ class Committer:
 
     def _turned(self) -> None:
         self._at_once = 0
-        self._lone_writer = None
 
     # --- batches ---------------------------------------------------------------------------------
 

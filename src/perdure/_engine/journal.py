@@ -41,14 +41,24 @@ class Journal:
         given_up: the calls that the body gave up, then or now.
     """
 
-    __slots__ = ("_by_position", "_expected", "_unclaimed", "given_up", "recorded")
+    __slots__ = (
+        "_asked",
+        "_by_position",
+        "_expected",
+        "_records",
+        "_unclaimed",
+        "given_up",
+        "recorded",
+    )
 
     def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
         self.given_up: list[StepKey] = []
         self._unclaimed: dict[_Identity, Checkpoint] = {}
         self._by_position: dict[tuple[bytes, str, int], _Identity] = {}
-        self._expected: list[tuple[Moment, _Identity]] | None = None
-        for record in checkpoints:
+        self._records = tuple(checkpoints)
+        self._asked: set[int] = set()  # ids of records, which are kept as long as this
+        self._expected: list[tuple[Moment, int]] | None = None
+        for record in self._records:
             key = record.key
             identity = (key.scope, key.path, key.fingerprint, key.k)
             self._unclaimed[identity] = record
@@ -82,24 +92,31 @@ class Journal:
         """
         return [record for record in self._unclaimed.values() if _is_of_the_body(record)]
 
+    def asked(self, record: Checkpoint) -> None:
+        """Take note that a call asks for the outcome that it has claimed."""
+        self._asked.add(id(record))
+
     def expects_before(self, moment: Moment) -> bool:
-        """Tell whether an outcome was recorded before this moment that no call has claimed yet."""
+        """Tell whether an outcome was recorded before this moment that no call has asked for yet.
+
+        A call that is made early and awaited late has claimed its record, and may yet ask.
+        """
         expected = self._expected
         if expected is None:  # needed by bodies of several branches only
             expected = self._expected = sorted(
                 (
-                    (moment_of(record), identity)
-                    for identity, record in self._unclaimed.items()
+                    (moment_of(record), id(record))
+                    for record in self._records
                     if record.outcome not in _NOT_GIVEN and _is_of_the_body(record)
                 ),
                 reverse=True,
             )
-        while expected and expected[-1][1] not in self._unclaimed:
+        while expected and expected[-1][1] in self._asked:
             expected.pop()
         return bool(expected) and expected[-1][0] < moment
 
     def expect_nothing(self) -> None:
-        """Count on no call for what is not claimed yet."""
+        """Count on no call for what was not asked for yet."""
         self._expected = []
 
     @property

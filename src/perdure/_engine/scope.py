@@ -62,7 +62,7 @@ class Branch:
 
     def blocked(self) -> bool:
         """Tell whether nothing can move here until a durable wait ends, here or in a child."""
-        return self.waits > 0 or (self.children > 0 and self._awaits())
+        return not self.turns and (self.waits > 0 or (self.children > 0 and self._awaits()))
 
     def stirs(self) -> bool:
         """Tell whether the branch is doing something by itself, and may yet ask for a record."""

@@ -15,17 +15,25 @@ from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Final
 
 from perdure._engine.journal import Journal, Moment
+from perdure.telemetry import Log
 
 if TYPE_CHECKING:
     from perdure._engine.scope import Branch
 
-MOST_SPINS: Final = 8
-"""Turns of the loop for which a body may be stirring before it counts as being at rest: others
-may keep the loop busy for ever. A race takes 4, a race of tasks that await tasks 6."""
+log = Log("perdure.run")
 
-PATIENCE: Final = 1.0
+MOST_SPINS: Final = 64
+"""Turns of the loop after which a body counts as being at rest, whatever it does: a task of it may
+never await anything that could be looked at."""
+
+STILL: Final = 2
+"""Turns in a row in which every task must await something: between them what `gather` or `wait`
+has attached to a task that ended is called."""
+
+PATIENCE = 30.0
 """Seconds for which a recorded outcome is held back for an earlier one that no call has asked for
-yet, while a branch is still doing something by itself and may do so; once an activation."""
+yet, while a branch is still doing something by itself and may do so. Only code that was edited
+while the run was in flight never asks."""
 
 
 class Turns:
@@ -35,19 +43,26 @@ class Turns:
         loop: of the activation.
         journal: its record; says which earlier outcomes no call has asked for yet.
         may_ask: tells whether a branch is doing something by itself and might still ask.
+        at_rest: tells whether every task of the body awaits something that is not there yet.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, journal: Journal, may_ask: Callable[[], bool]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        journal: Journal,
+        may_ask: Callable[[], bool],
+        at_rest: Callable[[], bool],
     ) -> None:
         self._loop = loop
         self._journal = journal
         self._may_ask = may_ask
+        self._at_rest = at_rest
         # What is about to run on the loop; not every loop tells.
         self._ready: Sized | None = getattr(loop, "_ready", None)
         self._waiting: list[tuple[Moment, int, asyncio.Future[None]]] = []
         self._arrivals = 0
         self._spins = 0
+        self._still = 0
         self._is_looking = False
         self._patience: asyncio.TimerHandle | None = None
 
@@ -67,7 +82,7 @@ class Turns:
         """Something has changed: look whose turn it is, once the body is at rest."""
         if self._waiting and not self._is_looking:
             self._is_looking = True
-            self._spins = 0
+            self._spins = self._still = 0
             self._loop.call_soon(self._look)
 
     def close(self) -> None:
@@ -92,10 +107,14 @@ class Turns:
         self.look()
 
     def _is_stirring(self) -> bool:
-        """Tell whether what was given last may still be on its way through the body."""
-        if self._spins >= MOST_SPINS:
+        """Tell whether what was given last may still be on its way through the body.
+
+        A loop that has nothing else to do says so at once; one that others keep busy does not.
+        """
+        if self._spins >= MOST_SPINS or (self._ready is not None and not len(self._ready)):
             return False
-        return self._ready is None or len(self._ready) > 0
+        self._still = self._still + 1 if self._at_rest() else 0
+        return self._still < STILL
 
     def _is_early(self, moment: Moment) -> bool:
         """Tell whether an outcome that was recorded before this one may still be asked for."""
@@ -108,5 +127,6 @@ class Turns:
     def _lose_patience(self) -> None:
         """Code that was edited may never ask; what it left out holds nothing up twice."""
         self._patience = None
+        log.warning("recorded steps are not asked for; going on without", seconds=PATIENCE)
         self._journal.expect_nothing()
         self.look()

@@ -69,6 +69,10 @@ REASONS = frozenset(
 SUSPECT_PATIENCE = 30.0
 """Seconds for which suspects may be passed over while there is other work."""
 
+SUSPECT_DRAIN = 10.0
+"""Seconds for which a worker then claims nothing, so that it may come to hold nothing; where a body
+lasts longer it goes on as before, and another worker may be luckier."""
+
 PROBATION = 30.0
 """Seconds for which a suspect is executed alone. One that kills its worker later takes others with
 it at most twice each: then they are suspects, too, and prove themselves alone."""
@@ -426,7 +430,13 @@ class Worker:
 
     def _overdue_suspects(self) -> bool:
         since = self._suspects_since
-        return since is not None and self._loop.time() - since > SUSPECT_PATIENCE
+        if since is None:
+            return False
+        passed = self._loop.time() - since
+        if passed > SUSPECT_PATIENCE + SUSPECT_DRAIN:
+            self._suspects_since = self._loop.time()
+            return False
+        return passed > SUSPECT_PATIENCE
 
     def claim_answered(self, answer: Claimed) -> None:
         """Start what was given; nothing given means that there is nothing more for now."""
@@ -498,12 +508,8 @@ class Worker:
     def controlled(self, run_id: str, control: Control) -> None:
         """An operator wants something of a run that this worker holds."""
         activation = self._executor.active.get(run_id)
-        if activation is None:
-            return
-        if control is Control.CANCEL:
-            activation.leave(Leaving.CANCELLED)
-        if control is Control.PAUSE:
-            activation.pause()
+        if activation is not None:
+            activation.heard(control)
 
     def miscounted(self, held: int) -> None:
         """The store thinks that this worker holds so many runs: give back what it does not."""

@@ -60,12 +60,14 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     """Give up to ``limit`` claimable runs to a worker.
 
     First every waiting run whose ``due_at`` has come becomes ``queued`` (RESUMED if it was ever
-    claimed, else FRESH; SUSPECT after two crashes). So do, oldest first and at most ``limit``, runs
-    paused by a mismatch that this worker may fit: their definition is among those named, and the
-    worker registered it with a version that is not among their ``misfits``. Then runs that are
-    queued, whose definition and queue are among those named, are taken by rank, priority (smaller
-    first), then ``seq``. Each becomes ``running`` with epoch + 1, ``grant`` = ``token`` and this
-    worker.
+    claimed, else FRESH; SUSPECT after two crashes). Then runs that are queued, whose definition and
+    queue are among those named, are taken by rank, priority (smaller first), then ``seq``. Each
+    becomes ``running`` with epoch + 1, ``grant`` = ``token`` and this worker.
+    Where there are runs paused by a mismatch that this worker may fit, those are given instead,
+    oldest first: their definition and queue are among those named, and the worker registered the
+    definition with a version that is not among their ``misfits``. They pass through no queue in
+    which a worker that they do not fit would take them again; one that is a suspect becomes
+    ``queued`` as such.
     SUSPECT runs are taken only where ``suspects`` is true; then one suspect is taken alone, before
     anything else.
     Key: ``token``: the same claim again answers the runs that it gave and that still run under it,

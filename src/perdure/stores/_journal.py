@@ -210,10 +210,12 @@ class Journal:
         if worker is None:
             return Claimed((), now, self._next_due_at(), suspects=False, known=False)
         self._promote(now)
-        self._refit(worker, claim, now)
         given = [row for row in worker.held.values() if row.run.grant == claim.token]
         given.sort(key=lambda row: _place(row.run))
-        runs = tuple(self._claimed(row) for row in given or self._give(claim, now))
+        runs = tuple(
+            self._claimed(row)
+            for row in given or self._give_paused(worker, claim, now) or self._give(claim, now)
+        )
         suspects = any(lane.first() for lane in self._lanes_of(claim, suspect=True))
         return Claimed(runs, now, self._next_due_at(), suspects)
 
@@ -224,15 +226,24 @@ class Journal:
             lifecycle.queue_again(row.run, now)
             self._index(row, now)
 
-    def _refit(self, worker: _Worker, claim: Claim, now: Micros) -> None:
-        """Queue paused mismatches that the worker may fit."""
+    def _give_paused(self, worker: _Worker, claim: Claim, now: Micros) -> list[_Row]:
+        """Give paused mismatches that the worker may fit; one that is a suspect is queued."""
         versions = worker.record.definitions
         asked = {name: versions[name] for name in claim.definitions if name in versions}
-        fitting = [row for row in self._paused.values() if lifecycle.may_refit(row.run, asked)]
+        fitting = [
+            row
+            for row in self._paused.values()
+            if row.run.queue in claim.queues and lifecycle.may_refit(row.run, asked)
+        ]
         fitting.sort(key=lambda row: row.run.seq)
+        given: list[_Row] = []
         for row in fitting[: claim.limit]:
             lifecycle.refit(row.run, now)
+            if row.run.rank is not Rank.SUSPECT:
+                lifecycle.claim(row.run, claim.worker_id, claim.token, now)
+                given.append(row)
             self._index(row, now)
+        return given
 
     def _give(self, claim: Claim, now: Micros) -> list[_Row]:
         """Give one suspect alone, where that is asked for, or the first of all its lanes."""

@@ -53,7 +53,7 @@ NEXT_MISFITS = (
 PAUSED = (
     f"SELECT {rows.HOT} FROM run"
     " WHERE status = 3 AND namespace = ? AND definition = ? AND misfits = ?"
-    " AND reason = 'mismatch' ORDER BY seq LIMIT ?"
+    " AND reason = 'mismatch' AND queue IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?"
 )
 
 GIVEN = (
@@ -136,12 +136,14 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
         unit.connection.execute(PROMOTE, (unit.now, unit.namespace))
         unit.hint = True
         next_due_at = _next_due_at(unit)
-    _refit(unit, transition)
     places = _places(unit, transition)
     suspects = [seq for (seq,) in unit.connection.execute(SUSPECTS, places).fetchall()]
     runs = resumed = _given_before(unit, transition)
     if not runs:
-        if transition.suspects and suspects:
+        refitted = _refit(unit, transition, places)
+        if refitted:
+            taken = refitted
+        elif transition.suspects and suspects:
             taken = {suspects.pop(0): Rank.SUSPECT.value}
         else:
             taken = _first(unit, places, transition.limit)
@@ -162,24 +164,26 @@ def _next_due_at(unit: Unit) -> Micros | None:
     return None if row is None else int(row[0])
 
 
-def _refit(unit: Unit, transition: Claim) -> None:
-    """Queue paused mismatches that the worker may fit."""
+def _refit(unit: Unit, transition: Claim, places: _Places) -> dict[int, int]:
+    """Queue paused mismatches that the worker may fit; return those to be given at once."""
     if unit.connection.execute(IS_ANY_PAUSED, (unit.namespace,)).fetchone() is None:
-        return
+        return {}
     versions = versions_of(unit, transition.worker_id)
     fitting: list[Row] = []
     for name in set(transition.definitions):
         version, definition = versions.get(name), unit.names.find(name)
         if version is not None and definition is not None:
-            fitting += _paused(unit, definition, version, transition.limit)
+            fitting += _paused(unit, definition, version, places, transition.limit)
     fitting.sort(key=lambda row: row.run.seq)
-    for row in fitting[: transition.limit]:
+    refitted = fitting[: transition.limit]
+    for row in refitted:
         lifecycle.refit(row.run, unit.now)
         unit.change(row)
     flush(unit)
+    return {row.run.seq: row.run.rank.value for row in refitted if row.run.rank is not Rank.SUSPECT}
 
 
-def _paused(unit: Unit, definition: int, version: str, limit: int) -> list[Row]:
+def _paused(unit: Unit, definition: int, version: str, places: _Places, limit: int) -> list[Row]:
     """Return the oldest paused runs of a definition that this version may fit.
 
     Runs that the same versions did not fit stand together in the index, so that any number of
@@ -194,7 +198,7 @@ def _paused(unit: Unit, definition: int, version: str, limit: int) -> list[Row]:
         if misfits is None:
             return found
         if version not in unpack_texts(misfits):
-            place = (unit.namespace, definition, misfits, limit)
+            place = (unit.namespace, definition, misfits, places[1], limit)
             found += unit.adopt(unit.connection.execute(PAUSED, place).fetchall())
 
 
