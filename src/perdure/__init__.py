@@ -4,7 +4,8 @@ from perdure._engine.scope import carry
 from perdure._runtime.worker import Worker
 from perdure._version import __version__
 from perdure.app import App
-from perdure.context import Context
+from perdure.context import Context, Values
+from perdure.declare import Declared, job, workflow
 from perdure.errors import NonRetryable, PerdureError, RetryAfter
 from perdure.handle import Run
 from perdure.model.records import Status
@@ -16,6 +17,7 @@ __all__ = [
     "App",
     "Backoff",
     "Context",
+    "Declared",
     "NonRetryable",
     "PerdureError",
     "RetryAfter",
@@ -23,6 +25,7 @@ __all__ = [
     "Run",
     "Status",
     "Step",
+    "Values",
     "Worker",
     "Workflow",
     "__version__",
@@ -30,9 +33,11 @@ __all__ = [
     "constant",
     "exponential",
     "gather",
+    "job",
     "linear",
     "now",
     "random",
     "step",
     "uuid",
+    "workflow",
 ]

@@ -116,7 +116,7 @@ class StepOptions:
             name=check_name(name),
             function=function,
             is_async=_is_async(function),
-            arguments=Arguments(function),
+            arguments=Arguments(function, anything=True),
             policy=policy,
             timeout=None if self.timeout is None else to_micros(self.timeout) / 1e6,
             was=None if self.was is None else check_name(self.was),

@@ -9,11 +9,25 @@ editors complete them and type checkers prove them; options never mix in: they g
 from __future__ import annotations
 
 import asyncio
+import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, get_origin
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    Self,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 
@@ -21,10 +35,11 @@ from perdure import defaults
 from perdure._engine import scope as scopes
 from perdure._engine.calls import call_site, child_token, in_pool, perform_inline, start_child
 from perdure._engine.committer import MAX_BATCH
-from perdure._engine.context import CallOptions, encode_options, meta_schema
+from perdure._engine.context import CallOptions, encode_options
 from perdure._engine.definition import Definition
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call
+from perdure._engine.services import Held
 from perdure.codec import Arguments
 from perdure.context import Context
 from perdure.duration import Duration, to_micros
@@ -49,12 +64,24 @@ class Options:
     unique_key: str | None = None
     queue: str | None = None
     priority: int | None = None
-    meta: Mapping[str, Any] | None = None
+    meta: object = None
     tags: tuple[str, ...] = ()
-    max_attempts: int | None = None
+    overrides: CallOptions = CallOptions()  # noqa: RUF009 -- a frozen struct
 
 
 _NO_OPTIONS = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A definition in an app: what a verb works with."""
+
+    definition: Definition
+    engine: Engine
+
+
+Find: TypeAlias = Callable[[bool], Bound]
+"""Says what a verb works with; told whether the verb is a durable one."""
 
 
 class Calls(Generic[P, R]):
@@ -64,11 +91,10 @@ class Calls(Generic[P, R]):
     often the body replays, and ``run`` executes the other body as part of this one.
     """
 
-    def __init__(self, definition: Definition, engine: Engine, options: Options) -> None:
-        self._definition = definition
-        self._engine = engine
+    def __init__(self, find: Find, options: Options) -> None:
+        self._find = find
         self._options = options
-        self._encoded_options = encode_options(CallOptions(options.max_attempts))
+        self._encoded_options = encode_options(options.overrides)
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run the body here and now: no store, no worker; inside a run, as part of it.
@@ -83,12 +109,14 @@ class Calls(Generic[P, R]):
             Exception: what the body raises.
         """
         scope = scopes.current()
-        data = self._definition.arguments.encode(args, kwargs)
+        bound = self._find(False)
+        definition = bound.definition
+        data = definition.arguments.encode(args, kwargs)
         if scope is None:
-            return self._run_here(data)
-        fingerprint, text = self._definition.arguments.fingerprint(args, kwargs)
-        call = Call(scope, StepKind.STEP, self._definition.name, fingerprint, text, call_site(2))
-        return perform_inline(call, lambda: self._body(data), self._definition.result)
+            return self._run_here(bound, data)
+        fingerprint, text = definition.arguments.fingerprint(args, kwargs)
+        call = Call(scope, StepKind.STEP, definition.name, fingerprint, text, call_site(2))
+        return perform_inline(call, lambda: self._body(bound, data), definition.result)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Run[R]]:
         """Create a durable run; when this returns, it survives whatever happens.
@@ -148,54 +176,73 @@ class Calls(Generic[P, R]):
 
     # --- here and now ----------------------------------------------------------------------------
 
-    async def _run_here(self, data: bytes) -> R:
-        result: R = self._definition.result.round_trip(await self._body(data))[1]
+    async def _run_here(self, bound: Bound, data: bytes) -> R:
+        result: R = bound.definition.result.round_trip(await self._body(bound, data))[1]
         return result
 
-    async def _body(self, data: bytes) -> Any:
-        definition = self._definition
+    async def _body(self, bound: Bound, data: bytes) -> Any:
+        definition = bound.definition
+        bound.engine.is_used = True
         args, kwargs = definition.arguments.decode(data)
-        if definition.injects:
-            services = await definition.services() if definition.services is not None else None
-            context = Context(services, dict(self._options.meta or {}))
-            args, kwargs = definition.arguments.inject(args, kwargs, context)
+        if not definition.injects:
+            return await self._call(definition, args, kwargs)
+        meta = bound.engine.meta.seen(self._options.meta)
+        held = Held(None)
+        if definition.services is not None:
+            held = await definition.services(f"{definition.name!r}, which is run here and now")
+        context = Context(held.value, meta)
+        args, kwargs = definition.arguments.inject(args, kwargs, context)
+        try:
+            result = await self._call(definition, args, kwargs)
+        except BaseException as error:
+            await held.release(error)
+            raise
+        await held.release(None)
+        return result
+
+    async def _call(
+        self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         if definition.is_async:
             return await definition.function(*args, **kwargs)
-        if scopes.current() is None:
+        scope = scopes.current()
+        if scope is None:
             return await asyncio.to_thread(definition.function, *args, **kwargs)
-        return await in_pool(self._engine.body_pool, definition.function, args, kwargs)
+        pool = scope.activation.engine.body_pool
+        return await in_pool(pool, definition.function, args, kwargs)
 
     # --- durably ---------------------------------------------------------------------------------
 
     def _start(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], delay: int
     ) -> Coroutine[Any, Any, Run[R]]:
-        data = self._input(args, kwargs)
+        bound = self._find(True)
+        data = self._input(bound, args, kwargs)
         scope = scopes.current()
         if scope is None:
-            return self._create(self._transition(data, delay, self._options.id))
+            create = self._transition(bound, data, delay, self._options.id)
+            return self._create(bound, create)
         fingerprint = blake2b(data, digest_size=16).digest()
         site = call_site(3)
-        call = Call(scope, StepKind.ENQUEUE, self._definition.name, fingerprint, "", site)
-        create = self._child(call, data, delay)
-        if scope.activation.engine is not self._engine:
+        call = Call(scope, StepKind.ENQUEUE, bound.definition.name, fingerprint, "", site)
+        create = self._child(bound, call, data, delay)
+        if scope.activation.engine is not bound.engine:
             # A run of another app is no child; its derived id makes every replay create it again
             # to the same effect.
-            return self._create(create)
-        return self._create_in_run(call, create)
+            return self._create(bound, create)
+        return self._create_in_run(bound, call, create)
 
-    def _input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-        definition = self._definition
+    def _input(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        definition = bound.definition
         data = definition.arguments.encode(args, kwargs)
-        return self._engine.within_limit(data, f"the input of {definition.name!r}")
+        return bound.engine.within_limit(data, f"the input of {definition.name!r}")
 
-    def _transition(self, data: bytes, delay: int, run_id: str | None) -> CreateRun:
-        definition, options = self._definition, self._options
-        meta = None
-        if options.meta is not None:
-            meta = meta_schema.encode(dict(options.meta))
-            self._engine.within_limit(meta, "meta")
-        ids = self._engine.ids
+    def _transition(self, bound: Bound, data: bytes, delay: int, run_id: str | None) -> CreateRun:
+        definition, options = bound.definition, self._options
+        meta = bound.engine.meta.encode(options.meta)
+        if meta is not None:
+            bound.engine.within_limit(meta, "meta")
+        ids = bound.engine.ids
         return CreateRun(
             run_id or ids.run_id(),
             definition.name,
@@ -211,22 +258,23 @@ class Calls(Generic[P, R]):
             delay,
         )
 
-    async def _create(self, create: CreateRun) -> Run[R]:
-        answer = await self._engine.committer.submit(create)
-        return self._handle(self._accepted(answer))
+    async def _create(self, bound: Bound, create: CreateRun) -> Run[R]:
+        answer = await bound.engine.committer.submit(create)
+        return self._handle(bound, self._accepted(bound, answer))
 
-    def _child(self, call: Call, data: bytes, delay: int) -> CreateRun:
+    def _child(self, bound: Bound, call: Call, data: bytes, delay: int) -> CreateRun:
         run = call.scope.activation.run
         if self._options.id is not None:
-            return self._transition(data, delay, self._options.id)
+            return self._transition(bound, data, delay, self._options.id)
         run_id = _child_id(run.run_id, run.generation, call.key)
-        create = self._transition(data, delay, run_id)
+        create = self._transition(bound, data, delay, run_id)
         return msgspec.structs.replace(create, token=child_token(run_id))
 
-    async def _create_in_run(self, call: Call, create: CreateRun) -> Run[R]:
-        return self._handle(await start_child(call, create, self._accepted))
+    async def _create_in_run(self, bound: Bound, call: Call, create: CreateRun) -> Run[R]:
+        run_id = await start_child(call, create, lambda answer: self._accepted(bound, answer))
+        return self._handle(bound, run_id)
 
-    def _accepted(self, answer: Outcome) -> str:
+    def _accepted(self, bound: Bound, answer: Outcome) -> str:
         match answer:
             case Created():
                 return answer.run_id
@@ -239,7 +287,7 @@ class Calls(Generic[P, R]):
                     else f"id {answer.run_id!r}"
                 )
                 raise RunConflict(
-                    f"cannot start {self._definition.name!r}: {what} belongs to a run of another "
+                    f"cannot start {bound.definition.name!r}: {what} belongs to a run of another "
                     "definition or input; use a new one, or the same arguments",
                     run_id=answer.run_id,
                 )
@@ -249,35 +297,43 @@ class Calls(Generic[P, R]):
     async def _create_many(
         self, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
     ) -> list[Run[R] | PerdureError]:
-        submit = self._engine.committer.submit
+        bound = self._find(True)
+        submit = bound.engine.committer.submit
         results: list[Any] = []
         for number, (args, kwargs) in enumerate(calls, 1):
             if number % MAX_BATCH == 0:
                 # Let the committer write what there is while the rest is being encoded.
                 await asyncio.sleep(0)
             try:
-                data = self._input(args, kwargs)
+                data = self._input(bound, args, kwargs)
             except PerdureError as error:
                 results.append(error)
                 continue
-            results.append(submit(self._transition(data, 0, None)))
+            results.append(submit(self._transition(bound, data, 0, None)))
         for index, result in enumerate(results):
             if not isinstance(result, PerdureError):
                 try:
-                    results[index] = self._handle(self._accepted(await result))
+                    run_id = self._accepted(bound, await result)
+                    results[index] = self._handle(bound, run_id)
                 except PerdureError as error:
                     results[index] = error
         return results
 
-    def _handle(self, run_id: str) -> Run[R]:
-        return Run(run_id, self._engine, self._definition.result)
+    def _handle(self, bound: Bound, run_id: str) -> Run[R]:
+        return Run(run_id, bound.engine, bound.definition.result)
 
 
-class Workflow(Calls[P, R]):
-    """A workflow or job of an app. Made by its decorators, not by hand."""
+class Definable(Calls[P, R]):
+    """What a decorator makes of a function: its verbs, and :meth:`options` for one call.
 
-    def __init__(self, definition: Definition, engine: Engine) -> None:
-        super().__init__(definition, engine, _NO_OPTIONS)
+    Args:
+        definition: what the engine knows of it.
+        find: says in which app a verb is meant.
+    """
+
+    def __init__(self, definition: Definition, find: Find) -> None:
+        super().__init__(find, _NO_OPTIONS)
+        self._definition = definition
         self.__doc__ = definition.description or None
 
     @property
@@ -297,9 +353,11 @@ class Workflow(Calls[P, R]):
         unique_key: str | None = None,
         queue: str | None = None,
         priority: int | None = None,
-        meta: Mapping[str, Any] | None = None,
+        meta: object = None,
         tags: tuple[str, ...] = (),
         max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: Duration | None = None,
     ) -> Calls[P, R]:
         """Return the same verbs with options for one call.
 
@@ -309,9 +367,14 @@ class Workflow(Calls[P, R]):
             unique_key: at most one run of this definition with this key is unfinished.
             queue: instead of the definition's.
             priority: instead of the definition's; a smaller one is claimed sooner.
-            meta: values of this one request, handed to the body in its context.
+            meta: values of this one request, handed to the body in its context: a mapping of names
+                to values, or what the app's ``meta=`` says. It is checked when the run is
+                accepted; nothing is stored where it does not fit.
             tags: for people, instead of the definition's.
             max_attempts: of the whole run, instead of the definition's.
+            backoff: the delay before the next attempt, instead of the definition's. Not a function:
+                it is stored with the run.
+            timeout: how long one attempt may hold a worker, instead of the definition's.
 
         Raises:
             InvalidValue, UsageError: an option is wrong.
@@ -326,10 +389,15 @@ class Workflow(Calls[P, R]):
             RetryPolicy(max_attempts)
         if priority is not None:
             check_priority(priority)
-        if meta is not None and not isinstance(cast("object", meta), Mapping):
-            raise UsageError(f"meta is a mapping of names to values, got {meta!r}")
-        given = Options(id, unique_key, queue, priority, meta, check_tags(tags), max_attempts)
-        return Calls(self._definition, self._engine, given)
+        if backoff is not None and not isinstance(cast("object", backoff), Backoff):
+            raise UsageError(
+                "the back-off of one call is stored with its run, so it must be constant(…), "
+                f"linear(…) or exponential(…), got {backoff!r}"
+            )
+        seconds = None if timeout is None else to_micros(timeout) / 1e6
+        overrides = CallOptions(max_attempts, backoff, seconds)
+        given = Options(id, unique_key, queue, priority, meta, check_tags(tags), overrides)
+        return Calls(self._find, given)
 
     def __call__(self, *_: P.args, **__: P.kwargs) -> NoReturn:
         """Refuse: calling a definition could mean two things.
@@ -346,6 +414,14 @@ class Workflow(Calls[P, R]):
         return f"<workflow {self.name!r} at {self._definition.place}>"
 
 
+class Workflow(Definable[P, R]):
+    """A workflow or job of an app. Made by its decorators, not by hand."""
+
+    def __init__(self, definition: Definition, engine: Engine) -> None:
+        bound = Bound(definition, engine)
+        super().__init__(definition, lambda _: bound)
+
+
 def _child_id(parent_id: str, generation: int, key: StepKey) -> str:
     return derived_id(
         parent_id, str(generation), key.scope.hex(), key.path, key.fingerprint.hex(), str(key.k)
@@ -360,23 +436,75 @@ def is_context(annotation: Any) -> bool:
     return annotation is Context or get_origin(annotation) is Context
 
 
+def asks_for_services(arguments: Arguments) -> bool:
+    """Tell whether a body cannot do without its app's services: ``Context[Services]``.
+
+    A bare ``Context``, ``Context[None]``, ``Context[object]`` and ``Context[Any]`` ask for none.
+
+    Raises:
+        DefinitionError: its annotations name something that does not exist (yet).
+    """
+    asked = [get_args(annotation)[:1] for annotation in arguments.injected_annotations()]
+    return any(named and named[0] not in (None, type(None), object, Any) for named in asked)
+
+
+Kind: TypeAlias = Literal["workflow", "job"]
+
+
+class RunDefaults(TypedDict, total=False):
+    """What ``app.configure(…)`` takes for all workflows or all jobs of an app."""
+
+    max_attempts: int
+    backoff: Backoff | Callable[[int, BaseException], Duration] | None
+    retry_on: RetryOn
+    timeout: Duration | None
+    queue: str
+    priority: int
+
+
+class Settings(RunDefaults, total=False):
+    """What ``@workflow(…)`` and ``@job(…)`` take; :meth:`App.workflow` explains each."""
+
+    name: str | None
+    version: str | None
+    description: str | None
+    tags: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a decorator says about a definition, checked."""
+    """What holds of a definition: its decorator's word, else its app's, else the table's."""
 
     max_attempts: int
     timeout: Duration | None
+    queue: str
+    priority: int
     name: str | None = None
     backoff: Backoff | Callable[[int, BaseException], Duration] | None = None
     retry_on: RetryOn = None
-    queue: str = defaults.QUEUE
-    priority: int = defaults.PRIORITY
     version: str | None = None
     description: str | None = None
     tags: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, kind: Kind, of_app: RunDefaults, settings: Settings) -> Self:
+        """Return what holds of a definition.
+
+        Args:
+            kind: names the row of the table of defaults.
+            of_app: what its app was configured with.
+            settings: what its decorator says.
+
+        Raises:
+            DefinitionError: there is no such option; the message suggests one that there is.
+        """
+        refuse_unknown(cls, settings)
+        refuse_unknown(cls, of_app)
+        merged: dict[str, Any] = {**defaults.OF_DEFINITIONS[kind], **of_app, **settings}
+        return cls(**merged)
+
     def define(
-        self, function: Callable[..., Any], services: Callable[[], Awaitable[Any]] | None
+        self, function: Callable[..., Any], services: Callable[[str], Awaitable[Held]] | None
     ) -> Definition:
         """Return the definition of a body declared so.
 
@@ -405,6 +533,26 @@ class Declaration:
             description=self.description or inspect.getdoc(function) or "",
             tags=check_tags(self.tags),
         )
+
+
+_OTHER_WORDS: dict[str, str] = dict.fromkeys(("retries", "max_retries", "attempts"), "max_attempts")
+"""What other libraries call it."""
+
+
+def refuse_unknown(record: type[Any], options: Iterable[str]) -> None:
+    """Raise for an option that does not exist.
+
+    Raises:
+        DefinitionError: the message suggests one that does.
+    """
+    known = [field.name for field in fields(record)]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, *_OTHER_WORDS], n=1)
+            hint = f"there are {', '.join(known)}"
+            if close:
+                hint = f"did you mean {_OTHER_WORDS.get(close[0], close[0])!r}?"
+            raise DefinitionError(f"there is no option {name!r}; {hint}")
 
 
 def check_priority(given: object) -> int:

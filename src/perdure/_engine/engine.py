@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from perdure._engine.committer import Committer
+from perdure._engine.context import MetaSchema
 from perdure._engine.deadlines import Deadlines
 from perdure._engine.registry import Registry
 from perdure._engine.watcher import Watcher
@@ -47,7 +48,8 @@ class Engine:
     """Everything that executing and starting runs share in one app.
 
     ``controlled`` are told of operators' verbs that were asked for in this process; what others
-    asked for arrives with the heartbeat and with every answer of the store.
+    asked for arrives with the heartbeat and with every answer of the store. ``is_used`` becomes
+    true with the first connection or execution: what is configured must be so before.
     """
 
     def __init__(self, store: Store | None, registry: Registry, ports: Ports) -> None:
@@ -62,9 +64,17 @@ class Engine:
         self.deadlines = Deadlines()
         self.controlled: list[Callable[[str, Control], None]] = []
         self.payload_limit = PAYLOAD_LIMIT
+        self.meta = MetaSchema()
+        self.is_open = False
+        self.is_used = False
         self._pool: ThreadPoolExecutor | None = None
         self._body_pool: ThreadPoolExecutor | None = None
         self._store_ahead: Micros = 0
+
+    def __repr__(self) -> str:
+        where = "without a store" if self._store is None else f"on {self._store.capabilities.name}"
+        names = ", ".join(repr(definition.name) for definition in self.registry)
+        return f"<app {where}: {names or 'no definitions'}>"
 
     @property
     def store(self) -> Store:
@@ -105,9 +115,11 @@ class Engine:
         self.watcher.open()
         self.heard_store_time(await self.store.now())
         self.committer.start()
+        self.is_open = self.is_used = True
 
     async def close(self) -> None:
         """Write what is pending and close the store."""
+        self.is_open = False
         await self.watcher.close()
         await self.committer.close()
         await self.store.close()

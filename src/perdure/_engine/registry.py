@@ -10,11 +10,16 @@ from perdure.errors import DuplicateName, UnknownDefinition
 
 
 class Registry:
-    """Definitions by name."""
+    """Definitions by name.
+
+    Attributes:
+        included: the definitions made of declarations that were written without an app.
+    """
 
     def __init__(self) -> None:
         self._definitions: dict[str, Definition] = {}
         self._steps: dict[str, str] = {}
+        self.included: dict[object, Definition] = {}
 
     def add(self, definition: Definition) -> None:
         """Add a definition.
