@@ -435,8 +435,9 @@ class App(Generic[Services_co, Meta_co]):
                 "the app is in use: its defaults are settled; call configure(…) before it is "
                 "connected or runs something"
             )
+        limit = self._engine.payload_limit
         if payload_limit is not None:
-            self._engine.payload_limit = _checked_limit(payload_limit)
+            limit = _checked_limit(payload_limit)
         chosen: dict[Kind, RunDefaults] = {
             "workflow": {**self._defaults["workflow"], **(workflow or {})},
             "job": {**self._defaults["job"], **(job or {})},
@@ -449,6 +450,7 @@ class App(Generic[Services_co, Meta_co]):
             )
             for each in self._declared
         ]
+        self._engine.payload_limit = limit
         self._defaults = chosen
         for each, found in zip(self._declared, settled, strict=True):
             each.definition.policy = found.policy

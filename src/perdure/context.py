@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, overload
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -43,6 +43,14 @@ class Values(Protocol):
 
     def __len__(self) -> int:
         """Return how many there are."""
+        ...
+
+    @overload
+    def get(self, name: str, /) -> Any: ...
+    @overload
+    def get(self, name: str, default: Any, /) -> Any: ...
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """Return the value of that name, or the default where there is none."""
         ...
 
     def keys(self) -> Any:

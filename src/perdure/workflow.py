@@ -346,6 +346,14 @@ class Definable(Calls[P, R]):
         """What the engine knows of it."""
         return self._definition
 
+    def get(self, run_id: str) -> Run[R]:
+        """Return the handle of a run of this definition by its id, whether or not there is one.
+
+        Raises:
+            InvalidValue: no run can have such an id.
+        """
+        return self._handle(self._find(True), check_id(run_id, "run id"))
+
     def options(
         self,
         *,

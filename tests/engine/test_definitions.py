@@ -295,6 +295,24 @@ async def test_run_here_and_now_needs_no_store():
 # --- input --------------------------------------------------------------------------------------
 
 
+async def test_a_definition_gives_handles_of_its_runs(place: Place):
+    """flow.get(id) decodes the result as the body's annotation says; app.get(id) cannot."""
+
+    def define(app: App) -> Any:
+        @app.workflow
+        async def flow() -> Services:
+            return Services("typed")
+
+        return flow
+
+    async with place.life(define) as life:
+        run = await life.flow.enqueue()
+        assert await life.flow.get(run.id).result(timeout="5s") == Services("typed")
+        assert await life.app.get(run.id).result(timeout="5s") == {"name": "typed"}
+        with pytest.raises(InvalidValue, match="run id"):
+            life.flow.get("")
+
+
 async def test_wrong_arguments_are_refused_before_anything_is_stored(place: Place):
     """Arguments that do not fit the annotations never become a run."""
 

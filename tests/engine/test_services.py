@@ -10,6 +10,7 @@ import pytest
 
 from perdure import App, Context, Status, step
 from perdure._engine import services as held
+from perdure._engine.activation import Leaving
 from perdure.errors import DefinitionError, RunFailed, UsageError
 from tests.engine.places import Halt, Place, eventually
 
@@ -106,6 +107,28 @@ async def test_services_for_the_process_are_made_once(place: Place, kind: str):
     assert journal == ["made", "cleaned up"]
 
 
+async def test_a_class_is_a_factory(place: Place):
+    """What can be called is called, a class too: each run has an instance of its own."""
+
+    class Service:
+        pass
+
+    seen: list[Any] = []
+
+    def define(app: App) -> Any:
+        @app.workflow
+        async def flow(ctx: Context[Service]) -> None:
+            seen.append(ctx.services)
+
+        return flow
+
+    async with place.life(define, services=Service) as life:
+        for _ in range(2):
+            await (await life.flow.enqueue()).result(timeout="5s")
+    assert [type(service) for service in seen] == [Service, Service]
+    assert seen[0] is not seen[1]
+
+
 async def test_a_suspended_body_gives_its_services_back(place: Place):
     """They are cleaned up when the body leaves its worker, and made again when it returns."""
     journal = Journal()
@@ -158,9 +181,9 @@ async def test_a_failed_body_tells_the_clean_up(place: Place):
     assert told == ["no such order"]
 
 
-@pytest.mark.parametrize("end", ["cancel", "timeout", "stop"])
+@pytest.mark.parametrize("end", ["cancel", "timeout", "stop", "loss"])
 async def test_services_are_cleaned_up_however_the_body_is_ended(place: Place, end: str):
-    """A cancelled body, one that takes too long and one that a stopping worker gives up."""
+    """A cancelled body, one that takes too long and one that a worker gives up or loses."""
     journal = Journal()
     begun = asyncio.Event()
 
@@ -179,11 +202,15 @@ async def test_services_are_cleaned_up_however_the_body_is_ended(place: Place, e
         await asyncio.wait_for(begun.wait(), 5)
         if end == "cancel":
             assert await run.cancel(wait=True) == Status.CANCELLED
+        elif end == "loss":
+            life.worker._executor.active[run.id].leave(Leaving.LOST)
+            await eventually(lambda: journal[:2] == ["made", "cleaned up"])
         elif end == "timeout":
             with pytest.raises(RunFailed, match=r"timeout of 0\.05 s"):
                 await run.result(timeout="5s")
-    assert journal == ["made", "cleaned up"]
-    assert journal.ended_by == ["CancelledError"]
+    # A run that was lost is claimed again.
+    assert journal == ["made", "cleaned up"] * (len(journal) // 2 if end == "loss" else 1)
+    assert set(journal.ended_by) == {"CancelledError"}
 
 
 async def test_services_outlive_the_branches_of_the_body(place: Place):

@@ -288,6 +288,12 @@ async def trace_typed(ctx: Context[Greeter, RequestMeta]) -> str:
     return assert_type(ctx.meta["request_id"], str)
 
 
+@typed.job
+async def trace_loosely(ctx: Context[Greeter]) -> str:
+    """Ask for the meta as names and values, which a TypedDict is, too."""
+    return str(ctx.meta.get("request_id", "none")) + str(dict(ctx.meta))
+
+
 @tenants.job(max_attempts=1)
 async def bill(ctx: Context[None, Tenant], cents: int) -> int:
     """Ask for a meta that is a class."""
@@ -360,6 +366,8 @@ async def calls() -> None:
     assert_type(await charge("o1", 5), str)
     assert_type(weigh("o1"), float)
     assert_type(await app.get(run.id).result(), Any)
+    assert_type(await fulfil.get(run.id).result(), str)
+    assert_type(await trace_loosely.options(meta={"request_id": "r"}).run(), str)
     assert_type(await app.runs(status=Status.FAILED, name="fulfil", limit=10), list[Run[Any]])
     assert_type(await retried(greet), Status)
     assert (fulfil.name, durable.name, declared.name) == ("fulfil", "weigh", "shout")

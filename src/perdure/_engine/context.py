@@ -73,7 +73,9 @@ class MetaSchema:
             return self._schema.decode(_EMPTY)
         except InvalidValue as error:
             raise InvalidValue(
-                f"a call of this app needs meta, as in options(meta={self._name}(…)): {error}"
+                f"a call without meta, where this app's {self._name} requires a value at "
+                f"{error.path}; write options(meta={self._name}(…))",
+                path=error.path,
             ) from error
 
     def seen(self, given: object) -> Any:
