@@ -16,7 +16,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -361,6 +361,9 @@ async def calls() -> None:
     assert_type(await shout.on(app).options(id="s").enqueue("a", times=2), Run[str])
     assert_type(await shout.delay("1s", "a", times=2), Run[str])
     assert_type(await half.run(3), float)
+    order = Order([Line("tea", Decimal("1.50"))], {"street": "High"}, Letter(2), now_utc())
+    assert_type(await store.run(order, Cash(coins=1)), Order)
+    assert await (await store.enqueue(order, Card(number="1"))).result(timeout="1m") == order
     assert_type(await bill.options(meta=Tenant(4)).run(1), int)
     assert_type(await trace_typed.options(meta=RequestMeta(request_id="r")).run(), str)
     assert_type(await charge("o1", 5), str)
@@ -372,6 +375,11 @@ async def calls() -> None:
     assert_type(await retried(greet), Status)
     assert (fulfil.name, durable.name, declared.name) == ("fulfil", "weigh", "shout")
     assert RetryPolicy(3, backoff=constant("1s")).max_attempts == int(__version__ != "") + 2
+
+
+def now_utc() -> datetime:
+    """Return an instant."""
+    return datetime.fromtimestamp(0, UTC)
 
 
 async def retried(definition: Workflow[[str], str]) -> Status:
