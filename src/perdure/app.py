@@ -331,7 +331,7 @@ class App(Generic[Services_co, Meta_co]):
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
             made = decorate(function, chosen)
-            self._registry.add_step(made.name, place_of(function))
+            self._include_step(made)
             return made
 
         return declare if function is None else declare(function)
@@ -524,7 +524,7 @@ class App(Generic[Services_co, Meta_co]):
         log.info(
             "connected to a %s store; an acknowledged write survives %s",
             offers.name,
-            SURVIVES[offers.durability],
+            SURVIVES.get(offers.durability, offers.durability),
         )
 
     async def close(self) -> None:

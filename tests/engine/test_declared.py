@@ -63,6 +63,20 @@ def test_what_can_be_included():
     assert [found.name for found in app.engine.registry] == ["one", "two"]
 
 
+def test_a_module_may_hold_steps_of_the_app_itself():
+    """Steps declared on the app are in it already; other apps' definitions stay theirs."""
+    app, other = App(), App()
+
+    @app.step
+    async def own() -> None: ...
+
+    @other.workflow
+    async def theirs() -> None: ...
+
+    app.include(module_of(own=own, app=app, theirs=theirs))
+    assert len(app.engine.registry) == 0
+
+
 @pytest.mark.parametrize("given", ["orders", 7, print], ids=str)
 def test_what_cannot_be_included_is_refused(given: Any):
     """A name or a bare function is no definition; the message says what is."""
