@@ -99,7 +99,8 @@ class Calls(Generic[P, R]):
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run the body here and now: no store, no worker; inside a run, as part of it.
 
-        The arguments and the result pass the codec just as they would on a worker.
+        The arguments, the meta and the result pass the codec just as they would on a worker. As
+        part of a run the body finds that run's meta, unless the call says otherwise.
 
         Returns:
             The body's result.
@@ -185,8 +186,10 @@ class Calls(Generic[P, R]):
         bound.engine.is_used = True
         args, kwargs = definition.arguments.decode(data)
         if not definition.injects:
+            if self._options.meta is not None:
+                bound.engine.meta.encode(self._options.meta)
             return await self._call(definition, args, kwargs)
-        meta = bound.engine.meta.seen(self._options.meta)
+        meta = self._meta_here(bound)
         held = Held(None)
         if definition.services is not None:
             held = await definition.services(f"{definition.name!r}, which is run here and now")
@@ -199,6 +202,14 @@ class Calls(Generic[P, R]):
             raise
         await held.release(None)
         return result
+
+    def _meta_here(self, bound: Bound) -> Any:
+        scope = scopes.current()
+        if self._options.meta is None and scope is not None:
+            around = scope.activation
+            if around.engine is bound.engine:
+                return bound.engine.meta.decode(around.run.meta)
+        return bound.engine.meta.seen(self._options.meta)
 
     async def _call(
         self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]

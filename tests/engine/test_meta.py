@@ -119,6 +119,37 @@ async def test_a_schema_with_defaults_needs_no_meta(place: Place):
         assert await life.flow.run() == 7
 
 
+async def test_a_body_that_is_run_inline_has_the_meta_of_its_run(place: Place):
+    """`run` inside a body hands the run's meta on, unless the call gives another."""
+
+    def define(app: App) -> Any:
+        @app.workflow
+        async def inner(ctx: Context[None, AsTypedDict]) -> int:
+            return ctx.meta["tenant"]
+
+        @app.workflow
+        async def flow() -> list[int]:
+            return [await inner.run(), await inner.options(meta={"tenant": 8}).run()]
+
+        return flow
+
+    async with place.life(define, of_app={"meta": AsTypedDict}) as life:
+        run = await life.flow.options(meta={"tenant": 3}).enqueue()
+        assert await run.result(timeout="5s") == [3, 8]
+
+
+async def test_meta_is_checked_where_no_body_asks_for_it():
+    """A call that gives a wrong meta is refused, here and now as well."""
+    app = App(meta=AsTypedDict)
+
+    @app.workflow
+    async def flow() -> None: ...
+
+    await flow.run()
+    with pytest.raises(InvalidValue, match="meta"):
+        await flow.options(meta={"tenant": "x"}).run()
+
+
 async def test_stored_meta_that_no_longer_fits_fails_the_run(place: Place):
     """Like an input of an older signature: failed for `invalid_input`."""
 
