@@ -76,8 +76,12 @@ class Declared(Definable[P, R], Generic[P, R, Services_contra, Meta_contra]):
 
         Raises:
             AppNotReady: the app does not.
+            UsageError: it is no app.
         """
-        bound = self._in(app.engine)
+        engine: object = getattr(app, "engine", None)
+        if not isinstance(engine, Engine):
+            raise UsageError(f"{self.name}.on(app) says which app is meant, got {app!r}")
+        bound = self._in(engine)
         if bound is None:
             raise AppNotReady(
                 f"{self.name!r} (declared at {self.definition.place}) is not in {app!r}; "

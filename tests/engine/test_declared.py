@@ -243,6 +243,15 @@ def test_on_an_app_that_does_not_include_it():
         shout.on(App())
 
 
+def test_on_something_that_is_no_app():
+    """What is no app is named."""
+    wrong: Any = shout
+    with pytest.raises(
+        UsageError, match=r"shout\.on\(app\) says which app is meant, got <workflow"
+    ):
+        shout.on(wrong)
+
+
 def test_calling_a_declaration_says_what_could_be_meant():
     """`order()` could mean two things here, too."""
     with pytest.raises(UsageError, match=r"shout\.run\(…\).*shout\.enqueue\(…\)"):
