@@ -115,6 +115,7 @@ class Keeper:
         loop = asyncio.get_running_loop()
         self._manager = manager
         self._what = what
+        self._gave_up = False
         self._entered: asyncio.Future[Any] = loop.create_future()
         self._over: asyncio.Future[BaseException | None] = loop.create_future()
         # Not create_task: the task factory would make it a branch of the body.
@@ -144,6 +145,7 @@ class Keeper:
                 self._what,
                 CLEAN_UP_LIMIT,
             )
+            self._gave_up = True
             self._task.cancel()
 
     async def _keep(self) -> None:
@@ -159,7 +161,7 @@ class Keeper:
         try:
             await self._manager.__aexit__(kind, ended_by, trace)
         except (Exception, asyncio.CancelledError) as broken:
-            if broken is not ended_by:
+            if broken is not ended_by and not self._gave_up:
                 log.exception("the clean-up of the services of %s failed", self._what)
 
     async def _until_over(self, value: Any) -> BaseException | None:
