@@ -102,7 +102,8 @@ class RunHistory(Generic[R]):
         name: of its definition.
         input: the arguments of its call by the names of the parameters. What was left at its
             default is not there. Where the definition is not in this app, or does not fit any more,
-            the values are what JSON makes of them; so are those of ``meta``.
+            the values are what JSON makes of them, and bytes where they are damaged; so are those
+            of ``meta`` and ``result``.
         meta: what the call gave as ``meta``, as its body finds it.
         result: what the body returned, once ``completed``; None until then.
         attempt: the current or last attempt, counted from 1.
@@ -385,11 +386,18 @@ def _input(run: RunRecord, engine: Engine) -> Mapping[str, Any]:
 
 
 def _lenient(decode: Callable[[Any], T], data: bytes | None) -> T:
-    """Return what is stored, or what JSON makes of it where the code does not fit it any more."""
+    """Return what is stored, or what JSON makes of it where the code does not fit it any more.
+
+    What is damaged is returned as it is: a history is what one looks at then.
+    """
     try:
         return decode(data)
     except (InvalidValue, DefinitionError):
+        pass
+    try:
         return cast("T", msgspec.json.decode(data or b"null"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return cast("T", data)
 
 
 def _orphans(run: RunRecord) -> tuple[str, ...]:

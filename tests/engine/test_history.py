@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure import App, Status, constant, step
+from perdure.codec import schema
 from perdure.errors import RunFailed, RunNotFound
+from perdure.handle import RunHistory, _readable
+from perdure.model.records import History
 from tests.engine.places import Place
 
 
@@ -18,6 +22,11 @@ class Order:
 
     id: str
     at: datetime
+
+
+def readable_of(record: Any, life: Any) -> RunHistory[Any]:
+    """Return the history of a run of which nothing but this record is kept."""
+    return _readable(History(record, (), (), (), ()), life.app.engine, schema(str))
 
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -152,6 +161,25 @@ async def test_what_the_code_no_longer_fits_is_shown_as_it_is_stored(place: Plac
     async with place.client(lambda app: None) as client:
         found = await client.app.get(run.id).history()
         assert (found.name, found.input) == ("flow", {"value": "text"})
+
+
+@pytest.mark.parametrize("data", [b"\0", b"\xff", b'{"value": "cut'])
+async def test_what_is_damaged_is_shown_as_it_is(place: Place, data: bytes):
+    """Bytes that are no JSON do not keep the rest of the history from being looked at."""
+
+    def define(app: App) -> Any:
+        @app.workflow
+        async def flow(value: str) -> str:
+            return value
+
+        return flow
+
+    async with place.client(define) as client:
+        run = await client.flow.options(meta={"a": 1}).enqueue("text")
+        record = await client.store.get(run.id)
+        stored = msgspec.structs.replace(record, input=data, meta=data, result=data)
+        found = readable_of(stored, client)
+    assert (found.name, found.input, found.meta, found.result) == ("flow", data, data, data)
 
 
 async def test_the_history_of_a_run_that_is_not_there(place: Place):
