@@ -53,6 +53,9 @@ from perdure.retry import Backoff, RetryOn, RetryPolicy
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_NO_META = (str, bytes, int, float, list, tuple, set, frozenset)
+"""What no app's meta can be, whatever schema it has."""
+
 _PRIORITIES = range(-(2**31), 2**31)
 
 
@@ -408,6 +411,8 @@ class Definable(Calls[P, R]):
             RetryPolicy(max_attempts)
         if priority is not None:
             check_priority(priority)
+        if isinstance(meta, _NO_META):
+            raise UsageError(f"meta is a mapping of names to values, got {meta!r}")
         if backoff is not None and not isinstance(cast("object", backoff), Backoff):
             raise UsageError(
                 "the back-off of one call is stored with its run, so it must be constant(…), "
