@@ -557,6 +557,7 @@ class App(Generic[Services_co, Meta_co]):
         except BaseException:
             await self._engine.close()
             raise
+        self._engine.tell_ready()
         offers = self._engine.store.capabilities
         log.info(
             "app connected",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perdure import App, Context, Status, step
+from perdure import App, Context, Status, step, telemetry
 from perdure._engine import services as held
 from perdure._engine.activation import Leaving
 from perdure.errors import DefinitionError, RunFailed, UsageError
@@ -345,7 +345,7 @@ async def test_a_factory_that_fails_fails_the_attempt(place: Place, kind: str):
 
 
 async def test_a_factory_that_fails_for_the_process_fails_connect(place: Place):
-    """connect raises what the factory raised and leaves nothing open; it may be called again."""
+    """connect raises what it raised, leaves nothing open and tells of no app that is ready."""
     down = True
 
     async def make() -> str:
@@ -361,9 +361,12 @@ async def test_a_factory_that_fails_for_the_process_fails_connect(place: Place):
         return flow
 
     life = place.life(define, of_app={"services": make, "services_scope": "process"})
+    told: list[telemetry.AppReady] = []
+    life.app.on(telemetry.AppReady)(told.append)
     with pytest.raises(ConnectionError, match="no database"):
         await life.app.connect()
     assert not life.app.engine.is_open
+    assert told == []
     down = False
     async with life:
         assert await (await life.flow.enqueue()).result(timeout="5s") == "made"

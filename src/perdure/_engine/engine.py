@@ -148,6 +148,9 @@ class Engine:
         self.committer.troubled = self._tell_of_trouble
         self._unlog = log_hooks(self.hooks)
         self.is_open = self.is_used = True
+
+    def tell_ready(self) -> None:
+        """Tell whoever listens that the app can be worked with."""
         if AppReady in self.hooks.kinds:
             self.hooks.tell(AppReady(at=to_datetime(self.store_now())))
 
