@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from perdure._engine.scope import carry
     from perdure._runtime.worker import Worker
     from perdure.app import App
-    from perdure.context import Context
+    from perdure.context import Context, Values
+    from perdure.declare import Declared, job, workflow
     from perdure.errors import NonRetryable, PerdureError, RetryAfter
     from perdure.handle import Run
     from perdure.model.records import Status
@@ -27,6 +28,7 @@ __all__ = [
     "App",
     "Backoff",
     "Context",
+    "Declared",
     "NonRetryable",
     "PerdureError",
     "RetryAfter",
@@ -34,6 +36,7 @@ __all__ = [
     "Run",
     "Status",
     "Step",
+    "Values",
     "Worker",
     "Workflow",
     "__version__",
@@ -41,6 +44,7 @@ __all__ = [
     "constant",
     "exponential",
     "gather",
+    "job",
     "linear",
     "now",
     "random",
@@ -48,13 +52,15 @@ __all__ = [
     "sleep_until",
     "step",
     "uuid",
+    "workflow",
 ]
 
 _HOMES = {
     "_engine.scope": ("carry",),
     "_runtime.worker": ("Worker",),
     "app": ("App",),
-    "context": ("Context",),
+    "context": ("Context", "Values"),
+    "declare": ("Declared", "job", "workflow"),
     "errors": ("NonRetryable", "PerdureError", "RetryAfter"),
     "handle": ("Run",),
     "model.records": ("Status",),

@@ -9,33 +9,48 @@ from __future__ import annotations
 import asyncio
 import difflib
 import importlib
-import inspect
 import re
-from collections.abc import Callable, Coroutine, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Final,
+    Generic,
+    Literal,
     ParamSpec,
     Self,
+    TypeAlias,
     TypedDict,
-    TypeVar,
     Unpack,
     cast,
     overload,
 )
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from perdure import defaults
+from perdure._engine.context import PLAIN_META, MetaSchema
+from perdure._engine.definition import Definition
 from perdure._engine.engine import Engine, Ports
 from perdure._engine.registry import Registry
+from perdure._engine.services import Held, hold
 from perdure.clock import to_micros_instant
 from perdure.codec import Schema, schema
-from perdure.context import Context
+from perdure.context import Context, Values
+from perdure.declare import Declared
 from perdure.duration import Duration
 from perdure.errors import AppNotReady, DefinitionError, RunNotFound, UsageError, shown
 from perdure.handle import Run, WorkerEntry, worker_entry
@@ -44,13 +59,58 @@ from perdure.model.records import REASONS, Count, RunQuery, Status
 from perdure.retry import Backoff, RetryOn
 from perdure.step import Step, StepOptions, decorate, refuse_unknown
 from perdure.store import Store
-from perdure.telemetry import Hook, On
-from perdure.workflow import Declaration, Workflow, place_of
+from perdure.telemetry import Hook, Log, On
+from perdure.workflow import (
+    Declaration,
+    Definable,
+    Kind,
+    RunDefaults,
+    Settings,
+    Workflow,
+    asks_for_services,
+    place_of,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar, deprecated
+
+    Services_co = TypeVar("Services_co", covariant=True, default=Any)
+    Meta_co = TypeVar("Meta_co", covariant=True, default=Any)
+    N = TypeVar("N", default=Values)
+else:
+    from typing import TypeVar
+
+    Services_co = TypeVar("Services_co", covariant=True)
+    Meta_co = TypeVar("Meta_co", covariant=True)
+
+    def deprecated(_: str) -> Callable[[Any], Any]:
+        """Do nothing: type checkers alone look at it."""
+        return lambda function: function
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S")
+T = TypeVar("T")
 H = TypeVar("H", bound=Hook)
+
+SURVIVES = {
+    "process": "nothing but exceptions",
+    "kill": "kill -9 of every process",
+    "power": "loss of power",
+}
+"""What the durability classes of stores mean."""
+
+log = Log("perdure.app")
+
+Managed: TypeAlias = (
+    Callable[[], AsyncIterator[T]]
+    | Callable[[], Iterator[T]]
+    | Callable[[], AbstractAsyncContextManager[T]]
+    | Callable[[], AbstractContextManager[T]]
+)
+"""A factory with clean-up: a generator function, or one that returns a context manager."""
+
+ServicesScope: TypeAlias = Literal["run", "process"]
 
 STORES = {"memory": "perdure.stores.memory", "sqlite": "perdure.stores.sqlite"}
 """The module of each URL scheme; it has ``from_url(path, options)``. Loaded when asked for."""
@@ -68,19 +128,33 @@ class Unchanged(Enum):
 UNCHANGED: Final = Unchanged.UNCHANGED
 
 
-class App:
+class App(Generic[Services_co, Meta_co]):
     """Definitions bound to a store.
 
     Args:
         store: where runs live: a URL (``sqlite:///shop.db``, ``sqlite:////var/shop.db`` for an
             absolute path, ``memory://``; ``?namespace=…`` separates apps on one store), or a Store
             object. None for an app that only runs things here and now.
-        services: what bodies find in ``ctx.services``: an object, or a function (sync or async)
-            that makes it for each run.
+        services: what bodies find in ``ctx.services``: an object, or a factory, which is anything
+            that can be called, a class too. A factory returns the object or an awaitable of it; one
+            with clean-up is a generator function, sync or async, that yields the object once, or
+            returns a context manager, sync or async, around it. What is written with ``def`` is
+            called on the event loop and must be quick.
+        services_scope: how often a factory is called. ``"run"``: whenever a body that asks for its
+            context begins on a worker, so once for each attempt, and again after a suspension; it
+            is cleaned up when the body has ended, failed, left its worker or been cancelled.
+            ``"process"``: when the app is connected, and cleaned up with its last close.
+            Where the factory raises, the attempt fails as if the body had raised it, or ``connect``
+            does. A clean-up sees what the body raised, as an ``async with`` would; where it raises
+            or takes longer than 10 s, that is logged and changes nothing.
+        meta: a TypedDict, dataclass, pydantic model or msgspec struct that says what calls give as
+            ``options(meta=…)`` and bodies find in ``ctx.meta``: ``Context[Services, RequestMeta]``.
+            Without it, a mapping of names to plain values.
         ports: clock, randomness, ids and threads; a simulation replaces them.
 
     Raises:
-        UsageError: no store answers to that URL.
+        UsageError: no store answers to that URL, or ``services_scope`` is none.
+        DefinitionError: ``meta`` is no such class.
 
     Example::
 
@@ -93,19 +167,88 @@ class App:
             run = await fulfil.enqueue("o1")
     """
 
+    # pyright takes what a type variable stands for from the default of its parameter, mypy from its
+    # own and does not let the parameter have one.
+    @overload
+    def __init__(
+        self: App[None, N],
+        store: str | Store | None = None,
+        *,
+        services: None = None,
+        meta: type[N] = PLAIN_META,  # type: ignore[assignment]
+        ports: Ports | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: App[T, N],
+        store: str | Store | None = None,
+        *,
+        services: Managed[T],
+        services_scope: ServicesScope = "run",
+        meta: type[N] = PLAIN_META,  # type: ignore[assignment]
+        ports: Ports | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: App[T, N],
+        store: str | Store | None = None,
+        *,
+        services: Callable[[], Awaitable[T]],
+        services_scope: ServicesScope = "run",
+        meta: type[N] = PLAIN_META,  # type: ignore[assignment]
+        ports: Ports | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: App[T, N],
+        store: str | Store | None = None,
+        *,
+        services: Callable[[], T],
+        services_scope: ServicesScope = "run",
+        meta: type[N] = PLAIN_META,  # type: ignore[assignment]
+        ports: Ports | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: App[T, N],
+        store: str | Store | None = None,
+        *,
+        services: T,
+        meta: type[N] = PLAIN_META,  # type: ignore[assignment]
+        ports: Ports | None = None,
+    ) -> None: ...
     def __init__(
         self,
         store: str | Store | None = None,
         *,
-        services: object = None,
+        services: Any = None,
+        services_scope: ServicesScope | None = None,
+        meta: Any = PLAIN_META,
         ports: Ports | None = None,
     ) -> None:
+        _check_scope(services, services_scope)
         self._registry = Registry()
         self._services = services
+        self._services_scope = services_scope or "run"
+        self._whole: Held | None = None
+        self._held: Held | None = None
         opened = open_store(store) if isinstance(store, str) else _checked_store(store)
         self._engine = Engine(opened, self._registry, _checked_ports(ports))
+        self._engine.meta = MetaSchema(meta)
+        self._declared: list[_InApp] = []
+        self._included: set[Step[..., Any]] = set()
+        self._defaults: dict[Kind, RunDefaults] = {"workflow": {}, "job": {}}
         self._users = 0
         self._connecting = asyncio.Lock()
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, given: Any) -> Any:
+            """Fill in a missing meta."""
+            return super().__class_getitem__(given if isinstance(given, tuple) else (given, Any))
+
+    def __repr__(self) -> str:
+        return repr(self._engine)
 
     @property
     def engine(self) -> Engine:
@@ -115,17 +258,24 @@ class App:
     # --- declaring -------------------------------------------------------------------------------
 
     @overload
-    def workflow(
-        self, function: Callable[Concatenate[Context[S], P], Coroutine[Any, Any, R]], /
+    def workflow(  # type: ignore[overload-overlap]  # a Misfit is another thing
+        self,
+        function: Callable[Concatenate[Context[Services_co, Meta_co], P], Coroutine[Any, Any, R]],
+        /,
     ) -> Workflow[P, R]: ...
+    @overload
+    def workflow(
+        self, function: Callable[Concatenate[Context[Services_co, Meta_co], P], R], /
+    ) -> Workflow[P, R]: ...
+    @overload
+    @deprecated("the app's services or meta do not satisfy the body's Context[…]")
+    def workflow(self, function: Callable[Concatenate[Context[Any, Any], P], R], /) -> Misfit: ...
     @overload
     def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
     @overload
-    def workflow(self, function: Callable[Concatenate[Context[S], P], R], /) -> Workflow[P, R]: ...
+    def workflow(self, function: Callable[P, R], /) -> Workflow[P, R]: ...  # pyright: ignore[reportOverlappingOverload]
     @overload
-    def workflow(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
-    @overload
-    def workflow(self, /, **options: Unpack[Settings]) -> Decorator: ...
+    def workflow(self, /, **options: Unpack[Settings]) -> Decorator[Services_co, Meta_co]: ...
     def workflow(
         self, function: Callable[..., Any] | None = None, /, **options: Unpack[Settings]
     ) -> Any:
@@ -135,6 +285,7 @@ class App:
             function: the body, ``async def`` or ``def``.
             name: its name; the function's by default. It must be unique in the app.
             max_attempts: attempts of the whole run; recorded steps are not repeated by a new one.
+                This and the next five are what :meth:`configure` says by default.
             backoff: the delay before the next attempt.
             retry_on: exception classes or a predicate; None for every ``Exception``.
             timeout: how long one attempt of the body may hold a worker; None for no limit.
@@ -146,23 +297,27 @@ class App:
         Raises:
             DefinitionError, DuplicateName: it is declared wrongly.
         """
-        options.setdefault("max_attempts", defaults.WORKFLOW_MAX_ATTEMPTS)
-        options.setdefault("timeout", None)
-        refuse_unknown(Declaration, options)
-        return self._declare(function, Declaration(**options))
+        return self._declare("workflow", function, options)
 
     @overload
-    def job(
-        self, function: Callable[Concatenate[Context[S], P], Coroutine[Any, Any, R]], /
+    def job(  # type: ignore[overload-overlap]  # a Misfit is another thing
+        self,
+        function: Callable[Concatenate[Context[Services_co, Meta_co], P], Coroutine[Any, Any, R]],
+        /,
     ) -> Workflow[P, R]: ...
+    @overload
+    def job(
+        self, function: Callable[Concatenate[Context[Services_co, Meta_co], P], R], /
+    ) -> Workflow[P, R]: ...
+    @overload
+    @deprecated("the app's services or meta do not satisfy the body's Context[…]")
+    def job(self, function: Callable[Concatenate[Context[Any, Any], P], R], /) -> Misfit: ...
     @overload
     def job(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
     @overload
-    def job(self, function: Callable[Concatenate[Context[S], P], R], /) -> Workflow[P, R]: ...
+    def job(self, function: Callable[P, R], /) -> Workflow[P, R]: ...  # pyright: ignore[reportOverlappingOverload]
     @overload
-    def job(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
-    @overload
-    def job(self, /, **options: Unpack[Settings]) -> Decorator: ...
+    def job(self, /, **options: Unpack[Settings]) -> Decorator[Services_co, Meta_co]: ...
     def job(
         self, function: Callable[..., Any] | None = None, /, **options: Unpack[Settings]
     ) -> Any:
@@ -171,10 +326,7 @@ class App:
         It takes the same options as :meth:`workflow`; a job has 3 attempts and a timeout of
         1 hour unless said otherwise.
         """
-        options.setdefault("max_attempts", defaults.JOB_MAX_ATTEMPTS)
-        options.setdefault("timeout", defaults.JOB_TIMEOUT)
-        refuse_unknown(Declaration, options)
-        return self._declare(function, Declaration(**options))
+        return self._declare("job", function, options)
 
     @overload
     def step(self, function: Callable[P, R], /) -> Step[P, R]: ...
@@ -200,24 +352,130 @@ class App:
         chosen = StepOptions(**options)
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
-            if isinstance(function, Workflow):
+            if isinstance(function, Definable):
                 raise DefinitionError(
                     f"a step is made of a plain function, got {function!r}; in a body, start it "
                     f"with `await {function.name}.enqueue(…)` or `await {function.name}.run(…)`"
                 )
             made = decorate(function, chosen)
             self._registry.add_step(made.name, place_of(function))
+            self._included.add(made)
             return made
 
         return declare if function is None else declare(function)
 
-    def _declare(self, function: Callable[..., Any] | None, declaration: Declaration) -> Any:
+    def _declare(self, kind: Kind, function: Callable[..., Any] | None, settings: Settings) -> Any:
         def declare(function: Callable[..., Any]) -> Workflow[..., Any]:
-            definition = declaration.define(function, self._make_services)
-            self._registry.add(definition)
-            return Workflow(definition, self._engine)
+            return Workflow(self._define(kind, function, settings), self._engine)
 
         return declare if function is None else declare(function)
+
+    def _define(self, kind: Kind, function: Callable[..., Any], settings: Settings) -> Definition:
+        made = self._make(kind, function, settings)
+        self._registry.add(made.definition)
+        self._declared.append(made)
+        return made.definition
+
+    def _make(self, kind: Kind, function: Callable[..., Any], settings: Settings) -> _InApp:
+        declaration = Declaration.of(kind, self._defaults[kind], settings)
+        made = _InApp(kind, settings, declaration.define(function, self._hold_services))
+        self._check_services(made)
+        return made
+
+    def include(
+        self,
+        *given: ModuleType
+        | Step[..., Any]
+        | Declared[..., Any, Services_co, Meta_co]
+        | Iterable[ModuleType | Step[..., Any] | Declared[..., Any, Services_co, Meta_co]],
+    ) -> None:
+        """Take definitions in that were declared without an app: all that is given, or nothing.
+
+        Args:
+            *given: what ``@workflow``, ``@job`` and ``@step`` of ``perdure`` made, or modules, of
+                which everything such is taken that stands in their namespace; lists, too. Taking
+                something in twice changes nothing.
+
+        Raises:
+            DuplicateName: another definition or step of that name is in this app already.
+            DefinitionError: a body asks for services, and this app has none.
+            UsageError: something else was given.
+
+        Example::
+
+            app = App("sqlite:///shop.db", services=Services())
+            app.include(orders, mails.send_mail)
+        """
+        found = dict.fromkeys(_taken_from(given))
+        steps = [each for each in found if isinstance(each, Step) and each not in self._included]
+        made = {
+            each: self._make(each.kind, each.function, each.settings)
+            for each in found
+            if isinstance(each, Declared) and each not in self._registry.included
+        }
+        self._registry.add_all(
+            (each.definition for each in made.values()),
+            ((step.name, place_of(step.function)) for step in steps),
+        )
+        self._included.update(steps)
+        self._declared.extend(made.values())
+        for declared, in_app in made.items():
+            self._registry.included[declared] = in_app.definition
+            declared.bound_to(self._engine)
+
+    def configure(
+        self,
+        *,
+        workflow: RunDefaults | None = None,
+        job: RunDefaults | None = None,
+        payload_limit: int | None = None,
+    ) -> None:
+        """Say what holds in this app where a definition or a call does not say otherwise.
+
+        It holds for the definitions before this call and after it, until the app is used for the
+        first time. What is not named stays as it was.
+
+        Args:
+            workflow: any of ``max_attempts``, ``backoff``, ``retry_on``, ``timeout``, ``queue`` and
+                ``priority``, for its workflows.
+            job: the same for its jobs.
+            payload_limit: bytes of one encoded input, meta, result or error; 1 MiB by default.
+
+        Raises:
+            AppNotReady: the app was connected or has run something already.
+            DefinitionError, UsageError, InvalidDuration: an option does not exist, or is wrong.
+
+        Example::
+
+            app.configure(job={"max_attempts": 10, "queue": "jobs"}, payload_limit=4 << 20)
+        """
+        if self._engine.is_used:
+            raise AppNotReady(
+                "the app is in use: its defaults are settled; call configure(…) before it is "
+                "connected or runs something"
+            )
+        limit = self._engine.payload_limit
+        if payload_limit is not None:
+            limit = _checked_limit(payload_limit)
+        chosen: dict[Kind, RunDefaults] = {
+            "workflow": {**self._defaults["workflow"], **_checked_defaults("workflow", workflow)},
+            "job": {**self._defaults["job"], **_checked_defaults("job", job)},
+        }
+        for kind, of_app in chosen.items():
+            Declaration.of(kind, of_app, {"name": f"every {kind}"}).define(_nothing, None)
+        settled = [
+            Declaration.of(each.kind, chosen[each.kind], each.settings).define(
+                each.definition.function, None
+            )
+            for each in self._declared
+        ]
+        self._engine.payload_limit = limit
+        self._defaults = chosen
+        for each, found in zip(self._declared, settled, strict=True):
+            each.definition.policy = found.policy
+            each.definition.timeout = found.timeout
+            each.definition.queue = found.queue
+            each.definition.priority = found.priority
 
     # --- listening -------------------------------------------------------------------------------
 
@@ -248,36 +506,93 @@ class App:
         """
         return self._engine.hooks.on(kind)
 
-    async def _make_services(self) -> Any:
-        made: Any = self._services
-        if callable(made) and not isinstance(made, type):
-            made = made()
-            if inspect.isawaitable(made):
-                made = await made
-        return made
+    # --- services --------------------------------------------------------------------------------
+
+    def _check_services(self, declared: _InApp) -> None:
+        """Raise where a body asks for services that this app does not have.
+
+        Raises:
+            DefinitionError: with what to write.
+        """
+        if self._services is not None:
+            return
+        definition = declared.definition
+        try:
+            asks = asks_for_services(definition.arguments)
+        except DefinitionError:
+            # A class that is declared further down in the module; looked at again by connect().
+            declared.is_checked = False
+            return
+        declared.is_checked = True
+        if asks:
+            raise DefinitionError(
+                f"{definition.name!r} at {definition.place} asks for services in its Context[…], "
+                "and the app has none; write App(…, services=…), or a bare Context where the body "
+                "needs the meta, the id or the attempt alone"
+            )
+
+    async def _hold_services(self, what: str) -> Held:
+        return self._held if self._held is not None else await hold(self._services, what)
+
+    async def _open_services(self) -> None:
+        if self._services_scope == "process":
+            self._whole = await hold(self._services, "the app")
+            self._held = Held(self._whole.value)
 
     # --- connecting ------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Open the store. ``async with app:`` does it, and closes it again.
+        """Open the store, and see that it can be reached and read.
+
+        ``async with app:`` does it, and closes it again. What the store promises of an acknowledged
+        write is logged.
 
         Raises:
             AppNotReady: the app has no store.
             StoreError: the store cannot be used; nothing was created or changed.
+            DefinitionError: a body asks for services, and the app has none.
+            Exception: what the factory of services for the process raised.
         """
         self._engine.check_loop()
         async with self._connecting:
             if not self._users:
-                await self._engine.open()
+                await self._open()
             self._users += 1
+
+    async def _open(self) -> None:
+        for declared in self._declared:
+            if not declared.is_checked:
+                self._check_services(declared)
+        await self._engine.open()
+        try:
+            await self._open_services()
+        except BaseException:
+            await self._engine.close()
+            raise
+        self._engine.tell_ready()
+        offers = self._engine.store.capabilities
+        log.info(
+            "app connected",
+            store=offers.name,
+            acknowledged_writes_survive=SURVIVES.get(offers.durability, offers.durability),
+        )
 
     async def close(self) -> None:
         """Write what is pending and close the store, when its last user leaves."""
+        self._engine.check_loop()
         async with self._connecting:
             if self._users:
                 self._users -= 1
                 if not self._users:
-                    await self._engine.close()
+                    await self._close()
+
+    async def _close(self) -> None:
+        whole, self._whole, self._held = self._whole, None, None
+        try:
+            await self._engine.close()
+        finally:
+            if whole is not None:
+                await whole.release(None)
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -320,6 +635,7 @@ class App:
         """
         self._refuse_if_connected("before the app is connected")
         engine, before = self._engine, (self._engine.configured, self._engine.ports, self._services)
+        was_used = engine.is_used
         opened = open_store(store) if isinstance(store, str) else store
         engine.equip(
             before[0] if isinstance(opened, Unchanged) else _checked_store(opened),
@@ -335,6 +651,7 @@ class App:
             self._services = before[2]
             self._connecting = asyncio.Lock()
             engine.equip(before[0], before[1])
+            engine.is_used = was_used
 
     def _refuse_if_connected(self, when: str) -> None:
         if self._users:
@@ -480,19 +797,22 @@ class App:
         return schema(Any) if definition is None else definition.result
 
 
-class Settings(TypedDict, total=False):
-    """What ``@app.workflow(…)`` and ``@app.job(…)`` take; :meth:`App.workflow` explains each."""
+@dataclass(slots=True)
+class _InApp:
+    """A definition of an app, with what its decorator said.
 
-    name: str | None
-    max_attempts: int
-    backoff: Backoff | Callable[[int, BaseException], Duration] | None
-    retry_on: RetryOn
-    timeout: Duration | None
-    queue: str
-    priority: int
-    version: str | None
-    description: str | None
-    tags: tuple[str, ...]
+    Attributes:
+        is_checked: whether it is known what services its body asks for.
+    """
+
+    kind: Kind
+    settings: Settings
+    definition: Definition
+    is_checked: bool = True
+
+
+class Misfit:
+    """What type checkers make of a body whose ``Context[…]`` this app does not satisfy."""
 
 
 class StepSettings(TypedDict, total=False):
@@ -506,19 +826,26 @@ class StepSettings(TypedDict, total=False):
     was: str | None
 
 
-class Decorator:
+class Decorator(Generic[Services_co, Meta_co]):
     """The type of ``@app.workflow(…)`` and ``@app.job(…)`` with options."""
 
     @overload
-    def __call__(
-        self, function: Callable[Concatenate[Context[S], P], Coroutine[Any, Any, R]], /
+    def __call__(  # type: ignore[overload-overlap]  # a Misfit is another thing
+        self,
+        function: Callable[Concatenate[Context[Services_co, Meta_co], P], Coroutine[Any, Any, R]],
+        /,
     ) -> Workflow[P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context[Services_co, Meta_co], P], R], /
+    ) -> Workflow[P, R]: ...
+    @overload
+    @deprecated("the app's services or meta do not satisfy the body's Context[…]")
+    def __call__(self, function: Callable[Concatenate[Context[Any, Any], P], R], /) -> Misfit: ...
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
     @overload
-    def __call__(self, function: Callable[Concatenate[Context[S], P], R], /) -> Workflow[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...  # pyright: ignore[reportOverlappingOverload]
     def __call__(self, function: Callable[..., Any], /) -> Any:
         """Declare the function."""
         raise NotImplementedError
@@ -580,6 +907,62 @@ def _checked_ports(given: Ports | None) -> Ports:
         return Ports()
     if not isinstance(cast("object", given), Ports):
         raise UsageError(f"ports are given as Ports(…), got {shown(given)}")
+    return given
+
+
+async def _nothing() -> None:
+    """A body to try defaults on."""
+
+
+def _check_scope(services: object, scope: object) -> None:
+    if scope is None:
+        return
+    if scope not in ("run", "process"):
+        raise UsageError(f'services_scope is "run" or "process", got {shown(scope)}')
+    if not callable(services):
+        raise UsageError(
+            "services_scope says how often a factory is called; these services are no factory but "
+            f"an object, which all runs share: {shown(services)}"
+        )
+
+
+def _taken_from(given: Iterable[Any]) -> Iterator[Declared[..., Any] | Step[..., Any]]:
+    """Yield the declarations and steps that were given, stand in modules, or in lists."""
+    for each in given:
+        if isinstance(each, Declared | Step):
+            yield cast("Declared[..., Any] | Step[..., Any]", each)
+        elif isinstance(each, ModuleType):
+            values: list[Any] = [*vars(each).values()]
+            yield from (value for value in values if isinstance(value, Declared | Step))
+        elif isinstance(each, Iterable) and not isinstance(each, str | bytes):
+            yield from _taken_from(cast("Iterable[object]", each))
+        else:
+            raise UsageError(
+                "include(…) takes modules and what @workflow, @job and @step of perdure made, got "
+                f"{shown(each)}"
+            )
+
+
+def _checked_defaults(kind: Kind, given: object) -> RunDefaults:
+    if given is None:
+        return {}
+    if not _is_options(given):
+        raise UsageError(
+            f'defaults are a mapping of options to values such as {kind}={{"max_attempts": 3}}, '
+            f"got {shown(given)}"
+        )
+    return cast("RunDefaults", given)
+
+
+def _is_options(given: object) -> bool:
+    return isinstance(given, Mapping) and all(
+        isinstance(name, str) for name in cast("Mapping[object, object]", given)
+    )
+
+
+def _checked_limit(given: object) -> int:
+    if type(given) is not int or given < 1:
+        raise UsageError(f"payload_limit is a whole number of bytes, got {shown(given)}")
     return given
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 WORKFLOW_MAX_ATTEMPTS: Final = 1
 JOB_MAX_ATTEMPTS: Final = 3
@@ -28,3 +29,19 @@ CRASH_CAP: Final = 10
 
 PAYLOAD_LIMIT: Final = 1 << 20
 """Bytes of one encoded input, meta, result or error."""
+
+OF_DEFINITIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "workflow": {
+        "max_attempts": WORKFLOW_MAX_ATTEMPTS,
+        "timeout": None,
+        "queue": QUEUE,
+        "priority": PRIORITY,
+    },
+    "job": {
+        "max_attempts": JOB_MAX_ATTEMPTS,
+        "timeout": JOB_TIMEOUT,
+        "queue": QUEUE,
+        "priority": PRIORITY,
+    },
+}
+"""What holds of a definition where neither it nor its app says otherwise, by its kind."""

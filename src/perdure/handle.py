@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
 
 from perdure._engine import scope as scopes
 from perdure._engine import telling
@@ -17,10 +19,12 @@ from perdure._engine.scope import Call, Scope
 from perdure._engine.unawaited import reads_as
 from perdure._runtime.why import Why, why
 from perdure.clock import to_datetime
-from perdure.codec import Schema, decode_error, error_summary
+from perdure.codec import Schema, decode_error, error_summary, schema
 from perdure.duration import Duration, named_micros
 from perdure.errors import (
+    DefinitionError,
     InvalidTransition,
+    InvalidValue,
     ResultTimeout,
     RunCancelled,
     RunFailed,
@@ -41,6 +45,7 @@ from perdure.model.records import (
     Status,
     StepKey,
     StepKind,
+    StepOutcome,
     WorkerRecord,
 )
 from perdure.model.transitions import (
@@ -53,6 +58,9 @@ from perdure.model.transitions import (
 )
 
 R = TypeVar("R")
+T = TypeVar("T")
+
+_untyped: Schema[Mapping[str, Any]] = schema(dict[str, Any])
 
 PAUSE_LOOK = 0.05
 """Seconds between looks at a run that is to be paused by another process."""
@@ -108,35 +116,61 @@ class StepHistory:
 
 
 @dataclass(frozen=True, slots=True)
-class RunHistory:
-    """A run with its attempts and steps.
+class RunHistory(Generic[R]):
+    """Everything recorded of a run, as values.
 
     Attributes:
+        name: of its definition.
+        input: the arguments of its call by the names of the parameters. What was left at its
+            default is not there. Where the definition is not in this app, or does not fit any more,
+            the values are what JSON makes of them, and bytes where they are damaged; so are those
+            of ``meta`` and ``result``.
+        meta: what the call gave as ``meta``, as its body finds it.
+        result: what the body returned, once ``completed``; None until then.
         attempt: the current or last attempt, counted from 1.
         attempts: the ended attempts and crashed claims before it.
         steps: in the order in which they were first recorded.
+        version: of the definition that it was created from.
+        parent: the id of the run whose body started it.
         orphans: paths of recorded steps that the code which completed the run did not ask for:
             they were renamed or removed while the run was in flight.
         waiting_for: ``delay``, ``retry``, ``sleep`` or ``child``, while ``waiting``.
         reason: why it is failed or paused.
         error: class and message of the last error.
+        error_type: its class alone.
     """
 
     id: str
     name: str
     status: Status
     waiting_for: str | None
+    input: Mapping[str, Any]
+    meta: Any
+    result: R | None
     attempt: int
     crashes: int
     created_at: datetime
+    updated_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     due_at: datetime | None
     reason: str | None
     error: str | None
+    error_type: str | None
     attempts: tuple[FailedAttempt, ...]
     steps: tuple[StepHistory, ...]
     orphans: tuple[str, ...]
+    queue: str
+    priority: int
+    tags: tuple[str, ...]
+    version: str
+    unique_key: str | None
+    parent: str | None
+
+    @property
+    def current(self) -> tuple[StepHistory, ...]:
+        """The steps that have begun and are not over: an attempt failed and another is due."""
+        return tuple(step for step in self.steps if step.outcome == StepOutcome.PENDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +306,8 @@ class Run(Generic[R]):
         """
         return await self._control(RetryRun(self.id, self._engine.ids.run_id()))
 
-    async def history(self) -> RunHistory:
-        """Return everything recorded of the run.
+    async def history(self) -> RunHistory[R]:
+        """Return everything recorded of the run, in one read.
 
         Raises:
             RunNotFound: there is none of this id.
@@ -282,7 +316,7 @@ class Run(Generic[R]):
         found = await self._engine.store.history(self.id)
         if found is None:
             raise self._missing()
-        return readable(found)
+        return readable(found, self._engine, self._result)
 
     async def why(self) -> Why:
         """Return why the run is not moving: a sentence, and the facts in it for programs.
@@ -429,26 +463,65 @@ def worker_entry(record: WorkerRecord) -> WorkerEntry:
     )
 
 
-def readable(history: History) -> RunHistory:
-    """Return what a store keeps of a run, for people."""
+def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[R]:
+    """Return what a store keeps of a run, for people.
+
+    Args:
+        history: what the store keeps.
+        engine: of the app whose definitions and meta say how its values are read.
+        result: of the run's definition.
+    """
     run = history.run
+    error = None if run.error is None else error_summary(run.error)
     return RunHistory(
         id=run.run_id,
         name=run.definition,
         status=run.status,
         waiting_for=run.waiting_for,
+        input=_input(run, engine),
+        meta=_lenient(engine.meta.decode, run.meta),
+        result=None if run.result is None else _lenient(result.decode, run.result),
         attempt=run.attempt,
         crashes=run.crashes,
         created_at=to_datetime(run.created_at),
+        updated_at=to_datetime(run.updated_at),
         started_at=_instant(run.started_at),
         finished_at=_instant(run.finished_at),
         due_at=_instant(run.due_at),
         reason=run.reason,
-        error=_text(run.error),
+        error=None if error is None else f"{error.type}: {error.message}",
+        error_type=None if error is None else error.type,
         attempts=tuple(_attempt(attempt) for attempt in history.attempts),
         steps=tuple(_step(checkpoint) for checkpoint in history.checkpoints),
         orphans=_orphans(run),
+        queue=run.queue,
+        priority=run.priority,
+        tags=run.tags,
+        version=run.version,
+        unique_key=run.unique_key,
+        parent=run.parent_id,
     )
+
+
+def _input(run: RunRecord, engine: Engine) -> Mapping[str, Any]:
+    definition = engine.registry.find(run.definition)
+    decode = _untyped.decode if definition is None else definition.arguments.named
+    return _lenient(decode, run.input)
+
+
+def _lenient(decode: Callable[[Any], T], data: bytes | None) -> T:
+    """Return what is stored, or what JSON makes of it where the code does not fit it any more.
+
+    What is damaged is returned as it is: a history is what one looks at then.
+    """
+    try:
+        return decode(data)
+    except (InvalidValue, DefinitionError):
+        pass
+    try:
+        return cast("T", msgspec.json.decode(data or b"null"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return cast("T", data)
 
 
 def _orphans(run: RunRecord) -> tuple[str, ...]:

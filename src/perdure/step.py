@@ -12,7 +12,7 @@ import inspect
 import random as _random
 import uuid as _uuid
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial, update_wrapper
 from hashlib import blake2b
@@ -131,7 +131,7 @@ class StepOptions:
             name=check_name(name),
             function=function,
             is_async=_is_async(function),
-            arguments=Arguments(function),
+            arguments=Arguments(function, anything=True),
             policy=policy,
             timeout=None
             if self.timeout is None
@@ -171,13 +171,13 @@ def refuse_unknown(record: type[Any], options: Iterable[str]) -> None:
     """Raise for an option that a definition or a step does not have.
 
     Args:
-        record: the dataclass whose fields are the options.
+        record: the dataclass or typed dictionary whose fields are the options.
         options: the names that were given.
 
     Raises:
         DefinitionError: the message suggests one that does.
     """
-    known = [field.name for field in fields(record)]
+    known = [*inspect.get_annotations(record)]
     for name in options:
         if name not in known:
             close = difflib.get_close_matches(name, [*known, *_OTHER_WORDS], n=1)

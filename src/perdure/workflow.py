@@ -13,7 +13,20 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, get_origin
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    Self,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 
@@ -21,10 +34,11 @@ from perdure import defaults
 from perdure._engine import scope as scopes
 from perdure._engine.calls import call_site, child_token, in_pool, perform_inline, start_child
 from perdure._engine.committer import MAX_BATCH
-from perdure._engine.context import CallOptions, encode_options, meta_schema
+from perdure._engine.context import CallOptions, encode_options
 from perdure._engine.definition import Definition, check_function, refuse_a_call
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call
+from perdure._engine.services import Held
 from perdure._engine.unawaited import reads_as
 from perdure.codec import Arguments
 from perdure.context import Context
@@ -42,12 +56,15 @@ from perdure.ids import check_id, derived_id
 from perdure.model.records import StepKey, StepKind
 from perdure.model.transitions import Created, CreateRun, Exists, Outcome
 from perdure.retry import Backoff, RetryOn, RetryPolicy
-from perdure.step import Step
+from perdure.step import Step, refuse_unknown
 from perdure.telemetry import OfRun, On
 
 P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound=OfRun)
+
+_NO_META = (str, bytes, int, float, list, tuple, set, frozenset)
+"""What no app's meta can be, whatever schema it has."""
 
 _PRIORITIES = range(-(2**31), 2**31)
 
@@ -60,12 +77,24 @@ class Options:
     unique_key: str | None = None
     queue: str | None = None
     priority: int | None = None
-    meta: Mapping[str, Any] | None = None
+    meta: object = None
     tags: tuple[str, ...] = ()
-    max_attempts: int | None = None
+    overrides: CallOptions = CallOptions()  # noqa: RUF009 -- a frozen struct
 
 
 _NO_OPTIONS = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A definition in an app: what a verb works with."""
+
+    definition: Definition
+    engine: Engine
+
+
+Find: TypeAlias = Callable[[bool], Bound]
+"""Says what a verb works with; told whether the verb is a durable one."""
 
 
 class Calls(Generic[P, R]):
@@ -75,21 +104,21 @@ class Calls(Generic[P, R]):
     often the body replays, and ``run`` executes the other body as part of this one.
     """
 
-    def __init__(self, definition: Definition, engine: Engine, options: Options) -> None:
-        self._definition = definition
-        self._engine = engine
+    def __init__(self, find: Find, options: Options) -> None:
+        self._find = find
         self._options = options
-        self._encoded_options = encode_options(CallOptions(options.max_attempts))
+        self._encoded_options = encode_options(options.overrides)
 
     @property
     def definition(self) -> Definition:
-        """What the engine knows of it."""
-        return self._definition
+        """What the engine knows of it, in the app that is meant here."""
+        return self._find(False).definition
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run the body here and now: no store, no worker; inside a run, as part of it.
 
-        The arguments and the result pass the codec just as they would on a worker.
+        The arguments, the meta and the result pass the codec just as they would on a worker. As
+        part of a run the body finds that run's meta, unless the call says otherwise.
 
         Returns:
             The body's result.
@@ -99,12 +128,14 @@ class Calls(Generic[P, R]):
             Exception: what the body raises.
         """
         scope = scopes.current()
-        data = self._definition.arguments.encode(args, kwargs)
+        bound = self._find(False)
+        definition = bound.definition
+        data = definition.arguments.encode(args, kwargs)
         if scope is None:
-            return self._run_here(data)
-        fingerprint, text = self._definition.arguments.fingerprint(args, kwargs)
-        call = Call(scope, StepKind.STEP, self._definition.name, fingerprint, text, call_site(2))
-        return perform_inline(call, lambda: self._body(data), self._definition.result)
+            return self._run_here(bound, data)
+        fingerprint, text = definition.arguments.fingerprint(args, kwargs)
+        call = Call(scope, StepKind.STEP, definition.name, fingerprint, text, call_site(2))
+        return perform_inline(call, lambda: self._body(bound, data), definition.result)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Run[R]]:
         """Create a durable run; when this returns, it survives whatever happens.
@@ -167,25 +198,53 @@ class Calls(Generic[P, R]):
     # --- here and now ----------------------------------------------------------------------------
 
     @reads_as("run(…) without `await`")
-    async def _run_here(self, data: bytes) -> R:
-        value = await self._body(data)
-        verb = f"{self._definition.name!r} returned"
-        result: R = self._definition.result.round_trip(value, verb=verb)[1]
+    async def _run_here(self, bound: Bound, data: bytes) -> R:
+        value = await self._body(bound, data)
+        verb = f"{bound.definition.name!r} returned"
+        result: R = bound.definition.result.round_trip(value, verb=verb)[1]
         return result
 
-    async def _body(self, data: bytes) -> Any:
-        definition = self._definition
+    async def _body(self, bound: Bound, data: bytes) -> Any:
+        definition = bound.definition
+        bound.engine.is_used = True
         args, kwargs = definition.arguments.decode(data)
-        if definition.injects:
-            services = await definition.services() if definition.services is not None else None
-            context = Context(services, dict(self._options.meta or {}))
-            args, kwargs = definition.arguments.inject(args, kwargs, context)
+        if not definition.injects:
+            if self._options.meta is not None:
+                bound.engine.meta.encode(self._options.meta)
+            return await self._call(definition, args, kwargs)
+        meta = self._meta_here(bound)
+        held = Held(None)
+        if definition.services is not None:
+            held = await definition.services(f"{definition.name!r}, which is run here and now")
+        context = Context(held.value, meta)
+        args, kwargs = definition.arguments.inject(args, kwargs, context)
+        try:
+            result = await self._call(definition, args, kwargs)
+        except BaseException as error:
+            await held.release(error)
+            raise
+        await held.release(None)
+        return result
+
+    def _meta_here(self, bound: Bound) -> Any:
+        scope = scopes.current()
+        if self._options.meta is None and scope is not None:
+            around = scope.activation
+            if around.engine is bound.engine:
+                return bound.engine.meta.decode(around.run.meta)
+        return bound.engine.meta.seen(self._options.meta)
+
+    async def _call(
+        self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         if definition.is_async:
             return await definition.function(*args, **kwargs)
-        if scopes.current() is None:
+        scope = scopes.current()
+        if scope is None:
             value = await asyncio.to_thread(definition.function, *args, **kwargs)
         else:
-            value = await in_pool(self._engine.body_pool, definition.function, args, kwargs)
+            pool = scope.activation.engine.body_pool
+            value = await in_pool(pool, definition.function, args, kwargs)
         refuse_a_call(value, definition.name)
         return value
 
@@ -194,32 +253,33 @@ class Calls(Generic[P, R]):
     def _start(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], delay: int
     ) -> Coroutine[Any, Any, Run[R]]:
-        data = self._input(args, kwargs)
+        bound = self._find(True)
+        data = self._input(bound, args, kwargs)
         scope = scopes.current()
         if scope is None:
-            return self._create(self._transition(data, delay, self._options.id))
+            create = self._transition(bound, data, delay, self._options.id)
+            return self._create(bound, create)
         fingerprint = blake2b(data, digest_size=16).digest()
         site = call_site(3)
-        call = Call(scope, StepKind.ENQUEUE, self._definition.name, fingerprint, "", site)
-        create = self._child(call, data, delay)
-        if scope.activation.engine is not self._engine:
+        call = Call(scope, StepKind.ENQUEUE, bound.definition.name, fingerprint, "", site)
+        create = self._child(bound, call, data, delay)
+        if scope.activation.engine is not bound.engine:
             # A run of another app is no child; its derived id makes every replay create it again
             # to the same effect.
-            return self._create(create)
-        return self._create_in_run(call, create)
+            return self._create(bound, create)
+        return self._create_in_run(bound, call, create)
 
-    def _input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-        definition = self._definition
+    def _input(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        definition = bound.definition
         data = definition.arguments.encode(args, kwargs)
-        return self._engine.within_limit(data, f"the input of {definition.name!r}")
+        return bound.engine.within_limit(data, f"the input of {definition.name!r}")
 
-    def _transition(self, data: bytes, delay: int, run_id: str | None) -> CreateRun:
-        definition, options = self._definition, self._options
-        meta = None
-        if options.meta is not None:
-            meta = meta_schema.encode(dict(options.meta), verb="meta got")
-            self._engine.within_limit(meta, "meta")
-        ids = self._engine.ids
+    def _transition(self, bound: Bound, data: bytes, delay: int, run_id: str | None) -> CreateRun:
+        definition, options = bound.definition, self._options
+        meta = bound.engine.meta.encode(options.meta)
+        if meta is not None:
+            bound.engine.within_limit(meta, "meta")
+        ids = bound.engine.ids
         return CreateRun(
             run_id or ids.run_id(),
             definition.name,
@@ -236,25 +296,26 @@ class Calls(Generic[P, R]):
         )
 
     @reads_as("enqueue(…) without `await`")
-    async def _create(self, create: CreateRun) -> Run[R]:
-        self._engine.check_loop()
-        answer = await self._engine.committer.submit(create)
-        return self._handle(self._accepted(answer))
+    async def _create(self, bound: Bound, create: CreateRun) -> Run[R]:
+        bound.engine.check_loop()
+        answer = await bound.engine.committer.submit(create)
+        return self._handle(bound, self._accepted(bound, answer))
 
-    def _child(self, call: Call, data: bytes, delay: int) -> CreateRun:
+    def _child(self, bound: Bound, call: Call, data: bytes, delay: int) -> CreateRun:
         run = call.scope.activation.run
         if self._options.id is not None:
-            return self._transition(data, delay, self._options.id)
+            return self._transition(bound, data, delay, self._options.id)
         run_id = _child_id(run.run_id, run.generation, call.key)
-        create = self._transition(data, delay, run_id)
+        create = self._transition(bound, data, delay, run_id)
         return msgspec.structs.replace(create, token=child_token(run_id))
 
     @reads_as("enqueue(…) without `await`")
-    async def _create_in_run(self, call: Call, create: CreateRun) -> Run[R]:
-        self._engine.check_loop()
-        return self._handle(await start_child(call, create, self._accepted))
+    async def _create_in_run(self, bound: Bound, call: Call, create: CreateRun) -> Run[R]:
+        bound.engine.check_loop()
+        run_id = await start_child(call, create, lambda answer: self._accepted(bound, answer))
+        return self._handle(bound, run_id)
 
-    def _accepted(self, answer: Outcome) -> str:
+    def _accepted(self, bound: Bound, answer: Outcome) -> str:
         match answer:
             case Created():
                 return answer.run_id
@@ -267,7 +328,7 @@ class Calls(Generic[P, R]):
                     else f"id {answer.run_id!r}"
                 )
                 raise RunConflict(
-                    f"cannot start {self._definition.name!r}: {what} belongs to a run of another "
+                    f"cannot start {bound.definition.name!r}: {what} belongs to a run of another "
                     "definition or input; use a new one, or the same arguments",
                     run_id=answer.run_id,
                 )
@@ -277,29 +338,31 @@ class Calls(Generic[P, R]):
     async def _create_many(
         self, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
     ) -> list[Run[R] | PerdureError]:
-        self._engine.check_loop()
-        submit = self._engine.committer.submit
+        bound = self._find(True)
+        bound.engine.check_loop()
+        submit = bound.engine.committer.submit
         results: list[Any] = []
         for number, each in enumerate(calls, 1):
             if number % MAX_BATCH == 0:
                 # Let the committer write what there is while the rest is being encoded.
                 await asyncio.sleep(0)
             try:
-                data = self._input(*_checked_call(each, number - 1))
+                data = self._input(bound, *_checked_call(each, number - 1))
             except PerdureError as error:
                 results.append(error)
                 continue
-            results.append(submit(self._transition(data, 0, None)))
+            results.append(submit(self._transition(bound, data, 0, None)))
         for index, result in enumerate(results):
             if not isinstance(result, PerdureError):
                 try:
-                    results[index] = self._handle(self._accepted(await result))
+                    run_id = self._accepted(bound, await result)
+                    results[index] = self._handle(bound, run_id)
                 except PerdureError as error:
                     results[index] = error
         return results
 
-    def _handle(self, run_id: str) -> Run[R]:
-        return Run(run_id, self._engine, self._definition.result)
+    def _handle(self, bound: Bound, run_id: str) -> Run[R]:
+        return Run(run_id, bound.engine, bound.definition.result)
 
 
 def _check_calls(given: object) -> None:
@@ -323,17 +386,31 @@ def _checked_call(given: Any, index: int) -> tuple[tuple[Any, ...], Mapping[str,
     )
 
 
-class Workflow(Calls[P, R]):
-    """A workflow or job of an app. Made by its decorators, not by hand."""
+class Definable(Calls[P, R]):
+    """What a decorator makes of a function: its verbs, and :meth:`options` for one call.
 
-    def __init__(self, definition: Definition, engine: Engine) -> None:
-        super().__init__(definition, engine, _NO_OPTIONS)
+    Args:
+        definition: what the engine knows of it.
+        find: says in which app a verb is meant.
+    """
+
+    def __init__(self, definition: Definition, find: Find) -> None:
+        super().__init__(find, _NO_OPTIONS)
+        self._definition = definition
         self.__doc__ = definition.description or None
 
     @property
     def name(self) -> str:
         """Its name, unique in the app."""
         return self._definition.name
+
+    def get(self, run_id: str) -> Run[R]:
+        """Return the handle of a run of this definition by its id, whether or not there is one.
+
+        Raises:
+            InvalidValue: no run can have such an id.
+        """
+        return self._handle(self._find(True), check_id(run_id, "run id"))
 
     def options(
         self,
@@ -342,9 +419,11 @@ class Workflow(Calls[P, R]):
         unique_key: str | None = None,
         queue: str | None = None,
         priority: int | None = None,
-        meta: Mapping[str, Any] | None = None,
+        meta: object = None,
         tags: tuple[str, ...] = (),
         max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: Duration | None = None,
     ) -> Calls[P, R]:
         """Return the same verbs with options for one call.
 
@@ -354,9 +433,14 @@ class Workflow(Calls[P, R]):
             unique_key: at most one run of this definition with this key is unfinished.
             queue: instead of the definition's.
             priority: instead of the definition's; a smaller one is claimed sooner.
-            meta: values of this one request, handed to the body in its context.
+            meta: values of this one request, handed to the body in its context: a mapping of names
+                to values, or what the app's ``meta=`` says. It is checked when the run is
+                accepted; nothing is stored where it does not fit.
             tags: for people, instead of the definition's.
             max_attempts: of the whole run, instead of the definition's.
+            backoff: the delay before the next attempt, instead of the definition's. Not a function:
+                it is stored with the run.
+            timeout: how long one attempt may hold a worker, instead of the definition's.
 
         Raises:
             InvalidValue, UsageError: an option is wrong.
@@ -371,10 +455,44 @@ class Workflow(Calls[P, R]):
             RetryPolicy(max_attempts)
         if priority is not None:
             check_priority(priority)
-        if meta is not None and not isinstance(cast("object", meta), Mapping):
-            raise UsageError(f"meta is a mapping of names to values, got {shown(meta)}")
-        given = Options(id, unique_key, queue, priority, meta, check_tags(tags), max_attempts)
-        return Calls(self._definition, self._engine, given)
+        if isinstance(meta, _NO_META):
+            raise UsageError(
+                f"meta is a mapping of names to values, got {shown(cast('object', meta))}"
+            )
+        if backoff is not None and not isinstance(cast("object", backoff), Backoff):
+            raise UsageError(
+                "the back-off of one call is stored with its run, so it must be constant(…), "
+                f"linear(…) or exponential(…), got {shown(backoff)}"
+            )
+        seconds = None
+        if timeout is not None:
+            seconds = named_micros(timeout, f"timeout of {self.name!r}") / 1e6
+        overrides = CallOptions(max_attempts, backoff, seconds)
+        given = Options(id, unique_key, queue, priority, meta, check_tags(tags), overrides)
+        return Calls(self._find, given)
+
+    def __call__(self, *_: P.args, **__: P.kwargs) -> NoReturn:
+        """Refuse: calling a definition could mean two things.
+
+        Raises:
+            UsageError: always; it names both.
+        """
+        raise UsageError(
+            f"{self.name}(…) could mean two things: write `await {self.name}.run(…)` to run it "
+            f"here and now, `await {self.name}.enqueue(…)` to create a durable run"
+        )
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name!r} at {self._definition.place}>"
+
+
+class Workflow(Definable[P, R]):
+    """A workflow or job of an app. Made by its decorators, not by hand."""
+
+    def __init__(self, definition: Definition, engine: Engine) -> None:
+        bound = Bound(definition, engine)
+        super().__init__(definition, lambda _: bound)
+        self._engine = engine
 
     def on(self, kind: type[H], /) -> On[H]:
         """Listen to what happens in runs of this definition; otherwise like ``app.on``.
@@ -392,20 +510,6 @@ class Workflow(Calls[P, R]):
         """
         return self._engine.hooks.on(kind, self.name)
 
-    def __call__(self, *_: P.args, **__: P.kwargs) -> NoReturn:
-        """Refuse: calling a definition could mean two things.
-
-        Raises:
-            UsageError: always; it names both.
-        """
-        raise UsageError(
-            f"{self.name}(…) could mean two things: write `await {self.name}.run(…)` to run it "
-            f"here and now, `await {self.name}.enqueue(…)` to create a durable run"
-        )
-
-    def __repr__(self) -> str:
-        return f"<workflow {self.name!r} at {self._definition.place}>"
-
 
 def _child_id(parent_id: str, generation: int, key: StepKey) -> str:
     return derived_id(
@@ -421,23 +525,75 @@ def is_context(annotation: Any) -> bool:
     return annotation is Context or get_origin(annotation) is Context
 
 
+def asks_for_services(arguments: Arguments) -> bool:
+    """Tell whether a body cannot do without its app's services: ``Context[Services]``.
+
+    A bare ``Context``, ``Context[None]``, ``Context[object]`` and ``Context[Any]`` ask for none.
+
+    Raises:
+        DefinitionError: its annotations name something that does not exist (yet).
+    """
+    asked = [get_args(annotation)[:1] for annotation in arguments.injected_annotations()]
+    return any(named and named[0] not in (None, type(None), object, Any) for named in asked)
+
+
+Kind: TypeAlias = Literal["workflow", "job"]
+
+
+class RunDefaults(TypedDict, total=False):
+    """What ``app.configure(…)`` takes for all workflows or all jobs of an app."""
+
+    max_attempts: int
+    backoff: Backoff | Callable[[int, BaseException], Duration] | None
+    retry_on: RetryOn
+    timeout: Duration | None
+    queue: str
+    priority: int
+
+
+class Settings(RunDefaults, total=False):
+    """What ``@workflow(…)`` and ``@job(…)`` take; :meth:`App.workflow` explains each."""
+
+    name: str | None
+    version: str | None
+    description: str | None
+    tags: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a decorator says about a definition, checked."""
+    """What holds of a definition: its decorator's word, else its app's, else the table's."""
 
     max_attempts: int
     timeout: Duration | None
+    queue: str
+    priority: int
     name: str | None = None
     backoff: Backoff | Callable[[int, BaseException], Duration] | None = None
     retry_on: RetryOn = None
-    queue: str = defaults.QUEUE
-    priority: int = defaults.PRIORITY
     version: str | None = None
     description: str | None = None
     tags: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, kind: Kind, of_app: RunDefaults, settings: Settings) -> Self:
+        """Return what holds of a definition.
+
+        Args:
+            kind: names the row of the table of defaults.
+            of_app: what its app was configured with.
+            settings: what its decorator says.
+
+        Raises:
+            DefinitionError: there is no such option; the message suggests one that there is.
+        """
+        refuse_unknown(Settings, settings)
+        refuse_unknown(RunDefaults, of_app)
+        merged: dict[str, Any] = {**defaults.OF_DEFINITIONS[kind], **of_app, **settings}
+        return cls(**merged)
+
     def define(
-        self, function: Callable[..., Any], services: Callable[[], Awaitable[Any]] | None
+        self, function: Callable[..., Any], services: Callable[[str], Awaitable[Held]] | None
     ) -> Definition:
         """Return the definition of a body declared so.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import perdure
 from perdure import App, Backoff, RetryPolicy, Run, Worker, carry, gather, step
+from perdure.errors import AppNotReady
 from perdure.model.records import RunQuery
 from perdure.store import Store
 from tests.bad_input.table import Row
@@ -40,6 +41,7 @@ class Desk:
     Attributes:
         order: a definition with typed parameters.
         anything: one that takes any value.
+        declared: such a one that was declared without an app.
         run: a waiting run.
     """
 
@@ -49,6 +51,8 @@ class Desk:
         self.app = App(store)
         self.order = self.app.workflow(name="order")(_order)
         self.anything = self.app.workflow(name="anything")(_anything)
+        self.declared = perdure.workflow(name="declared")(_anything)
+        self.app.include(self.declared)
         annotations = {str(each): each for each in (*(row[0] for row in NO_TYPED), "Nowhere")}
         self._typed = {text: self._taking(text, each) for text, each in annotations.items()}
 
@@ -92,10 +96,10 @@ Call = Callable[[Desk, Row], Any]
 
 
 def declare(decorator: str) -> Call:
-    """Return how an app's decorator is called with an option, or with a function."""
+    """Return how a decorator is called with an option, or with a function."""
 
     def call(desk: Desk, row: Row) -> Any:
-        decorate = getattr(desk.app, decorator)
+        decorate = getattr(desk.app if row.entry.startswith("App.") else perdure, decorator)
         value = thaw(row.value)
         if row.parameter == "function":
             return decorate(value)
@@ -140,8 +144,8 @@ async def _start(desk: Desk, row: Row) -> None:
         await worker.start()
 
 
-def called(verb: str, *first: Any) -> Call:
-    """Return how a verb of a definition is called."""
+def called(verb: str, *first: Any, of: str = "anything") -> Call:
+    """Return how a verb of a definition of the desk is called."""
 
     def call(desk: Desk, row: Row) -> Any:
         value = thaw(row.value)
@@ -149,14 +153,14 @@ def called(verb: str, *first: Any) -> Call:
             case "args" if isinstance(value, Typed):
                 return getattr(desk.typed(value.annotation), verb)(*first, value.value)
             case "args":
-                return getattr(desk.anything, verb)(*first, value)
+                return getattr(getattr(desk, of), verb)(*first, value)
             case "kwargs":
-                return getattr(desk.anything, verb)(*first, value=value)
+                return getattr(getattr(desk, of), verb)(*first, value=value)
             case "args kwargs":
                 args, kwargs = value
                 return getattr(desk.order, verb)(*first, *args, **kwargs)
             case "delay":
-                return desk.anything.delay(value, 1)
+                return getattr(desk, of).delay(value, 1)
         raise AssertionError(row)
 
     return call
@@ -172,9 +176,27 @@ async def _enqueue_many(desk: Desk, row: Row) -> Any:
     raise error
 
 
-def _options(desk: Desk, row: Row) -> Any:
+def options(of: str) -> Call:
+    """Return how a definition of the desk is started with an option."""
     other = 2  # not what "taken" was started with
-    return desk.anything.options(**{row.parameter: thaw(row.value)}).enqueue(other)
+
+    def call(desk: Desk, row: Row) -> Any:
+        return getattr(desk, of).options(**{row.parameter: thaw(row.value)}).enqueue(other)
+
+    return call
+
+
+def _refuse_call(of: str) -> Call:
+    def call(desk: Desk, row: Row) -> Any:
+        definition = getattr(desk, of)
+        return definition(*row.value) if row.parameter == "_" else definition(**row.value)
+
+    return call
+
+
+def _configure(desk: Desk, row: Row) -> None:
+    app = desk.app if row.error is AppNotReady else App()
+    app.configure(**{row.parameter: thaw(row.value)})
 
 
 def _sleep(_: Desk, row: Row) -> Any:
@@ -213,7 +235,17 @@ CALLS: dict[str, Call] = {
     "App.workflow": declare("workflow"),
     "App.job": declare("job"),
     "App.step": declare("step"),
+    "App.configure": _configure,
+    "App.include": lambda desk, row: desk.app.include(thaw(row.value)),
     "Backoff": _constructed(Backoff),
+    "Declared()": _refuse_call("declared"),
+    "Declared.delay": called("delay", "1h", of="declared"),
+    "Declared.enqueue": called("enqueue", of="declared"),
+    "Declared.enqueue_many": lambda desk, row: desk.declared.enqueue_many(thaw(row.value)),
+    "Declared.get": lambda desk, row: desk.declared.get(thaw(row.value)),
+    "Declared.on": lambda desk, row: desk.declared.on(thaw(row.value)),
+    "Declared.options": options("declared"),
+    "Declared.run": called("run", of="declared"),
     "RetryPolicy": _constructed(RetryPolicy),
     "Run.cancel": _on_run("cancel"),
     "Run.history": _on_run("history"),
@@ -231,18 +263,18 @@ CALLS: dict[str, Call] = {
     "Worker.run_once": lambda desk, row: Worker(desk.app, only=row.value).run_once(),
     "Worker.start": _start,
     "Worker.stop": lambda desk, row: Worker(desk.app).stop(thaw(row.value)),
-    "Workflow()": lambda desk, row: (
-        desk.anything(*row.value) if row.parameter == "_" else desk.anything(**row.value)
-    ),
+    "Workflow()": _refuse_call("anything"),
     "Workflow.delay": called("delay", "1h"),
     "Workflow.enqueue": called("enqueue"),
     "Workflow.enqueue_many": _enqueue_many,
     "Workflow.on": lambda desk, row: desk.anything.on(row.value),
-    "Workflow.options": _options,
+    "Workflow.get": lambda desk, row: desk.anything.get(thaw(row.value)),
+    "Workflow.options": options("anything"),
     "Workflow.run": called("run"),
     "carry": lambda _, row: carry(thaw(row.value)),
     "constant": _constructed(perdure.constant),
     "exponential": _constructed(perdure.exponential),
+    "job": declare("job"),
     "gather": lambda _, row: gather(*thaw(row.value)),
     "linear": _constructed(perdure.linear),
     "now": lambda *_: perdure.now(),
@@ -252,6 +284,7 @@ CALLS: dict[str, Call] = {
     "step": _step,
     "step.options": lambda _, row: step.options(**{row.parameter: thaw(row.value)})("inline", work),
     "step.sync": _step_sync,
+    "workflow": declare("workflow"),
     "uuid": lambda *_: perdure.uuid(),
 }
 """By entry; a coroutine that is returned is awaited."""

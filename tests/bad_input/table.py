@@ -7,10 +7,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from perdure import App
 from perdure.defaults import PAYLOAD_LIMIT
 from perdure.errors import (
     AppNotReady,
     DefinitionError,
+    DuplicateName,
     InvalidDuration,
     InvalidTransition,
     InvalidValue,
@@ -39,7 +41,12 @@ from tests.bad_input.values import (
     NO_TYPED,
     UNSHOWN,
     Fresh,
+    Order,
     Typed,
+    both_declared,
+    declared_alone,
+    declared_asking,
+    declared_order,
     forgotten,
     generate,
     named,
@@ -80,19 +87,22 @@ def each(
 
 
 TOO_LARGE = "the input of 'anything' is 1,048,577 bytes encoded, the limit is 1,048,576"
-DECLARED = ("App.workflow", "App.job", "App.step", "step")
+BODIES = ("App.workflow", "App.job", "workflow", "job")
+DECLARED = (*BODIES, "App.step", "step")
+OPTIONS = ("Workflow.options", "Declared.options")
 
 ROWS: list[Row] = [
     # names, ids, keys, queues, tags
     *each(
         {
-            "App.workflow": "name queue version",
-            "App.job": "name queue version",
+            **dict.fromkeys(BODIES, "name queue version"),
+            **dict.fromkeys(OPTIONS, "id unique_key queue"),
             "App.step": "name was",
             "step": "was",
             "step.sync": "name",
-            "Workflow.options": "id unique_key queue",
             "App.get": "run_id",
+            "Declared.get": "run_id",
+            "Workflow.get": "run_id",
             "App.runs": "queue unique_key tag text id_prefix parent before",
             "sleep": "name",
             "sleep_until": "name",
@@ -126,9 +136,7 @@ ROWS: list[Row] = [
     *[
         Row(entry, parameter, [value], InvalidValue, says)
         for entry, parameter in (
-            ("App.workflow", "tags"),
-            ("App.job", "tags"),
-            ("Workflow.options", "tags"),
+            *((entry, "tags") for entry in (*BODIES, *OPTIONS)),
             ("Worker", "queues"),
             ("Worker", "only"),
         )
@@ -149,10 +157,8 @@ ROWS: list[Row] = [
     # lengths of time
     *each(
         {
-            "App.workflow": "timeout",
-            "App.job": "timeout",
-            "App.step": "timeout",
-            "step": "timeout",
+            **dict.fromkeys((*DECLARED, *OPTIONS), "timeout"),
+            "Declared.delay": "delay",
             "step.options": "timeout",
             "Workflow.delay": "delay",
             "Run.result": "timeout",
@@ -176,13 +182,27 @@ ROWS: list[Row] = [
     Row("Worker", "lease", "14s", UsageError, "at least three times heartbeat"),
     Row("Worker", "heartbeat", "0s", UsageError, "at least three times heartbeat"),
     Row("Worker", "poll", "0s", UsageError, "longer than nothing"),
-    Row("App.workflow", "timeout", 10, InvalidDuration, "timeout of 'flow': "),
+    *[Row(entry, "timeout", 10, InvalidDuration, "timeout of 'flow': ") for entry in BODIES],
+    Row("Workflow.options", "timeout", 10, InvalidDuration, "timeout of 'anything': "),
+    Row("Declared.options", "timeout", 10, InvalidDuration, "timeout of 'declared': "),
     Row("App.step", "timeout", 10, InvalidDuration, "timeout of step 'work': "),
     Row("Worker", "grace", 10, InvalidDuration, "grace: "),
     Row("Run.result", "timeout", 10, InvalidDuration, "timeout: "),
     # attempts, back-off, which errors
     *each(dict.fromkeys((*DECLARED, "step.options"), "max_attempts"), NO_ATTEMPTS, DefinitionError),
-    *each({"Workflow.options": "max_attempts"}, NO_ATTEMPTS, DefinitionError),
+    *each(dict.fromkeys(OPTIONS, "max_attempts"), NO_ATTEMPTS, DefinitionError),
+    *[
+        Row(entry, "backoff", value, UsageError, f"it must be constant(…), {kinds}, got {says}")
+        for entry in OPTIONS
+        for kinds in ["linear(…) or exponential(…)"]
+        for value, says in (
+            ("1s", "'1s'"),
+            (10, "10"),
+            (ValueError, "<class 'ValueError'>"),
+            (named, "<function named"),
+            *UNSHOWN,
+        )
+    ],
     *each({"RetryPolicy": "max_attempts"}, NO_ATTEMPTS, DefinitionError),
     *each(
         dict.fromkeys((*DECLARED, "step.options", "RetryPolicy"), "backoff"),
@@ -223,43 +243,49 @@ ROWS: list[Row] = [
         UNSHOWN,
         DefinitionError,
     ),
-    *each({"App.workflow": "function", "App.job": "function"}, UNSHOWN, DefinitionError),
+    *each(dict.fromkeys(BODIES, "function"), UNSHOWN, DefinitionError),
     *each(
         {
-            "App": "ports store",
-            "App.job": "priority description tags",
+            **dict.fromkeys(BODIES, "priority description tags"),
+            **dict.fromkeys(OPTIONS, "priority tags meta"),
+            "App": "ports store services_scope",
+            "App.configure": "workflow job payload_limit",
+            "App.include": "given",
             "App.runs": "status reason limit",
-            "App.workflow": "priority description tags",
+            "Declared.on": "app",
             "Worker": "app crash_cap concurrency",
-            "Workflow.options": "priority tags",
             "step.sync": "function",
         },
         UNSHOWN[:1],
         UsageError,
     ),
     *each(
-        {"App.runs": "limit", "Worker": "queues only", "Workflow.options": "meta priority"},
+        {
+            **dict.fromkeys(OPTIONS, "meta priority"),
+            "App.runs": "limit",
+            "Worker": "queues only",
+        },
         UNSHOWN[1:2],
         UsageError,
     ),
     # priorities, descriptions, tags
     *[
         Row(entry, "priority", value, UsageError, f"whole number of 32 bits, got {value!r}")
-        for entry in ("App.workflow", "App.job", "Workflow.options")
+        for entry in (*BODIES, *OPTIONS)
         for value in (2**31, -(2**31) - 1, "1", 1.0, True)
     ],
     *[
         Row(entry, "description", value, UsageError, f"must be a text, got {value!r}")
-        for entry in ("App.workflow", "App.job")
+        for entry in BODIES
         for value in (7, b"x", ["x"])
     ],
     *[
         Row(entry, "tags", value, UsageError, "tags are a tuple of texts")
-        for entry in ("App.workflow", "App.job", "Workflow.options")
+        for entry in (*BODIES, *OPTIONS)
         for value in ("nightly", {"nightly"}, None, 7)
     ],
     # functions
-    *each({"App.workflow": "function", "App.job": "function"}, NO_FUNCTIONS, DefinitionError),
+    *each(dict.fromkeys(BODIES, "function"), NO_FUNCTIONS, DefinitionError),
     *each({"App.step": "function"}, NO_FUNCTIONS, DefinitionError),
     *each({"step": "function"}, NO_FUNCTIONS[2:], DefinitionError),
     Row(
@@ -270,6 +296,8 @@ ROWS: list[Row] = [
         "made of a plain function, got <class 'int'>",
     ),
     Row("App.workflow", "function", max, DefinitionError, "has no signature to read"),
+    Row("App.step", "function", Fresh(declared_alone), DefinitionError, "made of a plain function"),
+    Row("App.job", "function", Fresh(declared_alone), DefinitionError, "made of a plain function"),
     Row("step", "args", (42,), UsageError, "step('inline', …) takes a function, got 42"),
     Row(
         "step", "args", (Fresh(forgotten),), UsageError, "pass the function and its arguments apart"
@@ -328,6 +356,75 @@ ROWS: list[Row] = [
         for value, says in (("", "must not be empty"), ("a%00b", "must not contain control"))
     ],
     Row("App", "ports", 42, UsageError, "ports are given as Ports(…), got 42"),
+    *[
+        Row("App", "services_scope", value, UsageError, f'is "run" or "process", got {value!r}')
+        for value in ("", "Run", "forever", 7, ["run"], True)
+    ],
+    *[
+        Row("App", "services_scope", value, UsageError, "these services are no factory")
+        for value in ("run", "process")
+    ],
+    *[
+        Row("App", "meta", value, DefinitionError, f"a TypedDict, {others}, got {says}")
+        for others in ["a dataclass, a pydantic model or a msgspec struct"]
+        for value, says in (
+            (None, "None"),
+            (42, "42"),
+            ("RequestMeta", "'RequestMeta'"),
+            (int, "<class 'int'>"),
+            ({"tenant": str}, "{'tenant': <class 'str'>}"),
+            (Order("o", []), "Order(id='o'"),
+            (Fresh(forgotten), "<coroutine object"),
+            *UNSHOWN,
+        )
+    ],
+    *[
+        Row("App.configure", kind, value, UsageError, f'such as {kind}={{"max_attempts": 3}}, got')
+        for kind in ("workflow", "job")
+        for value in (42, "queue", ["queue"], [], named, {1: 2}, Fresh(forgotten))
+    ],
+    *[
+        Row("App.configure", kind, {option: value}, error, says)
+        for kind in ("workflow", "job")
+        for option, value, error, says in (
+            ("retries", 3, DefinitionError, "did you mean 'max_attempts'?"),
+            ("name", "x", DefinitionError, "there is no option 'name'"),
+            ("tags", ("x",), DefinitionError, "there is no option 'tags'"),
+            ("max_attempts", 0, DefinitionError, "got 0"),
+            ("backoff", "1s", DefinitionError, "backoff must be a Backoff"),
+            ("retry_on", int, DefinitionError, "retry_on must be"),
+            ("timeout", 10, InvalidDuration, f"timeout of 'every {kind}': "),
+            ("queue", "", InvalidValue, "must not be empty"),
+            ("priority", "1", UsageError, "whole number of 32 bits, got '1'"),
+        )
+    ],
+    *[
+        Row("App.configure", "payload_limit", value, UsageError, f"number of bytes, got {value!r}")
+        for value in (0, -1, "1", 1.5, True, [1])
+    ],
+    Row("App.configure", "job", {"max_attempts": 3}, AppNotReady, "its defaults are settled"),
+    *[
+        Row("App.include", "given", value, UsageError, f"include(…) takes modules and {says}")
+        for value, says in (
+            (42, "what @workflow, @job and @step of perdure made, got 42"),
+            ("perdure", "what @workflow, @job and @step of perdure made, got 'perdure'"),
+            (b"perdure", "what @workflow, @job and @step of perdure made, got b'perdure'"),
+            (None, "what @workflow, @job and @step of perdure made, got None"),
+            (named, "what @workflow, @job and @step of perdure made, got <function"),
+            ([42], "what @workflow, @job and @step of perdure made, got 42"),
+            (Fresh(forgotten), "what @workflow, @job and @step of perdure made, got <coroutine"),
+        )
+    ],
+    Row("App.include", "given", Fresh(declared_order), DuplicateName, "are named 'order'"),
+    Row("App.include", "given", Fresh(declared_asking), DefinitionError, "asks for services"),
+    Row("App.include", "given", Fresh(both_declared), DuplicateName, "are named 'order'"),
+    *[
+        Row(
+            "Declared.on", "app", value, UsageError, "declared.on(app) says which app is meant, got"
+        )
+        for value in (None, 42, "app", named, RunConflict, Fresh(forgotten))
+    ],
+    Row("Declared.on", "app", Fresh(App), AppNotReady, "write app.include(…) before"),
     Row("App.connect", NO_PARAMETER, "no store", AppNotReady, "this app has no store"),
     *[
         Row("App.runs", "limit", value, UsageError, "a whole number from 1 to 1000, got")
@@ -371,7 +468,8 @@ ROWS: list[Row] = [
     Row("Worker.run_once", NO_PARAMETER, ["ordr"], UnknownDefinition, "did you mean 'order'?"),
     # calls of a definition
     *[
-        Row(f"Workflow.{verb}", parameter, value, InvalidValue, says, f"$.value{path}")
+        Row(f"{made}.{verb}", parameter, value, InvalidValue, says, f"$.value{path}")
+        for made in ("Workflow", "Declared")
         for verb in ("enqueue", "run", "delay")
         for parameter in ("args", "kwargs")
         for value, path, says in NO_PAYLOADS
@@ -412,7 +510,8 @@ ROWS: list[Row] = [
         for verb in ("enqueue", "run", "delay")
     ],
     *[
-        Row("Workflow.enqueue_many", "calls", value, UsageError, "takes an iterable of calls")
+        Row(f"{made}.enqueue_many", "calls", value, UsageError, "takes an iterable of calls")
+        for made in ("Workflow", "Declared")
         for value in (42, None, "calls", b"calls", named)
     ],
     *[
@@ -420,7 +519,8 @@ ROWS: list[Row] = [
         for value in (1, (), ((1,),), (1, {}), ((1,), 2), "ab", None, {"value": 1})
     ],
     *[
-        Row("Workflow.options", "meta", value, UsageError, "meta is a mapping of names to values")
+        Row(entry, "meta", value, UsageError, "meta is a mapping of names to values")
+        for entry in OPTIONS
         for value in (7, "meta", [("a", 1)], Fresh(forgotten))
     ],
     *[
@@ -429,9 +529,14 @@ ROWS: list[Row] = [
         if not isinstance(value, Fresh)
     ],
     Row("Workflow.options", "meta", {1: 2}, InvalidValue, "meta got <int>", "$<key>"),
-    Row("Workflow.options", "id", "taken", RunConflict, "id 'taken' belongs to a run of another"),
+    *[
+        Row(entry, "id", "taken", RunConflict, "id 'taken' belongs to a run of another")
+        for entry in OPTIONS
+    ],
     Row("Workflow.options", "unique_key", "taken", RunConflict, "unique_key 'taken' belongs to"),
     Row("Workflow()", "_", (1,), UsageError, "anything(…) could mean two things"),
+    Row("Declared()", "_", (1,), UsageError, "declared(…) could mean two things"),
+    Row("Declared()", "__", {"value": 1}, UsageError, "await declared.enqueue(…)"),
     Row("Workflow()", "__", {"value": 1}, UsageError, "await anything.enqueue(…)"),
     # runs
     *[
@@ -527,6 +632,11 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("App.workers", NO_PARAMETER): "it takes nothing, and there may be none",
     ("App.close", NO_PARAMETER): "closing one that is not open is harmless",
     ("Context", "*"): "a record that the engine makes for a body",
+    ("Declared", "*"): "made by the decorators",
+    ("Declared.bound_to", "*"): "called by App.include",
+    ("Values", "*"): "a protocol; what a mapping does is its own",
+    ("Values.get", "*"): "a protocol; what a mapping does is its own",
+    ("Values.keys", "*"): "a protocol; what a mapping does is its own",
     ("PerdureError", "*"): "an exception takes anything",
     ("NonRetryable", "*"): "an exception takes anything",
     ("RetryAfter", "delay"): "checked when it is used; tests/unit/test_retry.py",

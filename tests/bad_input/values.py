@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 from pydantic import AwareDatetime, BaseModel, Field
 
+from perdure import Context, job, workflow
 from perdure.defaults import PAYLOAD_LIMIT
 
 
@@ -50,6 +51,35 @@ def forgotten() -> Any:
     """Return a call that nobody awaits; `forget` closes it."""
     _made.append(call())
     return _made[-1]
+
+
+async def alone(value: int) -> int:
+    """Be the body of a declaration."""
+    return value
+
+
+def asking(ctx: Context[int]) -> None:
+    """Ask for services."""
+
+
+def declared_alone() -> Any:
+    """Return a declaration that is in no app."""
+    return workflow(alone)
+
+
+def declared_order() -> Any:
+    """Return a declaration whose name the table's app has already."""
+    return workflow(name="order")(alone)
+
+
+def declared_asking() -> Any:
+    """Return a declaration that needs an app with services."""
+    return job(asking)
+
+
+def both_declared() -> Any:
+    """Return two declarations, of which the first could be taken in."""
+    return [declared_alone(), declared_order()]
 
 
 def forget() -> None:

@@ -236,7 +236,7 @@ class Place:
         return Mortal(self._build(), self.killed)
 
     def life(self, define: Define, **options: Any) -> "Life":
-        """Return an app with its worker; options are the worker's, `services` the app's."""
+        """Return an app with its worker: `services` and `of_app` are the app's options."""
         return Life(self, define, options)
 
     def client(self, define: Define) -> "Life":
@@ -257,8 +257,10 @@ class Life:
     def __init__(self, place: Place, define: Define, options: dict[str, Any] | None) -> None:
         self._place = place
         self.store = place.store()
-        services = None if options is None else options.pop("services", None)
-        self.app = App(self.store, services=services)
+        of_app = {} if options is None else options.pop("of_app", {})
+        if options is not None and "services" in options:
+            of_app = {**of_app, "services": options.pop("services")}
+        self.app = App(self.store, **of_app)
         self.flow = define(self.app)
         self.worker = None if options is None else Worker(self.app, **{"grace": "5s", **options})
         self.is_over = False

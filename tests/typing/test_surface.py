@@ -1,45 +1,204 @@
 """The public surface used once, as users write it; pyright and mypy, both strict, prove it.
 
 ``assert_type`` does nothing at run time: what counts is that the checkers agree, and that the
-lines marked as errors are errors (an unneeded ignore is one, too).
+lines marked as errors are errors (an unneeded ignore is one, too). What is called rightly is also
+executed.
+
+One thing mypy cannot do: where the signature of a body with a context holds an explicit ``Any``, it
+takes the overloads of the decorator for ambiguous and the definition for ``Any``; write ``object``.
 """
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import assert_type
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, TypedDict, assert_type
 
+import msgspec
+from pydantic import BaseModel, Field
+
+import perdure
 from perdure import (
     App,
+    Backoff,
     Context,
+    Declared,
+    NonRetryable,
+    PerdureError,
+    RetryAfter,
+    RetryPolicy,
     Run,
     Status,
+    Step,
+    Values,
     Worker,
+    Workflow,
+    __version__,
     carry,
     constant,
+    exponential,
     gather,
+    job,
+    linear,
     now,
+    random,
     sleep,
     sleep_until,
     step,
     telemetry,
     uuid,
+    workflow,
 )
 from perdure.errors import RunFailed
+from perdure.handle import WorkerEntry
+from perdure.model.records import Count
 
-app = App("memory://")
+# --- what apps are made of ------------------------------------------------------------------------
+
+
+class Greeter(Protocol):
+    """What a body asks for: no more than it needs."""
+
+    @property
+    def greeting(self) -> str:
+        """What to say."""
+        ...
 
 
 @dataclass(frozen=True)
 class Services:
     """What bodies share."""
 
-    greeting: str
+    greeting: str = "Hello"
+    factor: int = 2
 
 
-@app.step(max_attempts=5, timeout="30s", backoff=constant("1s"))
+class Nothing:
+    """Services that greet nobody."""
+
+
+class RequestMeta(TypedDict):
+    """What each call says of its request."""
+
+    request_id: str
+
+
+@dataclass
+class Tenant:
+    """What each call says of its request, as a class."""
+
+    id: int = 0
+
+
+async def make() -> Services:
+    """Make them in the loop."""
+    return Services()
+
+
+async def lend() -> AsyncIterator[Services]:
+    """Make them and clean up."""
+    yield Services()
+
+
+def lend_at_once() -> Iterator[Services]:
+    """Make them and clean up, without the loop."""
+    yield Services()
+
+
+@asynccontextmanager
+async def around() -> AsyncGenerator[Services, None]:
+    """Make them and clean up, as a context manager."""
+    yield Services()
+
+
+app = App("memory://", services=Services())
+others: list[App[Services]] = [
+    App(services=make),
+    App(services=lend, services_scope="process"),
+    App(services=lend_at_once),
+    App(services=around),
+    App(services=Services),
+    App(services=lambda: Services(factor=3)),
+]
+plain = App("memory://")
+typed = App("memory://", services=make, meta=RequestMeta)
+tenants = App(meta=Tenant)
+poor = App(services=Nothing())
+
+app.configure(
+    workflow={"max_attempts": 2, "backoff": constant("1s"), "retry_on": (OSError,)},
+    job={"queue": "jobs", "priority": 3, "timeout": "5m"},
+    payload_limit=1 << 21,
+)
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+class Card(BaseModel):
+    """A pydantic model."""
+
+    kind: Literal["card"] = "card"
+    number: str
+
+
+class Cash(BaseModel):
+    """Another one."""
+
+    kind: Literal["cash"] = "cash"
+    coins: int
+
+
+Payment = Annotated[Card | Cash, Field(discriminator="kind")]
+
+
+@dataclass
+class Line:
+    """A dataclass."""
+
+    item: str
+    price: Decimal
+
+
+class Address(TypedDict):
+    """A typed dictionary."""
+
+    street: str
+
+
+class Parcel(msgspec.Struct, tag=True):
+    """A struct of a tagged union."""
+
+    grams: int
+
+
+class Letter(msgspec.Struct, tag=True):
+    """The other one."""
+
+    pages: int
+
+
+@dataclass
+class Order:
+    """All of them."""
+
+    lines: list[Line]
+    to: Address
+    what: Parcel | Letter
+    at: datetime
+
+
+# --- definitions ----------------------------------------------------------------------------------
+
+
+@app.step(max_attempts=5, timeout="30s", backoff=linear("1s", cap="1m"), retry_on=OSError)
 async def charge(order_id: str, cents: int) -> str:
     """Return a receipt."""
     return f"{order_id}:{cents}"
@@ -54,53 +213,194 @@ def weigh(order_id: str) -> float:
 @step
 async def notify(order_id: str) -> None:
     """Tell somebody."""
+    if not order_id:
+        raise NonRetryable("there is nobody to tell")
+    if order_id == "later":
+        raise RetryAfter("1m")
 
 
-@app.workflow(max_attempts=3)
+class Scale:
+    """A class with a step, and with calls that become steps."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, grams: int) -> int:
+        """Weigh."""
+        return grams * self.factor
+
+    async def read(self, grams: int) -> int:
+        """Weigh later."""
+        return grams + self.factor
+
+
+@app.workflow(max_attempts=3, queue="slow", priority=1, version="1", tags=("orders",))
 async def fulfil(order_id: str, *, cents: int = 1) -> str:
     """Charge and tell."""
     receipt = assert_type(await charge(order_id, cents), str)
     assert_type(await step("weigh", weigh, order_id), float)
     assert_type(await step("upper", str.upper, receipt), str)
+    assert_type(await step("number", int, "3"), int)
+    assert_type(await step("line", Line, "tea", Decimal(2)), Line)
+    assert_type(await step("scale", Scale(2), 500), int)
+    assert_type(await step("read", Scale(2).read, grams=500), int)
+    assert_type(await step("part", partial(charge.function, cents=3), order_id), str)
     assert_type(await step.options(max_attempts=1)("notify", notify, order_id), None)
     child = assert_type(await greet.enqueue(order_id), Run[str])
     assert_type(await child.result(), str)
     assert_type(await gather(child, await greet.enqueue("b")), list[str])
     assert_type(await greet.run("c"), str)
+    assert_type(await hello.enqueue("d"), Run[str])
     await asyncio.to_thread(carry(lambda: None))
-    assert_type(await sleep("1h"), None)
+    assert_type(await sleep("1ms"), None)
     assert_type(await sleep_until(now()), None)
-    return f"{receipt} {now().isoformat()} {uuid()}"
+    return f"{receipt} {now().isoformat()} {uuid()} {random().random()}"
 
 
 @app.job
-async def greet(ctx: Context[Services], name: str) -> str:
+async def greet(ctx: Context[Greeter], name: str) -> str:
     """Greet; the context is no argument of a call."""
+    assert_type(ctx.meta, Values)
+    return f"{ctx.services.greeting}, {name} {ctx.run_id} {ctx.attempt}"
+
+
+@app.job(name="sum", queue="numbers", backoff=exponential("1s", factor=3))
+def add(a: int, b: int = 1) -> int:
+    """Add, in a thread."""
+    return a + step.sync("double", lambda: 0)
+
+
+@app.workflow(description="Everything that can be stored.")
+async def store(order: Order, payment: Payment) -> Order:
+    """Hand the order back."""
+    assert_type(payment, Card | Cash)
+    return order
+
+
+@app.workflow(timeout=None)
+def scaled(ctx: Context[Services], number: int) -> int:
+    """Ask for the class itself."""
+    return number * ctx.services.factor
+
+
+@plain.job
+async def trace(ctx: Context) -> str:
+    """Ask for no services at all."""
+    assert_type(ctx.services, object)
+    return str(ctx.meta["request_id"])
+
+
+@typed.job
+async def trace_typed(ctx: Context[Greeter, RequestMeta]) -> str:
+    """Ask for the meta as the app says it."""
+    return assert_type(ctx.meta["request_id"], str)
+
+
+@typed.job
+async def trace_loosely(ctx: Context[Greeter]) -> str:
+    """Ask for the meta as names and values, which a TypedDict is, too."""
+    return str(ctx.meta.get("request_id", "none")) + str(dict(ctx.meta))
+
+
+@tenants.job(max_attempts=1)
+async def bill(ctx: Context[None, Tenant], cents: int) -> int:
+    """Ask for a meta that is a class."""
+    return ctx.meta.id + cents
+
+
+# --- definitions without an app -------------------------------------------------------------------
+
+
+@job
+async def hello(ctx: Context[Greeter], name: str) -> str:
+    """Greet in whatever app."""
     return f"{ctx.services.greeting}, {name}"
 
 
-@app.job(name="sum", queue="numbers")
-def add(a: int, b: int = 1) -> int:
-    """Add, in a thread."""
-    return a + b
+@workflow(max_attempts=2)
+async def shout(text: str, *, times: int = 1) -> str:
+    """Need nothing."""
+    return text.upper() * times
+
+
+@workflow
+def half(number: int) -> float:
+    """Need nothing, in a thread."""
+    return number / 2
+
+
+app.include(hello, shout, [half], notify)
+typed.include(shout, sys.modules["perdure.workflow"])
+
+
+# --- calls ----------------------------------------------------------------------------------------
 
 
 async def calls() -> None:
     """Call everything rightly."""
+    durable: Step[[str], float] = weigh
+    greeting: Workflow[[str], str] = hello.on(app)
+    declared: Declared[..., str] = shout
     run = assert_type(await fulfil.enqueue("o1", cents=5), Run[str])
     assert_type(await run.status(), Status)
     assert_type(await run.result(timeout="1m"), str)
-    assert_type(await run.cancel(), Status)
+    history = await run.history()
+    assert_type(history.result, str | None)
+    assert_type(history.input["order_id"], Any)
+    await assert_type(await fulfil.delay("10m", "o1"), Run[str]).cancel()
+    chosen = fulfil.options(
+        id="order-7",
+        unique_key="o7",
+        queue="default",
+        priority=1,
+        meta={"request_id": "r1"},
+        tags=("nightly",),
+        max_attempts=2,
+        backoff=Backoff("constant"),
+        timeout="1m",
+    )
+    assert_type(await (await chosen.enqueue("o1")).result(timeout="1m"), str)
+    assert_type(await add.enqueue(1, b=2), Run[int])
+    assert_type(await add.enqueue_many([((1,), {"b": 2})]), list[Run[int] | PerdureError])
+    assert_type(await scaled.run(1), int)
+    assert_type(await greet.enqueue("Ada"), Run[str])
+    assert_type(await greeting.run("Ada"), str)
+    assert_type(await hello.enqueue("Ada"), Run[str])
+    assert_type(await shout.on(app).options(id="s").enqueue("a", times=2), Run[str])
+    assert_type(await shout.delay("1s", "a", times=2), Run[str])
+    assert_type(await half.run(3), float)
+    order = Order([Line("tea", Decimal("1.50"))], {"street": "High"}, Letter(2), now_utc())
+    assert_type(await store.run(order, Cash(coins=1)), Order)
+    assert await (await store.enqueue(order, Card(number="1"))).result(timeout="1m") == order
+    assert_type(await bill.options(meta=Tenant(4)).run(1), int)
+    assert_type(await trace_typed.options(meta=RequestMeta(request_id="r")).run(), str)
+    assert_type(await charge("o1", 5), str)
+    assert_type(weigh("o1"), float)
+    assert_type(await app.get(run.id).result(), Any)
+    assert_type(await fulfil.get(run.id).result(), str)
+    assert_type(await trace_loosely.options(meta={"request_id": "r"}).run(), str)
+    assert_type(await app.runs(status=Status.FAILED, name="fulfil", limit=10), list[Run[Any]])
+    assert_type(await app.counts(by_definition=True), list[Count])
+    assert_type(await app.workers(), list[WorkerEntry])
+    assert_type((await run.why()).sentence, str)
+    assert_type(await retried(greet), Status)
+    assert (fulfil.name, durable.name, declared.name) == ("fulfil", "weigh", "shout")
+    assert RetryPolicy(3, backoff=constant("1s")).max_attempts == int(__version__ != "") + 2
+
+
+def now_utc() -> datetime:
+    """Return an instant."""
+    return datetime.fromtimestamp(0, UTC)
+
+
+async def retried(definition: Workflow[[str], str]) -> Status:
+    """Pause a run and resume it, cancel it, try it again and give it up."""
+    run = await definition.delay("1h", "again")
     assert_type(await run.pause(wait=True), Status)
     assert_type(await run.resume(), Status)
-    assert_type(await fulfil.delay("10m", "o1"), Run[str])
-    assert_type(await fulfil.options(id="order-7", priority=1).enqueue("o1"), Run[str])
-    assert_type(await add.enqueue(1, b=2), Run[int])
-    assert_type(await add.run(1), int)
-    assert_type(await greet.enqueue("Ada"), Run[str])
-    assert_type(await charge("o1", 5), str)
-    async with app, Worker(app, concurrency=10):
-        pass
+    assert_type(await run.cancel(), Status)
+    assert_type(await run.retry(), Status)
+    return await run.cancel(wait=True)
 
 
 @app.on(telemetry.RunFailed)
@@ -129,17 +429,116 @@ async def mistakes() -> None:
     await fulfil.enqueue()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await fulfil.enqueue(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await fulfil.enqueue("o", price=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await fulfil.run()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await fulfil.run(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await fulfil.run("o", price=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await fulfil.delay("1s")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await add.delay("1s", "a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await add.delay("1s", 1, c=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await add.delay(1, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await greet.options(id="x").enqueue()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await greet.options(id="x").enqueue(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await greet.options(id="x").enqueue("a", b=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    greet.options(ident="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    greet.options(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await shout.enqueue(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await shout.on(app).run()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await store.run(Order, Cash(coins=1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await charge("o1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     app.on(telemetry.RunStarted)(alert)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     app.on(RunFailed)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
     fulfil.on(telemetry.WorkerReady)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    await charge("o1", "5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await charge("o1", 5, now=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await step("weigh", weigh)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await step("weigh", weigh, 3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await step("weigh", weigh, "a", b=1)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+    assert_type(await (await add.enqueue(1)).result(), str)  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
+    app.configure(job={"attempts": 3})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    App(services=Services(), services_scope="process")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-def test_the_surface_is_there() -> None:
-    """What is used above exists; the checkers do the rest (`dev.py check`)."""
-    assert calls.__name__ == "calls"
-    assert mistakes.__name__ == "mistakes"
-    assert {definition.name for definition in app.engine.registry} == {"fulfil", "greet", "sum"}
+def misfits() -> None:
+    """Give bodies to apps that lack what they ask for: an error where it is declared."""
+
+    @plain.job  # type: ignore[deprecated]  # pyright: ignore[reportDeprecated]
+    async def needs_services(ctx: Context[Greeter], name: str) -> None: ...
+
+    @poor.job  # type: ignore[deprecated]  # pyright: ignore[reportDeprecated]
+    async def needs_greeting(ctx: Context[Greeter], name: str) -> None: ...
+
+    @app.job  # type: ignore[deprecated]  # pyright: ignore[reportDeprecated]
+    def needs_meta(ctx: Context[Greeter, RequestMeta]) -> None: ...
+
+    @poor.workflow(name="other")  # type: ignore[deprecated]
+    async def with_options(ctx: Context[Greeter], name: str) -> None: ...
+
+    with_options.enqueue("a")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    poor.include(hello)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plain.include(shout, hello)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    tenants.include(shout)
+
+
+# --- tests ----------------------------------------------------------------------------------------
+
+MACHINERY = {
+    *(
+        "bound_to",
+        "definition",
+        "engine",
+        "make",
+        "result_call",
+        "unwrap",
+        "code",
+        "delay",
+        "decide",
+    ),
+    *("look", "next_claim", "claim_answered", "claim_failed", "controlled", "miscounted", "lost"),
+    *(
+        "rescue",
+        "stalled",
+        "kind",
+        "initial",
+        "cap",
+        "jitter",
+        "factor",
+        "retry_on",
+        "keys",
+        "backoff",
+    ),
+}
+"""Public attributes for other layers of the package, and those of values."""
+
+
+async def test_what_is_called_above_works() -> None:
+    """What the checkers accept does what it says."""
+    async with app, Worker(app, concurrency=10, queues=["default", "slow", "jobs", "numbers"]):
+        await calls()
+    async with plain:
+        worker = Worker(plain)
+        run = await trace.options(meta={"request_id": "r"}).enqueue()
+        assert await worker.run_once() == 1
+        assert await run.result() == "r"
+        await worker.start()
+        assert worker.state.value == "working"
+        await worker.stop()
+    await plain.connect()
+    await plain.close()
+
+
+def test_the_whole_surface_is_used() -> None:
+    """Every public name of the package, and every public verb of its classes, stands above."""
+    tree = ast.parse(Path(__file__).read_text("utf-8"))
+    named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert set(perdure.__all__) - named == set()
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    classes = [each for name in perdure.__all__ if isinstance(each := getattr(perdure, name), type)]
+    verbs = {
+        name
+        for each in [*classes, type(step)]
+        for base in each.__mro__
+        if base.__module__.startswith("perdure.")
+        for name in vars(base)
+        if not name.startswith("_")
+    }
+    assert verbs - used - MACHINERY - set(Status.__members__) == set()

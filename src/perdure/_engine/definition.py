@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
+from perdure._engine.services import Held
 from perdure.codec import Arguments, Schema
 from perdure.errors import DefinitionError, UsageError, shown
 from perdure.retry import RetryPolicy
@@ -106,7 +107,8 @@ class Definition:
         version: changes when the code does; see mismatch.
         queue, priority: where its runs wait and in which order, unless a call says otherwise.
         place: file and line, for messages.
-        services: makes the context's services for one run; None where there are none.
+        services: makes the context's services for whoever the text names; None where there is
+            no app to make them.
         description, tags: for people.
     """
 
@@ -120,7 +122,7 @@ class Definition:
     queue: str
     priority: int
     place: str
-    services: Callable[[], Awaitable[Any]] | None
+    services: Callable[[str], Awaitable[Held]] | None
     description: str
     tags: tuple[str, ...]
     _result: Schema[Any] | None = field(default=None, init=False, repr=False)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from perdure._engine.committer import Committer
+from perdure._engine.context import MetaSchema
 from perdure._engine.deadlines import Deadlines
 from perdure._engine.definition import StepSpec
 from perdure._engine.registry import Registry
@@ -57,13 +58,17 @@ class Engine:
     ``controlled`` are told of operators' verbs that were asked for in this process; what others
     asked for arrives with the heartbeat and with every answer of the store. ``hooks`` are told what
     has happened in this process; see :mod:`perdure._engine.telling`. ``stand_in`` is asked, where a
-    test has set it, what to execute in the place of each step.
+    test has set it, what to execute in the place of each step. ``is_used`` becomes true with the
+    first connection or execution: what is configured must be so before.
     """
 
     def __init__(self, store: Store | None, registry: Registry, ports: Ports) -> None:
         self.registry = registry
         self.controlled: list[Callable[[str, Control], None]] = []
         self.payload_limit = PAYLOAD_LIMIT
+        self.meta = MetaSchema()
+        self.is_open = False
+        self.is_used = False
         self.stand_in: StandIn | None = None
         self.hooks = Hooks()
         self._unlog: Callable[[], None] | None = None
@@ -103,6 +108,11 @@ class Engine:
                 "loop that connected it, and in another thread use "
                 "asyncio.run_coroutine_threadsafe(…, loop)"
             )
+
+    def __repr__(self) -> str:
+        where = "without a store" if self._store is None else f"on {self._store.capabilities.name}"
+        names = ", ".join(repr(definition.name) for definition in self.registry)
+        return f"<app {where}: {names or 'no definitions'}>"
 
     @property
     def configured(self) -> Store | None:
@@ -157,12 +167,17 @@ class Engine:
         self.committer.start()
         self.committer.troubled = self._tell_of_trouble
         self._unlog = log_hooks(self.hooks)
+        self.is_open = self.is_used = True
+
+    def tell_ready(self) -> None:
+        """Tell whoever listens that the app can be worked with."""
         if AppReady in self.hooks.kinds:
             self.hooks.tell(AppReady(at=to_datetime(self.store_now())))
 
     async def close(self) -> None:
         """Write what is pending and close the store."""
         self.check_loop()
+        self.is_open = False
         await self.watcher.close()
         try:
             await self.hooks.close()  # first, because listeners may still use the app

@@ -18,6 +18,7 @@ from perdure._engine.calls import culprits, in_pool
 from perdure._engine.committer import refuses_the_value
 from perdure._engine.context import call_options, make_context
 from perdure._engine.definition import Definition, refuse_a_call
+from perdure._engine.services import Held
 from perdure.codec import encode_error
 from perdure.errors import (
     InvalidValue,
@@ -65,6 +66,7 @@ class Executor:
         self.active: dict[str, Activation] = {}
         self._left = left
         self._leaving: set[asyncio.Task[None]] = set()
+        self._held: dict[Activation, Held] = {}
 
     # --- starting ------------------------------------------------------------------------------
 
@@ -78,6 +80,7 @@ class Executor:
             telling.claimed(activation)
         try:
             args, kwargs = definition.arguments.decode(run.input)
+            meta = self.engine.meta.decode(run.meta) if definition.injects else None
         except InvalidValue as error:
             self._settle(activation, self._failed(error, "invalid_input"))
             return
@@ -87,26 +90,24 @@ class Executor:
             log.exception("run could not be started", **_fields(activation))
             self._settle(activation, self._failed(error, "error"))
             return
-        root = activation.begin(self._body(activation, definition, args, kwargs))
+        root = activation.begin(self._body(activation, meta, args, kwargs))
         root.add_done_callback(lambda _: self._ended(activation))
-        if definition.timeout is not None:
+        timeout = _timeout(activation)
+        if timeout is not None:
             activation.deadline = self.engine.deadlines.after(
-                definition.timeout, partial(activation.leave, Leaving.TIMEOUT)
+                timeout, partial(activation.leave, Leaving.TIMEOUT)
             )
 
     def _body(
-        self,
-        activation: Activation,
-        definition: Definition,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, activation: Activation, meta: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Coroutine[Any, Any, Any]:
+        definition = activation.definition
         if not definition.injects:
             if definition.is_async:
                 body: Coroutine[Any, Any, Any] = definition.function(*args, **kwargs)
                 return body
             return self._in_thread(definition, args, kwargs)
-        return self._body_with_context(activation, definition, args, kwargs)
+        return self._body_with_context(activation, meta, args, kwargs)
 
     async def _in_thread(
         self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -116,14 +117,16 @@ class Executor:
         return value
 
     async def _body_with_context(
-        self,
-        activation: Activation,
-        definition: Definition,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, activation: Activation, meta: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        services = await definition.services() if definition.services is not None else None
-        context = make_context(activation.run, services)
+        definition = activation.definition
+        services = None
+        if definition.services is not None:
+            held = await definition.services(f"run {activation.run.run_id} of {definition.name!r}")
+            if held.has_clean_up:
+                self._held[activation] = held
+            services = held.value
+        context = make_context(activation.run, services, meta)
         args, kwargs = definition.arguments.inject(args, kwargs, context)
         if definition.is_async:
             return await definition.function(*args, **kwargs)
@@ -133,7 +136,8 @@ class Executor:
 
     def _ended(self, activation: Activation) -> None:
         """The root task is done: settle at once, or first wait until its branches are gone."""
-        if activation.leaving is None and not activation.left():
+        busy = activation.left() or activation in self._held
+        if activation.leaving is None and not busy:
             self._settle(activation, self._verdict(activation))
         elif activation.leaving is not Leaving.SUSPENDED:
             self._spawn(self._leave(activation))
@@ -141,6 +145,7 @@ class Executor:
     async def _leave(self, activation: Activation) -> None:
         """Wait until nothing of the body is left, then settle."""
         in_time = await activation.unwind()
+        await self._release(activation)
         why = activation.leaving
         if not in_time or (why is not None and _swallowed(activation)):
             self._report_swallowed(activation)
@@ -150,6 +155,14 @@ class Executor:
             log.warning("run lost by this worker; it goes on elsewhere", **_fields(activation))
             return
         self._settle(activation, self._verdict(activation))
+
+    async def _release(self, activation: Activation) -> None:
+        """Clean up the services of a body that has gone, whatever became of it."""
+        held = self._held.pop(activation, None)
+        root = activation.root
+        if held is not None and root is not None:
+            gone = asyncio.CancelledError() if not root.done() or root.cancelled() else None
+            await held.release(gone or root.exception())
 
     def _report_swallowed(self, activation: Activation) -> None:
         error = SwallowedSuspension(
@@ -180,7 +193,7 @@ class Executor:
                     activation,
                     StepTimeout(
                         f"{activation.definition.name!r} took longer than its timeout of "
-                        f"{activation.definition.timeout:g} s"
+                        f"{_timeout(activation):g} s"
                     ),
                     "timeout",
                 )
@@ -311,6 +324,7 @@ class Executor:
         in_time = await activation.unwind()
         if not in_time or _swallowed(activation):
             self._report_swallowed(activation)
+        await self._release(activation)
         self._free(activation)
 
     async def empty(self) -> None:
@@ -333,6 +347,12 @@ def _fields(activation: Activation) -> dict[str, str | None]:
     """Return what every line of the log says of a run."""
     run = activation.run
     return {"run_id": run.run_id, "definition": run.definition, "worker_id": run.worker_id}
+
+
+def _timeout(activation: Activation) -> float | None:
+    """Return how many seconds an attempt may take: the call's word, else the definition's."""
+    chosen = call_options(activation.run).timeout
+    return activation.definition.timeout if chosen is None else chosen
 
 
 def _swallowed(activation: Activation) -> bool:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from perdure._engine.definition import Definition
 from perdure.errors import DuplicateName, UnknownDefinition
 
 
 class Registry:
-    """Definitions by name."""
+    """Definitions by name.
+
+    Attributes:
+        included: the definitions made of declarations that were written without an app.
+    """
 
     def __init__(self) -> None:
         self._definitions: dict[str, Definition] = {}
         self._steps: dict[str, str] = {}
+        self.included: dict[object, Definition] = {}
 
     def add(self, definition: Definition) -> None:
         """Add a definition.
@@ -29,6 +34,22 @@ class Registry:
                 f"{definition.place}; rename one, or pass name=… to its decorator"
             )
         self._definitions[definition.name] = definition
+
+    def add_all(self, definitions: Iterable[Definition], steps: Iterable[tuple[str, str]]) -> None:
+        """Add definitions, and note the names and places of steps: all of them or nothing.
+
+        Raises:
+            DuplicateName: as :meth:`add` and :meth:`add_step`.
+        """
+        before = {**self._definitions}, {**self._steps}
+        try:
+            for definition in definitions:
+                self.add(definition)
+            for name, place in steps:
+                self.add_step(name, place)
+        except DuplicateName:
+            self._definitions, self._steps = before
+            raise
 
     def add_step(self, name: str, place: str) -> None:
         """Note a decorated step's name.

@@ -6,8 +6,9 @@ import json
 from datetime import datetime
 from typing import Any
 
+from perdure._engine.engine import Engine
 from perdure.clock import to_datetime
-from perdure.codec import error_summary
+from perdure.codec import error_summary, schema
 from perdure.handle import FailedAttempt, StepHistory, readable
 from perdure.model.records import History, Micros, RunRecord
 
@@ -37,10 +38,15 @@ def run_fields(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def history_fields(history: History) -> dict[str, Any]:
-    """Return everything that is recorded of a run."""
+def history_fields(history: History, engine: Engine) -> dict[str, Any]:
+    """Return everything that is recorded of a run.
+
+    Args:
+        history: what the store keeps.
+        engine: of the app that it was read with.
+    """
     run = history.run
-    told = readable(history)
+    told = readable(history, engine, schema(Any))
     return {
         **run_fields(run),
         "input": value_of(run.input),

@@ -166,7 +166,7 @@ def load_app(where: str) -> App:
             why=f"it is a {type(found).__name__}, and a perdure.App is needed",
             do=f"the apps of {module_name} are: {_apps_in(module) or 'none'}",
         )
-    return found
+    return found  # pyright: ignore[reportUnknownVariableType] -- an app of whatever services
 
 
 def _imported(name: str, where: str) -> Any:

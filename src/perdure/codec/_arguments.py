@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = ["Arguments"]
 
 _EMPTY: Any = inspect.Parameter.empty
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_ANYTHING = inspect.signature(lambda *args, **kwargs: None)  # noqa: ARG005 -- for its signature
 _ARGS = "*"  # no parameter can be called so
 _KWARGS = "**"
 _NOTHING = b"{}"  # the arguments of a function without parameters: known without looking
@@ -74,20 +76,27 @@ class Arguments:
         function: any callable with a signature.
         skip: says of an annotation that its parameter is injected, and neither stored nor
             counted.
+        anything: a function without a signature, as some builtins are, is one that takes anything.
 
     Raises:
         DefinitionError: it has no signature.
     """
 
     def __init__(
-        self, function: Callable[..., Any], skip: Callable[[Any], bool] | None = None
+        self,
+        function: Callable[..., Any],
+        skip: Callable[[Any], bool] | None = None,
+        *,
+        anything: bool = False,
     ) -> None:
         self.function = function
         self.name: str = getattr(function, "__qualname__", class_of(function).__qualname__)
         try:
             self._signature = inspect.signature(function)
         except (TypeError, ValueError) as error:
-            raise DefinitionError(f"{self.name} has no signature to read: {error}") from error
+            if not anything:
+                raise DefinitionError(f"{self.name} has no signature to read: {error}") from error
+            self._signature = _ANYTHING
         self.takes_any = bool(self._signature.parameters)
         self._skip = skip
         self._namespace = _enclosing_names(function)
@@ -98,9 +107,25 @@ class Arguments:
         """The names of the parameters that the caller of the function fills in itself."""
         return self._plan().injected
 
+    def injected_annotations(self) -> list[Any]:
+        """Return the annotations of the parameters that are injected; builds no shapes.
+
+        Raises:
+            DefinitionError: an annotation names something that does not exist (yet).
+        """
+        skip = self._skip
+        if skip is None:
+            return []
+        hints = self._hints()
+        named = (hints.get(name, _EMPTY) for name in self._signature.parameters)
+        return [hint for hint in named if hint is not _EMPTY and skip(hint)]
+
     @property
     def result(self) -> Schema[Any]:
-        """The schema of the function's return annotation; of any value without one."""
+        """The schema of the function's return annotation; of any value without one.
+
+        A class returns its instances, whatever its ``__init__`` is annotated with.
+        """
         return schema(self._plan().result)
 
     # ---- to bytes and back ----------------------------------------------------------------
@@ -154,13 +179,20 @@ class Arguments:
         plan = self._plan()
         if data == _NOTHING and not plan.parameters:
             return (), {}
-        try:
-            stored: Any = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidValue(f"{self.name}() got arguments that are no JSON: {error}") from error
-        if class_of(stored) is not dict:
-            raise InvalidValue(f"{self.name}() got {kind_of(stored)} where arguments were expected")
-        return self._ready(plan, *self._load(plan, stored))  # pyright: ignore[reportUnknownArgumentType]
+        return self._ready(plan, *self._load(plan, self._stored(data)))
+
+    def named(self, data: bytes) -> dict[str, Any]:
+        """Return stored arguments by the names of their parameters, to be looked at.
+
+        Those of ``*args`` are a tuple under its name; those of ``**kwargs`` stand beside the rest.
+
+        Raises:
+            InvalidValue: they do not fit the signature or an annotation, any more.
+        """
+        bound, rest, others = self._load(self._plan(), self._stored(data))
+        if rest:
+            bound[self._variadic(inspect.Parameter.VAR_POSITIONAL)] = rest
+        return {**bound, **others}
 
     def inject(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any
@@ -275,6 +307,16 @@ class Arguments:
         names = ", ".join(plan.parameters)
         return f"its parameters are ({names})" if names else "it takes none"
 
+    def _stored(self, data: bytes) -> dict[str, Any]:
+        try:
+            stored: Any = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidValue(f"{self.name}() got arguments that are no JSON: {error}") from error
+        if class_of(stored) is not dict:
+            raise InvalidValue(f"{self.name}() got {kind_of(stored)} where arguments were expected")
+        arguments: dict[str, Any] = stored
+        return arguments
+
     def _load(
         self, plan: _Plan, stored: dict[str, Any]
     ) -> tuple[dict[str, Any], tuple[Any, ...], dict[str, Any]]:
@@ -355,7 +397,7 @@ class Arguments:
             injected=tuple(injected),
             rest=variadic.get(inspect.Parameter.VAR_POSITIONAL),
             others=variadic.get(inspect.Parameter.VAR_KEYWORD),
-            result=hints.get("return", _EMPTY),
+            result=_made_by(self.function) or hints.get("return", _EMPTY),
         )
 
     def _shape(self, name: str, parameter: inspect.Parameter, annotation: Any) -> Shape:
@@ -382,6 +424,12 @@ class Arguments:
                 f"an annotation of {self.name}() is not defined: {error}; "
                 "declare or import the class at the top of the module (not under TYPE_CHECKING)"
             ) from error
+
+
+def _made_by(function: Any) -> type | None:
+    while isinstance(function, partial):
+        function = function.func
+    return function if isinstance(function, type) else None
 
 
 def _stored(parameter: inspect.Parameter, shape: Shape) -> _Parameter:

@@ -88,6 +88,10 @@ class Log:
             line = _Line(fact, fields)
             self._logger.log(level, line, exc_info=error, extra=extra, stacklevel=depth + 1)
 
+    def info(self, fact: str, **fields: object) -> None:
+        """Log something that is as it should be, and seldom happens."""
+        self.write(logging.INFO, fact, fields, depth=2)
+
     def warning(self, fact: str, **fields: object) -> None:
         """Log something that is not as it should be, and goes on."""
         self.write(logging.WARNING, fact, fields, depth=2)

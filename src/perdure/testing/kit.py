@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
-from perdure._engine.context import meta_schema
 from perdure._engine.engine import StandIn
 from perdure.app import UNCHANGED, App
 from perdure.clock import to_datetime
@@ -340,7 +339,7 @@ class Kit:
             queue=run.queue,
             priority=run.priority,
             unique_key=run.unique_key,
-            meta={} if run.meta is None else meta_schema.decode(run.meta),
+            meta=self.app.engine.meta.decode(run.meta),
             tags=run.tags,
             parent_id=run.parent_id,
         )

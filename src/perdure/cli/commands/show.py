@@ -37,12 +37,13 @@ def command(
 
     async def work() -> int:
         async with opened(place) as opened_app:
-            store = opened_app.engine.store
+            engine = opened_app.engine
+            store = engine.store
             run_id = await resolve_id(store, id)
             history = await store.history(run_id)
             if history is None:
                 raise RunNotFound(f"run {run_id!r} was removed just now: its retention has ended")
-            told = history_fields(history)
+            told = history_fields(history, engine)
         click.echo(as_json(told) if in_json else "\n\n".join(_sections(told)))
         return ExitCode.OK
 
