@@ -404,6 +404,11 @@ class Definable(Calls[P, R]):
         """Its name, unique in the app."""
         return self._definition.name
 
+    @property
+    def definition(self) -> Definition:
+        """What the engine knows of it."""
+        return self._definition
+
     def get(self, run_id: str) -> Run[R]:
         """Return the handle of a run of this definition by its id, whether or not there is one.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from perdure import App, Context, NonRetryable, carry, constant, exponential, gather, step
 from perdure.testing import Effects
 
-app = App("sqlite:///never-opened.db")
+app = App("sqlite:///never-opened.db", services="nobody")
 ledger = Effects()
 plain: list[str] = []
 

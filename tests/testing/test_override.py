@@ -32,16 +32,16 @@ async def test_the_store_is_swapped_and_put_back():
 
 
 async def test_services_are_swapped():
-    """Also where the app was given none, and by a function; what is left out stays."""
-    app = App("memory://")
+    """Also by a function; what is left out stays."""
+    app = App("memory://", services="well")
     greet = greeter(app)
-    assert await greet.run("a") == "None a"
+    assert await greet.run("a") == "well a"
     with app.override(services=lambda: "hi"):
         assert await greet.run("b") == "hi b"
         with app.override(services="bye"):
             assert await greet.run("c") == "bye c"
         assert await greet.run("d") == "hi d"
-    assert await greet.run("e") == "None e"
+    assert await greet.run("e") == "well e"
 
 
 async def test_a_store_object_is_taken_as_it_is():

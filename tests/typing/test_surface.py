@@ -424,6 +424,12 @@ async def listeners(failed: telemetry.RunFailed) -> None:
     app.on(telemetry.RunStarted)(lambda started: assert_type(started.queued, timedelta))
 
 
+def overridden() -> None:
+    """Let an app stand on something else for a while."""
+    with plain.override(store="memory://", services=Services()) as same:
+        assert same is plain
+
+
 async def mistakes() -> None:
     """Call things wrongly: each line is an error to both checkers."""
     await fulfil.enqueue()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -4,17 +4,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from tests.contract.desk import (
-    DONE,
-    SECOND,
-    START,
-    Desk,
-    ManualClock,
-    child,
-    register,
-    save,
-    timer,
-)
 
 from perdure._runtime.why import Why, why
 from perdure.clock import to_datetime
@@ -31,6 +20,17 @@ from perdure.model.transitions import (
 )
 from perdure.stores.memory import MemoryStore
 from perdure.stores.sqlite import SqliteStore
+from perdure.testing.contract.desk import (
+    DONE,
+    SECOND,
+    START,
+    Desk,
+    ManualClock,
+    child,
+    register,
+    save,
+    timer,
+)
 
 MINUTE = 60 * SECOND
 REFUSED = encode_error(ConnectionError("refused"))

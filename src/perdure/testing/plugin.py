@@ -55,12 +55,12 @@ def make_kit(app: App | str, options: dict[str, Any]) -> Kit:
     return Kit(_found(app) if isinstance(app, str) else app, **options)
 
 
-def _found(place: str) -> App:
+def _found(place: str) -> App[Any, Any]:
     module, _, attribute = place.partition(":")
     found: object = getattr(importlib.import_module(module), attribute or "app", None)
     if not isinstance(found, App):
         raise UsageError(f'{place!r} is no app; write "module:attribute" of a perdure.App')
-    return found
+    return found  # pyright: ignore[reportUnknownVariableType] -- isinstance knows no arguments
 
 
 def is_kit(value: object) -> bool:
