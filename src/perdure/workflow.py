@@ -257,7 +257,9 @@ class Calls(Generic[P, R]):
         data = self._input(bound, args, kwargs)
         scope = scopes.current()
         if scope is None:
-            create = self._transition(bound, data, delay, self._options.id)
+            meta = self._meta(bound)
+            run_id = self._options.id
+            create = self._transition(bound, data, meta, delay=delay, run_id=run_id)
             return self._create(bound, create)
         fingerprint = blake2b(data, digest_size=16).digest()
         site = call_site(3)
@@ -272,13 +274,18 @@ class Calls(Generic[P, R]):
     def _input(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         definition = bound.definition
         data = definition.arguments.encode(args, kwargs)
-        return bound.engine.within_limit(data, f"the input of {definition.name!r}")
+        if len(data) > bound.engine.payload_limit:
+            bound.engine.within_limit(data, f"the input of {definition.name!r}")
+        return data
 
-    def _transition(self, bound: Bound, data: bytes, delay: int, run_id: str | None) -> CreateRun:
+    def _meta(self, bound: Bound) -> bytes | None:
+        meta = bound.engine.meta.encode(self._options.meta)
+        return None if meta is None else bound.engine.within_limit(meta, "meta")
+
+    def _transition(
+        self, bound: Bound, data: bytes, meta: bytes | None, *, delay: int, run_id: str | None
+    ) -> CreateRun:
         definition, options = bound.definition, self._options
-        meta = bound.engine.meta.encode(options.meta)
-        if meta is not None:
-            bound.engine.within_limit(meta, "meta")
         ids = bound.engine.ids
         return CreateRun(
             run_id or ids.run_id(),
@@ -303,10 +310,11 @@ class Calls(Generic[P, R]):
 
     def _child(self, bound: Bound, call: Call, data: bytes, delay: int) -> CreateRun:
         run = call.scope.activation.run
+        meta = self._meta(bound)
         if self._options.id is not None:
-            return self._transition(bound, data, delay, self._options.id)
+            return self._transition(bound, data, meta, delay=delay, run_id=self._options.id)
         run_id = _child_id(run.run_id, run.generation, call.key)
-        create = self._transition(bound, data, delay, run_id)
+        create = self._transition(bound, data, meta, delay=delay, run_id=run_id)
         return msgspec.structs.replace(create, token=child_token(run_id))
 
     @reads_as("enqueue(…) without `await`")
@@ -341,6 +349,7 @@ class Calls(Generic[P, R]):
         bound = self._find(True)
         bound.engine.check_loop()
         submit = bound.engine.committer.submit
+        meta = self._meta(bound)
         results: list[Any] = []
         for number, each in enumerate(calls, 1):
             if number % MAX_BATCH == 0:
@@ -351,7 +360,7 @@ class Calls(Generic[P, R]):
             except PerdureError as error:
                 results.append(error)
                 continue
-            results.append(submit(self._transition(bound, data, 0, None)))
+            results.append(submit(self._transition(bound, data, meta, delay=0, run_id=None)))
         for index, result in enumerate(results):
             if not isinstance(result, PerdureError):
                 try:
@@ -374,11 +383,13 @@ def _check_calls(given: object) -> None:
 
 
 def _checked_call(given: Any, index: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    found = type(given).__name__
     if isinstance(given, tuple | list) and len(given) == 2:  # pyright: ignore[reportUnknownArgumentType]
         args, kwargs = given  # pyright: ignore[reportUnknownVariableType]
+        if type(args) is tuple and type(kwargs) is dict:  # pyright: ignore[reportUnknownArgumentType]
+            return args, kwargs  # pyright: ignore[reportUnknownVariableType]  # 0.5 us less
         if isinstance(args, tuple | list) and isinstance(kwargs, Mapping):
             return tuple(args), kwargs  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    found = type(cast("object", given)).__name__
     raise InvalidValue(
         "each call of enqueue_many is a pair of a tuple of arguments and a mapping, such as "
         f'((1, 2), {{}}) or ((), {{"a": 1}}), got <{found}> at $[{index}]',

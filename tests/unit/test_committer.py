@@ -253,7 +253,7 @@ class LoneBench(Bench):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        for number in range(LONE_AFTER):
+        for number in range(LONE_AFTER + 1):  # the first finds the committer still starting
             await self.committer.submit(create(f"before{number}"))
         assert not self.quick.at_once
         await asyncio.sleep(0)
@@ -279,7 +279,7 @@ async def test_two_writers_share_batches():
 
         await asyncio.gather(write("a"), write("b"))
         assert not bench.quick.at_once
-        sizes = [len(batch) for batch in bench.store.batches[LONE_AFTER:]]
+        sizes = [len(batch) for batch in bench.store.batches[LONE_AFTER + 1 :]]
         assert sizes == [2] * 3 * LONE_AFTER
 
 

@@ -192,7 +192,8 @@ class Committer:
             raise AppNotReady("the app is not connected; use `async with app:`")
         future: asyncio.Future[Outcome] = self._loop.create_future()
         entry = _Entry(transition, future, patient=patient)
-        if not (self._is_lone() and self._write_at_once(entry)):
+        # Where a batch is forming or being written already, it joins that, and asks no more.
+        if self._wake is None or not (self._is_lone() and self._write_at_once(entry)):
             self._pending.append(entry)
             self._wake_up()
         return future
@@ -240,7 +241,7 @@ class Committer:
         if writer != self._lone_writer:
             self._lone_writer = writer
             self._lone = 0
-        return self._lone >= LONE_AFTER and self._at_once < MOST_AT_ONCE and self._wake is not None
+        return self._lone >= LONE_AFTER and self._at_once < MOST_AT_ONCE
 
     def _write_at_once(self, entry: _Entry) -> bool:
         """Write one transition before anything else happens; tell whether it was done."""
