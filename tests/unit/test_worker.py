@@ -1,7 +1,7 @@
 """The worker's life: what it hears while it asks, and how it starts, is lost and stops."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -18,6 +18,7 @@ from perdure.model.transitions import (
     Transition,
 )
 from perdure.stores.memory import MemoryData, MemoryStore
+from tests.engine.places import eventually
 
 LONG = {"poll": "1h", "lease": "1h", "heartbeat": "1m"}
 QUICK = {"poll": "1h", "lease": "1h", "heartbeat": "50ms"}
@@ -44,6 +45,15 @@ class Obstinate(MemoryStore):
             self.asked.set()
             await self.answers.wait()
         return outcomes
+
+
+class Deaf(MemoryStore):
+    """A store that hears nothing of what others change."""
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Listen to nobody."""
+        del callback
+        return lambda: None
 
 
 class Bodies:
@@ -274,3 +284,22 @@ async def test_a_suspect_is_executed_alone_until_its_probation_is_over(
             await until_set(bodies.held)
             assert await (await bodies.quick.enqueue()).result(timeout="20s") == 1
             await held.cancel()
+
+
+async def test_a_worker_that_drains_for_a_suspect_goes_on_to_poll(monkeypatch: pytest.MonkeyPatch):
+    """Where no hint is heard, work of others is found when the worker has drained in vain."""
+    monkeypatch.setattr("perdure._runtime.worker.SUSPECT_PATIENCE", 0.1)
+    monkeypatch.setattr("perdure._runtime.worker.SUSPECT_DRAIN", 0.3)
+    data = MemoryData()
+    store = MemoryStore(data=data)
+    bodies, others = Bodies(Deaf(data=data)), Bodies(store)
+    bodies.may_leave.set()
+    async with bodies.app, others.app:
+        await suspect(others, store)
+        long = await others.hold.enqueue()
+        async with Worker(bodies.app, **{**LONG, "poll": "50ms"}, grace="0s") as worker:
+            await until_set(bodies.held)
+            await eventually(worker._overdue_suspects)
+            quick = await others.quick.enqueue()
+            assert await quick.result(timeout="20s") == 1
+            assert await long.status() is Status.RUNNING

@@ -134,6 +134,32 @@ async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
     raise error
 
 
+def _give_up(call: Call, record: Callable[[], SaveCheckpoint]) -> None:
+    """Record without waiting that the body cancelled a call, unless the body is leaving.
+
+    Nothing of it is kept inside a step, whose next attempt executes it anew.
+    """
+    activation = call.scope.activation
+    if activation.leaving is None and not call.scope.in_step:
+        save = record()
+        activation.journal.given_up.append(call.key)
+        committed = activation.engine.committer.submit(save, patient=True)
+        committed.add_done_callback(_retrieve)
+        if activation.engine.hooks.of_steps:
+            telling.when_saved(activation, save, committed)
+
+
+async def _is_over(call: Call) -> bool:
+    """Replay a wait that was over, in its turn; tell whether it was. One given up waits so."""
+    record = call.record
+    if record is None or record.outcome is StepOutcome.PENDING:
+        return False
+    if record.outcome is StepOutcome.CANCELLED:
+        await _until_given_up(call)
+    await _give(call, moment_of(record), record)
+    return True
+
+
 async def _until_given_up(call: Call) -> NoReturn:
     """Do nothing until the body gives the call up, as it did when that was recorded."""
     await call.scope.activation.check(call, in_step=call.scope.in_step)
@@ -327,17 +353,7 @@ class _Execution:
         return await value if inspect.isawaitable(value) else value
 
     def _given_up(self) -> None:
-        """The body cancelled the step: record it without waiting, unless the body is leaving.
-
-        Nothing of it is kept inside another step, whose next attempt executes it anew.
-        """
-        if self.activation.leaving is None and not self.call.scope.in_step:
-            checkpoint = self._checkpoint(StepOutcome.CANCELLED, None)
-            self.activation.journal.given_up.append(self.call.key)
-            committed = self.engine.committer.submit(checkpoint, patient=True)
-            committed.add_done_callback(_retrieve)
-            if self.engine.hooks.of_steps:
-                telling.when_saved(self.activation, checkpoint, committed)
+        _give_up(self.call, lambda: self._checkpoint(StepOutcome.CANCELLED, None))
 
     def _delay_after(self, error: Exception) -> Micros | None:
         return self.spec.policy.decide(error, self.tries, self.engine.rng)
@@ -560,13 +576,9 @@ async def sleep(call: Call, delay: Micros) -> None:
         call: the durable call.
         delay: from now; counted by the store's clock from the moment of recording.
     """
-    recorded = call.record
-    if recorded is not None and recorded.outcome is StepOutcome.CANCELLED:
-        await _until_given_up(call)
-    if recorded is not None and recorded.outcome is not StepOutcome.PENDING:
-        await _give(call, moment_of(recorded), recorded)
+    if await _is_over(call):
         return
-    scope = here(call)
+    recorded, scope = call.record, here(call)
     activation = scope.activation
     await activation.check(call, in_step=call.scope.in_step)
     if recorded is None or recorded.tries == 0:  # given up by an attempt of the run that failed
@@ -578,10 +590,7 @@ async def sleep(call: Call, delay: Micros) -> None:
     try:
         await activation.wait(scope.branch, condition)
     except asyncio.CancelledError:
-        if activation.leaving is None and not call.scope.in_step:
-            activation.journal.given_up.append(call.key)
-            given_up = _slept(call, StepOutcome.CANCELLED, started_at)
-            activation.engine.committer.submit(given_up, patient=True).add_done_callback(_retrieve)
+        _give_up(call, lambda: _slept(call, StepOutcome.CANCELLED, started_at))
         raise
     activation.begin_work()
     try:
@@ -767,12 +776,9 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
     Raises:
         RunNotFound: there is no such run.
     """
-    recorded = call.record
-    if recorded is not None and recorded.outcome is StepOutcome.CANCELLED:
-        await _until_given_up(call)
-    if recorded is not None and recorded.outcome is not StepOutcome.PENDING:
-        await _give(call, moment_of(recorded), recorded)
-        return _ending_decoder.decode(recorded.value or b"null")
+    if await _is_over(call):
+        assert call.record is not None
+        return _ending_decoder.decode(call.record.value or b"null")
     scope = here(call)
     activation = scope.activation
     await activation.check(call, in_step=call.scope.in_step)
@@ -782,10 +788,7 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
     try:
         ending = await activation.wait(scope.branch, end_of(run_id, join))
     except asyncio.CancelledError:
-        if activation.leaving is None and not call.scope.in_step:
-            given_up = _awaited(call, run_id, StepOutcome.CANCELLED, None, started_at)
-            activation.journal.given_up.append(call.key)
-            activation.engine.committer.submit(given_up, patient=True).add_done_callback(_retrieve)
+        _give_up(call, lambda: _awaited(call, run_id, StepOutcome.CANCELLED, None, started_at))
         raise
     assert ending is not None, "a wait for a run ends with its ending"
     outcome = StepOutcome.OK if ending.status == "completed" else StepOutcome.ERROR

@@ -92,7 +92,7 @@ class Executor:
             return
         root = activation.begin(self._body(activation, meta, args, kwargs))
         root.add_done_callback(lambda _: self._ended(activation))
-        timeout = definition.timeout if run.options is None else _timeout(activation)
+        timeout = _timeout(activation)
         if timeout is not None:
             activation.deadline = self.engine.deadlines.after(
                 timeout, partial(activation.leave, Leaving.TIMEOUT)

@@ -412,6 +412,8 @@ class Worker:
         idle = self._free == self.concurrency
         overdue = self._overdue_suspects()
         if overdue and not idle:
+            if self._poll_timer is None:
+                self._look_later(None)  # no answer of a claim will set the next look
             return None
         self._claiming = True
         # The answer sets the next poll. This one would be taken for a hint meanwhile, and where

@@ -11,10 +11,47 @@ from perdure.cli._failures import ExitCode, Failure, print_failure
 from perdure.cli._ids import resolve_id
 from perdure.cli._meanings import meaning_of, perform
 from perdure.cli._output import as_json, escape, status_text
-from perdure.cli._places import Place, opened
+from perdure.cli._places import Place, opened, place_of_store, place_options, settings_of
 from perdure.errors import PerdureError
 from perdure.handle import Run
 from perdure.model.records import Status
+
+_SEVERAL = """Each ID may be the beginning of an id. Of several, some may fail: then the exit code
+is 7."""
+
+
+def command_on_runs(
+    name: str,
+    text: str,
+    act: Callable[[Run[Any], bool], Awaitable[Status]],
+    *,
+    short_help: str,
+    wait_help: str | None = None,
+) -> click.Command:
+    """Return a command that does one thing to the runs that are named.
+
+    Args:
+        name: of the command.
+        text: its help; what all of them have in common is added.
+        act: what it does to a run, told whether to wait.
+        short_help: for the list of commands.
+        wait_help: of its option ``--wait``; None where it has none.
+    """
+
+    def command(
+        context: click.Context, /, *, ids: tuple[str, ...], in_json: bool, **options: Any
+    ) -> int:
+        wait = bool(options.pop("wait", False))
+        place = place_of_store(settings_of(context, **options))
+        return control(place, ids, lambda run: act(run, wait), in_json=in_json)
+
+    made: Any = click.pass_context(command)
+    made = click.option("--json", "in_json", is_flag=True, help="Print one JSON list.")(made)
+    if wait_help is not None:
+        made = click.option("--wait", is_flag=True, help=wait_help)(made)
+    made = click.argument("ids", nargs=-1, required=True, metavar="ID...")(place_options(made))
+    whole = f"{text}\n\n{_SEVERAL}"
+    return click.command(name, help=whole, short_help=short_help)(made)
 
 
 def control(

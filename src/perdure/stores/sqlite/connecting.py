@@ -24,7 +24,7 @@ _OLDEST: Final = (3, 33)  # knows UPDATE FROM
 _SMALLEST: Final = 512  # bytes of a database with one page of the smallest size
 _LONGEST_LOG: Final = 16 << 20  # bytes that it keeps after a transaction that made it longer
 _CHECKPOINT: Final = 1_000  # pages of the log after which it is copied back
-_LONG_LOG: Final = _CHECKPOINT * (4_096 + 24) + 32
+_LONG_LOG: Final = 32 + _CHECKPOINT * (24 + 4_096)  # bytes: its header, a header and a page each
 _CACHE_KIB = 2_000  # of pages in memory a connection: an idle worker is to stay small
 _SCHEMA = resources.files("perdure.stores.sqlite").joinpath("schema.sql")
 

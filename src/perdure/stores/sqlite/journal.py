@@ -121,9 +121,9 @@ class Journal:
                 raise NotQuick
             lengthen_log(self._connection, self._path)
         self._batches += 1
-        creates = [one for one in batch if type(one) is CreateRun]
-        if len(creates) == len(batch):
-            applied = self._create_plainly(creates)
+        if type(batch[0]) is CreateRun:
+            creates = [one for one in batch if type(one) is CreateRun]
+            applied = self._create_plainly(creates) if len(creates) == len(batch) else None
             if applied is not None:
                 return applied
         try:
