@@ -1,7 +1,7 @@
 """Ten planted bugs: the classic mistakes of home-made engines, each as a patch of this process.
 
 The simulation must find every one of them. Each entry says what is planted and which promises it
-should break; they patch the memory store's journal, the state machine or the engine.
+should break; they patch the memory store's verbs, the state machine or the engine.
 """
 
 import asyncio
@@ -18,9 +18,10 @@ from perdure._engine.journal import Journal as Records
 from perdure.errors import NotApplied, OutcomeUnknown
 from perdure.model import lifecycle
 from perdure.model.records import Grant, Status
-from perdure.model.transitions import Beaten
-from perdure.stores import _journal
-from perdure.stores._journal import Journal
+from perdure.model.transitions import Beaten, Heartbeat, RescueWorker, Settle
+from perdure.stores.memory import claims, runs, workers
+from perdure.stores.memory.journal import VERBS
+from perdure.stores.memory.space import Space
 
 APART = 5_000
 """Microseconds between two claims that read the same rows in :func:`split_claim`."""
@@ -29,23 +30,23 @@ APART = 5_000
 @contextmanager
 def no_fence_on_checkpoint() -> Iterator[None]:
     """A checkpoint is accepted for whoever names the run, whatever its grant."""
-    with patch.object(_journal, "_is_newest", lambda run, grant: True):
+    with patch.object(runs, "is_newest", lambda run, grant: True):
         yield
 
 
 @contextmanager
 def no_fence_on_finish() -> Iterator[None]:
     """A settle ends the present claim, whoever sent it."""
-    settle = Journal._settle
+    settle = runs.settle
 
-    def unfenced(self: Journal, asked: Any, now: int) -> Any:
-        row = self.rows.get(asked.grant.run_id)
+    def unfenced(space: Space, asked: Any, now: int) -> Any:
+        row = space.rows.get(asked.grant.run_id)
         if row is not None and row.run.status is Status.RUNNING:
             current = Grant(row.run.run_id, row.run.epoch, row.run.grant)
             asked = replace(asked, grant=current)
-        return settle(self, asked, now)
+        return settle(space, asked, now)
 
-    with patch.object(Journal, "_settle", unfenced):
+    with patch.dict(VERBS, {Settle: unfenced}):
         yield
 
 
@@ -53,22 +54,22 @@ def no_fence_on_finish() -> Iterator[None]:
 def renew_ignoring_epoch() -> Iterator[None]:
     """A worker that was rescued renews its lost lease: it stays known, and what it held is not
     fenced any more, although others have claimed it since."""
-    heartbeat, rescue, is_newest = Journal._heartbeat, Journal._rescue, _journal._is_newest
+    heartbeat, rescue, is_newest = workers.heartbeat, workers.rescue, runs.is_newest
     lost: dict[str, set[tuple[str, int]]] = {}
     revived: set[tuple[str, int]] = set()
 
-    def remember(self: Journal, asked: Any, now: int) -> Any:
-        worker = self.workers.get(asked.worker_id)
+    def remember(space: Space, asked: Any, now: int) -> Any:
+        worker = space.workers.get(asked.worker_id)
         held = [] if worker is None else worker.in_order()
         pairs = {(row.run.run_id, row.run.epoch) for row in held}
-        answer = rescue(self, asked, now)
-        if asked.worker_id not in self.workers:
+        answer = rescue(space, asked, now)
+        if asked.worker_id not in space.workers:
             lost.setdefault(asked.worker_id, set()).update(pairs)
         return answer
 
-    def renew(self: Journal, asked: Any, now: int) -> Any:
+    def renew(space: Space, asked: Any, now: int) -> Any:
         if asked.worker_id not in lost:
-            return heartbeat(self, asked, now)
+            return heartbeat(space, asked, now)
         revived.update(lost[asked.worker_id])
         return Beaten(known=True, beat=1, held=len(lost[asked.worker_id]))
 
@@ -76,9 +77,8 @@ def renew_ignoring_epoch() -> Iterator[None]:
         return is_newest(run, grant) or (grant.run_id, grant.epoch) in revived
 
     with (
-        patch.object(Journal, "_rescue", remember),
-        patch.object(Journal, "_heartbeat", renew),
-        patch.object(_journal, "_is_newest", relaxed),
+        patch.dict(VERBS, {RescueWorker: remember, Heartbeat: renew}),
+        patch.object(runs, "is_newest", relaxed),
     ):
         yield
 
@@ -87,24 +87,24 @@ def renew_ignoring_epoch() -> Iterator[None]:
 def split_claim() -> Iterator[None]:
     """A claim reads what is queued and marks it later, without comparing: two workers that claim
     within :data:`APART` are given the same runs."""
-    give = Journal._give
-    read: dict[Journal, tuple[int, str, list[Any]]] = {}
+    give = claims._give
+    read: dict[Space, tuple[int, str, list[Any]]] = {}
 
-    def twice(self: Journal, claim: Any, now: int) -> list[Any]:
-        at, worker_id, rows = read.get(self, (0, "", []))
+    def twice(space: Space, claim: Any, now: int) -> list[Any]:
+        at, worker_id, rows = read.get(space, (0, "", []))
         if worker_id != claim.worker_id and now - at <= APART:
             stale = [row for row in rows if row.run.status is Status.RUNNING][: claim.limit]
             for row in stale:
-                self._release(row.run)
+                space.release(row.run)
                 lifecycle.claim(row.run, claim.worker_id, claim.token, now)
-                self._index(row, now)
+                space.index(row, now)
             if stale:
                 return stale
-        given = give(self, claim, now)
-        read[self] = (now, claim.worker_id, given)
+        given = give(space, claim, now)
+        read[space] = (now, claim.worker_id, given)
         return given
 
-    with patch.object(Journal, "_give", twice):
+    with patch.object(claims, "_give", twice):
         yield
 
 
@@ -125,8 +125,8 @@ def epoch_not_raised() -> Iterator[None]:
 def checkpoint_overwrites() -> Iterator[None]:
     """The newest checkpoint under an identity replaces the one that is recorded."""
     with (
-        patch.object(_journal, "_is_final", lambda recorded: False),
-        patch.object(_journal, "_is_same_try", lambda recorded, save: False),
+        patch.object(runs, "is_final", lambda recorded: False),
+        patch.object(runs, "is_same_try", lambda recorded, save: False),
     ):
         yield
 

@@ -13,7 +13,7 @@ from perdure._engine.committer import LONE_AFTER, MOST_AT_ONCE, Committer
 from perdure.clock import SystemClock
 from perdure.errors import AppNotReady, NotApplied, OutcomeUnknown, StoreCorrupt, StoreFull
 from perdure.model.transitions import Claim, Claimed, Created, CreateRun, Outcome, Transition
-from perdure.stores.memory import MemoryStore
+from perdure.stores.memory import MemoryStore, journal
 
 
 class Impatient(SystemClock):
@@ -241,7 +241,7 @@ class Quick(Faulty):
         if self.errors:
             raise self.errors.pop(0)
         self.at_once.append(list(batch))
-        return self.data.journals[self.namespace].apply(batch, self.data.clock.now())
+        return journal.apply(self.data.spaces[self.namespace], batch, self.data.clock.now())
 
 
 class LoneBench(Bench):

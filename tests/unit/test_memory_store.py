@@ -76,7 +76,7 @@ async def test_nothing_is_kept_of_what_is_over():
     for n in range(3):
         await desk.create(f"r{n}", unique_key=f"u{n}")
         await desk.settle(await desk.claim_one(f"r{n}"))
-    journal = data.journals["default"]
-    assert journal._unique == {}
-    assert journal._waiters == {}
-    assert journal.workers["w"].held == {}
+    space = data.spaces["default"]
+    assert space.unique == {}
+    assert space._waiters == {}
+    assert space.workers["w"].held == {}

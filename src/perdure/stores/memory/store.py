@@ -1,7 +1,7 @@
-"""The store in memory: one lock, a clock and hints around a journal of dictionaries.
+"""The store in memory: one lock, a clock and hints around the dictionaries of a namespace.
 
-For tests, simulations and reading; nothing survives the process. What the transitions do is in
-:mod:`perdure.stores._journal`.
+For tests, simulations and reading; nothing survives the process. What the transitions do stands in
+the modules beside this one, named after the verbs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from perdure.model.records import (
 )
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
-from perdure.stores._journal import Journal
+from perdure.stores.memory import journal, reads
+from perdure.stores.memory.space import Space
 
 
 class MemoryData:
-    """What the stores of one simulated machine share: a journal for each namespace.
+    """What the stores of one simulated machine share: a space for each namespace.
 
     Args:
         clock: the clock of the stores that name none of their own.
@@ -40,7 +41,7 @@ class MemoryData:
         self.clock: Clock = SystemClock() if clock is None else clock
         self.departed = departed
         self.lock = threading.Lock()
-        self.journals: dict[str, Journal] = {}
+        self.spaces: dict[str, Space] = {}
         self.listeners: list[_Listener] = []
 
 
@@ -96,7 +97,7 @@ class MemoryStore:
     async def open(self) -> None:
         """Be ready; nothing is read or written."""
         with self.data.lock:
-            self.data.journals.setdefault(self.namespace, Journal())
+            self.data.spaces.setdefault(self.namespace, Space())
         self._is_open = True
 
     async def plan(self) -> list[str]:
@@ -105,7 +106,7 @@ class MemoryStore:
 
     async def damage(self) -> list[str]:
         """Return nothing: there are no data that could be damaged."""
-        self._journal()
+        self._space()
         return []
 
     async def close(self) -> None:
@@ -122,10 +123,10 @@ class MemoryStore:
 
     async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
         """Apply transitions; see :meth:`perdure.store.Store.apply`."""
-        journal = self._journal()
+        space = self._space()
         with self.data.lock:
-            outcomes = journal.apply(batch, self._clock.now())
-            hint, journal.hint = journal.hint, False
+            outcomes = journal.apply(space, batch, self._clock.now())
+            hint, space.hint = space.hint, False
             listeners = list(self.data.listeners) if hint else []
         for listener in listeners:
             if listener.store is not self and listener.store.namespace == self.namespace:
@@ -137,40 +138,40 @@ class MemoryStore:
 
     async def get(self, run_id: str) -> RunRecord | None:
         """Return the run, or None."""
-        journal = self._journal()
+        space = self._space()
         with self.data.lock:
-            row = journal.rows.get(run_id)
+            row = space.rows.get(run_id)
             return None if row is None else copy(row.run)
 
     async def endings(self, run_ids: Iterable[str]) -> dict[str, Ending]:
         """Return how those of the named runs ended that are terminal."""
-        journal = self._journal()
+        space = self._space()
         with self.data.lock:
-            return journal.endings(run_ids)
+            return reads.endings(space, run_ids)
 
     async def history(self, run_id: str) -> History | None:
         """Return everything kept of a run."""
-        journal = self._journal()
+        space = self._space()
         with self.data.lock:
-            return journal.history(run_id)
+            return reads.history(space, run_id)
 
     async def list_runs(self, query: RunQuery) -> list[RunRecord]:
         """Return the runs that match, newest first."""
-        journal = self._journal()
+        space = self._space()
         with self.data.lock:
-            return journal.list_runs(query)
+            return reads.list_runs(space, query)
 
     async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
         """Return how many runs there are of each status."""
-        journal = self._journal()
+        space = self._space()
         with self.data.lock:
-            return journal.counts(by_definition=by_definition, by_queue=by_queue)
+            return reads.counts(space, by_definition=by_definition, by_queue=by_queue)
 
     async def workers(self) -> list[WorkerRecord]:
         """Return the registered workers in order of registration."""
-        journal = self._journal()
+        space = self._space()
         with self.data.lock:
-            return [worker.record for worker in journal.workers.values()]
+            return [worker.record for worker in space.workers.values()]
 
     async def now(self) -> Micros:
         """Return the store's time."""
@@ -186,7 +187,7 @@ class MemoryStore:
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back in this loop at hints of the other stores on the same data and namespace."""
-        self._journal()
+        self._space()
         listener = _Listener(self, asyncio.get_running_loop(), callback)
         with self.data.lock:
             self.data.listeners.append(listener)
@@ -199,10 +200,10 @@ class MemoryStore:
 
         return stop
 
-    def _journal(self) -> Journal:
+    def _space(self) -> Space:
         if not self._is_open:
             raise StoreClosed(f"the memory store of namespace {self.namespace!r} is not open")
-        return self.data.journals[self.namespace]
+        return self.data.spaces[self.namespace]
 
 
 def _release_nothing() -> None:

@@ -1,0 +1,51 @@
+"""Applying batches to one namespace: the contract's transitions, readable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from perdure.model.records import Micros
+from perdure.model.transitions import (
+    CancelRun,
+    Claim,
+    CreateRun,
+    GiveBack,
+    Heartbeat,
+    Outcome,
+    PauseRun,
+    RegisterWorker,
+    RescueWorker,
+    ResumeRun,
+    RetireWorker,
+    RetryRun,
+    SaveCheckpoint,
+    Settle,
+    Transition,
+)
+from perdure.stores.memory import claims, operators, runs, workers
+from perdure.stores.memory.space import Space
+
+VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
+    SaveCheckpoint: runs.save,
+    Settle: runs.settle,
+    CreateRun: runs.create,
+    Claim: claims.claim,
+    Heartbeat: workers.heartbeat,
+    CancelRun: operators.cancel,
+    PauseRun: operators.pause,
+    ResumeRun: operators.resume,
+    RetryRun: operators.retry,
+    RegisterWorker: workers.register,
+    RetireWorker: workers.retire,
+    RescueWorker: workers.rescue,
+    GiveBack: workers.give_back,
+}
+
+
+def apply(space: Space, batch: Sequence[Transition], now: Micros) -> list[Outcome]:
+    """Apply a batch: in the order given, claims last."""
+    outcomes: dict[int, Outcome] = {}
+    for index in sorted(range(len(batch)), key=lambda i: isinstance(batch[i], Claim)):
+        outcomes[index] = VERBS[type(batch[index])](space, batch[index], now)
+    return [outcomes[index] for index in range(len(batch))]

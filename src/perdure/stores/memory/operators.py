@@ -1,0 +1,105 @@
+"""What an operator does to a run: cancel, pause, resume, retry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+
+from msgspec.structs import replace
+
+from perdure.model import lifecycle
+from perdure.model.records import Audit, Micros, Status
+from perdure.model.transitions import (
+    CancelRun,
+    Controlled,
+    Missing,
+    PauseRun,
+    Refused,
+    ResumeRun,
+    RetryRun,
+)
+from perdure.stores.memory.runs import reopen
+from perdure.stores.memory.space import Row, Space
+
+
+def cancel(space: Space, asked: CancelRun, now: Micros) -> Controlled | Refused | Missing:
+    """An operator cancels a run."""
+    return _operate(space, "cancel", asked, lambda row: lifecycle.cancel(row.run, asked, now), now)
+
+
+def pause(space: Space, asked: PauseRun, now: Micros) -> Controlled | Refused | Missing:
+    """An operator pauses a run."""
+    return _operate(space, "pause", asked, lambda row: lifecycle.pause(row.run, asked, now), now)
+
+
+def resume(space: Space, asked: ResumeRun, now: Micros) -> Controlled | Refused | Missing:
+    """An operator lets a paused run go on."""
+
+    def decide(row: Row) -> Controlled | Refused:
+        shift = lifecycle.paused_for(row.run, now)
+        outcome = lifecycle.resume(row.run, asked, now)
+        if isinstance(outcome, Controlled):
+            _shift(row, shift)
+        return outcome
+
+    return _operate(space, "resume", asked, decide, now)
+
+
+def retry(space: Space, asked: RetryRun, now: Micros) -> Controlled | Refused | Missing:
+    """An operator tries a failed or cancelled run again."""
+    row = space.rows.get(asked.run_id)
+    if row is None:
+        return Missing(asked.run_id)
+    if asked.request_id in row.audit:
+        return Controlled(row.run.status)
+    before = copy(row.run)
+    if before.status in {Status.FAILED, Status.CANCELLED} and before.unique_key is not None:
+        taken_by = space.unique.get((before.definition, before.unique_key))
+        if taken_by is not None:
+            return Refused(asked.run_id, before.status, f"unique_key is held by {taken_by!r}")
+    outcome = lifecycle.retry(row.run, asked, now)
+    if isinstance(outcome, Controlled):
+        ended_at = now if before.finished_at is None else before.finished_at
+        row.attempts.append(
+            lifecycle.attempt_row(before, str(before.status), before.error, ended_at)
+        )
+        reopen(row, lifecycle.decode_keys(before.culprits), now)
+        row.audit[asked.request_id] = Audit(asked.request_id, asked.run_id, "retry", now)
+        space.take_unique_key(row.run)
+        space.unfulfil(asked.run_id)
+        space.index(row, now)
+    return outcome
+
+
+def _operate(
+    space: Space,
+    action: str,
+    asked: CancelRun | PauseRun | ResumeRun,
+    decide: Callable[[Row], Controlled | Refused],
+    now: Micros,
+) -> Controlled | Refused | Missing:
+    """Do what an operator asks of a run, unless it was done, and keep an audit row."""
+    row = space.rows.get(asked.run_id)
+    if row is None:
+        return Missing(asked.run_id)
+    if asked.request_id in row.audit:
+        return Controlled(row.run.status)
+    outcome = decide(row)
+    if isinstance(outcome, Controlled):
+        row.audit[asked.request_id] = Audit(asked.request_id, asked.run_id, action, now)
+        space.hint = True
+        space.index(row, now)
+        space.wake_if_fulfilled(row, now)
+        return Controlled(row.run.status)
+    return outcome
+
+
+def _shift(row: Row, shift: Micros) -> None:
+    """Move everything that is due by so much."""
+    row.waits = tuple(
+        wait if wait.due_at is None else replace(wait, due_at=wait.due_at + shift)
+        for wait in row.waits
+    )
+    for identity, recorded in row.checkpoints.items():
+        if identity[0] == row.run.generation and recorded.due_at is not None:
+            row.checkpoints[identity] = replace(recorded, due_at=recorded.due_at + shift)

@@ -1,0 +1,88 @@
+"""Reads of one namespace."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from copy import copy
+
+from perdure.model.records import (
+    Count,
+    Ending,
+    History,
+    RunQuery,
+    RunRecord,
+    ascii_lower,
+    count_order,
+)
+from perdure.stores.memory.space import Space
+
+
+def endings(space: Space, run_ids: Iterable[str]) -> dict[str, Ending]:
+    """Return how those of the named runs ended that are terminal."""
+    ended = (space.rows[run_id].run for run_id in run_ids if space.is_terminal(run_id))
+    return {
+        run.run_id: Ending(run.run_id, run.status, run.result, run.error, run.reason)
+        for run in ended
+    }
+
+
+def history(space: Space, run_id: str) -> History | None:
+    """Return everything kept of a run."""
+    row = space.rows.get(run_id)
+    if row is None:
+        return None
+    return History(
+        run=copy(row.run),
+        attempts=tuple(row.attempts),
+        checkpoints=tuple(row.checkpoints.values()),
+        waits=row.waits,
+        audit=tuple(row.audit.values()),
+    )
+
+
+def list_runs(space: Space, query: RunQuery) -> list[RunRecord]:
+    """Return the runs that match, newest first."""
+    page: list[RunRecord] = []
+    for row in reversed(space.rows.values()):
+        if len(page) >= query.limit:
+            break
+        if _matches(row.run, query):
+            page.append(copy(row.run))
+    return page
+
+
+def counts(space: Space, *, by_definition: bool, by_queue: bool) -> list[Count]:
+    """Return how many runs there are of each status."""
+    found = Counter(
+        (
+            row.run.definition if by_definition else None,
+            row.run.queue if by_queue else None,
+            row.run.status,
+        )
+        for row in space.rows.values()
+    )
+    counts = [Count(status, name, queue, runs) for (name, queue, status), runs in found.items()]
+    return sorted(counts, key=count_order)
+
+
+def _matches(run: RunRecord, query: RunQuery) -> bool:
+    return (
+        (not query.statuses or run.status in query.statuses)
+        and (not query.definitions or run.definition in query.definitions)
+        and (query.reason is None or run.reason == query.reason)
+        and (query.parent_id is None or run.parent_id == query.parent_id)
+        and (query.queue is None or run.queue == query.queue)
+        and (query.unique_key is None or run.unique_key == query.unique_key)
+        and (query.tag is None or query.tag in run.tags)
+        and (query.created_after is None or run.created_at >= query.created_after)
+        and (query.created_before is None or run.created_at < query.created_before)
+        and (query.text is None or _mentions(run, ascii_lower(query.text)))
+        and (query.id_prefix is None or run.run_id.startswith(query.id_prefix))
+        and (query.before is None or run.seq < query.before)
+    )
+
+
+def _mentions(run: RunRecord, lowered: str) -> bool:
+    texts = (run.run_id, run.definition, run.unique_key or "", *run.tags)
+    return any(lowered in ascii_lower(text) for text in texts)

@@ -1,0 +1,136 @@
+"""Transitions by which runs begin, record and end a claim: create, save, settle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import copy
+
+from msgspec.structs import replace
+
+from perdure.model import lifecycle
+from perdure.model.records import Checkpoint, Grant, Micros, RunRecord, Status, StepKey, StepOutcome
+from perdure.model.transitions import (
+    Conflict,
+    Created,
+    CreateRun,
+    Exists,
+    Fenced,
+    Retrying,
+    SaveCheckpoint,
+    Saved,
+    Settle,
+    Settled,
+    Suspended,
+)
+from perdure.stores.memory.space import Row, Space
+
+
+def create(space: Space, asked: CreateRun, now: Micros) -> Created | Exists | Fenced:
+    """Insert a run."""
+    row = space.rows.get(asked.run_id)
+    if row is not None and row.run.token == asked.token:
+        return Created(asked.run_id)
+    if asked.by is not None and space.held_by(asked.by) is None:
+        return Fenced(asked.by.run_id)
+    if row is None and asked.unique_key is not None:
+        taken_by = space.unique.get((asked.definition, asked.unique_key))
+        row = None if taken_by is None else space.rows[taken_by]
+    if row is not None:
+        same = row.run.definition == asked.definition and row.run.input == asked.input
+        return Exists(row.run.run_id, same)
+    space.seq += 1
+    row = Row(lifecycle.create(asked, space.seq, now))
+    space.rows[asked.run_id] = row
+    space.take_unique_key(row.run)
+    space.index(row, now)
+    return Created(asked.run_id)
+
+
+def save(space: Space, asked: SaveCheckpoint, now: Micros) -> Saved | Fenced | Conflict:
+    """Record how one durable call of a run stands."""
+    row = space.rows.get(asked.grant.run_id)
+    if row is None or not is_newest(row.run, asked.grant):
+        return Fenced(asked.grant.run_id)
+    run = row.run
+    ended = run.status is not Status.RUNNING
+    recorded = row.checkpoints.get((run.generation, asked.key))
+    if recorded is not None and recorded.epoch == run.epoch:  # by this very grant
+        known = ended or is_final(recorded) or is_same_try(recorded, asked)
+        if known:
+            return Saved(run.control, recorded.due_at)
+    if ended:
+        return Fenced(run.run_id)
+    if recorded is not None and is_final(recorded):
+        return Conflict(run.run_id, asked.key.path)
+    due_at = None if asked.delay is None else now + asked.delay
+    row.checkpoints[run.generation, asked.key] = Checkpoint(
+        key=asked.key,
+        position=asked.position,
+        kind=asked.kind,
+        outcome=asked.outcome,
+        value=asked.value,
+        tries=asked.tries,
+        log=asked.log,
+        due_at=due_at,
+        started_at=asked.started_at,
+        ended_at=asked.ended_at,
+        site=asked.site,
+        text=asked.text,
+        epoch=asked.grant.epoch,
+    )
+    run.updated_at = now
+    return Saved(run.control, due_at)
+
+
+def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:
+    """End a claim with a verdict."""
+    row = space.rows.get(asked.grant.run_id)
+    if row is None:
+        return Fenced(asked.grant.run_id)
+    if not lifecycle.holds(row.run, asked.grant):
+        return lifecycle.settle(row.run, asked, now)  # fenced, or askedd before
+    before = copy(row.run)
+    lifecycle.settle(row.run, asked, now)
+    space.set_waits(row, ())
+    space.release(before)
+    if row.run.waiting_for is None:
+        space.index(row, now)
+        return Settled(row.run.status)
+    match asked.verdict:
+        case Retrying(error=error, culprits=culprits):
+            row.attempts.append(lifecycle.attempt_row(before, "failed", error, now, row.run.due_at))
+            reopen(row, culprits, now)
+        case Suspended(waits=waits):
+            space.set_waits(row, waits)
+        case _:
+            raise AssertionError(f"{asked.verdict!r} left {row.run.run_id!r} waiting")
+    space.index(row, now)
+    space.wake_if_fulfilled(row, now)
+    return Settled(row.run.status)
+
+
+def reopen(row: Row, culprits: Iterable[StepKey], now: Micros) -> None:
+    """Make the steps that failed or were given up in an attempt due again at once."""
+    for key in culprits:
+        identity = (row.run.generation, key)
+        recorded = row.checkpoints.get(identity)
+        if recorded is None or recorded.outcome in {StepOutcome.OK, StepOutcome.PENDING}:
+            continue
+        row.checkpoints[identity] = replace(
+            recorded, outcome=StepOutcome.PENDING, tries=0, due_at=now
+        )
+
+
+def is_newest(run: RunRecord, grant: Grant) -> bool:
+    """Tell whether no claim came after the grant's and nobody took it back."""
+    return run.epoch == grant.epoch and run.grant == grant.token
+
+
+def is_final(recorded: Checkpoint) -> bool:
+    """Tell whether nothing follows on what is recorded."""
+    return recorded.outcome is not StepOutcome.PENDING
+
+
+def is_same_try(recorded: Checkpoint, save: SaveCheckpoint) -> bool:
+    """Tell whether a pending record is of the very attempt that is to be saved."""
+    return save.outcome is StepOutcome.PENDING and save.tries == recorded.tries

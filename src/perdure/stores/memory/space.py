@@ -1,0 +1,237 @@
+"""One namespace in plain dictionaries: its rows and the indexes over them.
+
+Which status follows which is decided in :mod:`perdure.model.lifecycle`; what a transition does to
+the rows stands in the modules beside this one, named after the verbs. Locks, clocks and hints are
+the business of :mod:`perdure.stores.memory.store`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeAlias, TypeVar, assert_never
+
+from perdure.model import lifecycle
+from perdure.model.records import (
+    TERMINAL,
+    Attempt,
+    Audit,
+    Checkpoint,
+    Grant,
+    Micros,
+    Rank,
+    RunRecord,
+    Status,
+    StepKey,
+    Wait,
+    WaitKind,
+    WorkerRecord,
+)
+from perdure.model.transitions import Claim
+
+Place: TypeAlias = tuple[Rank, int, int, str]
+"""Where a queued run stands: rank, priority, seq, id. The smallest is claimed first."""
+
+Due: TypeAlias = tuple[Micros, int, str]
+"""When a waiting run becomes claimable by itself: due_at, seq, id."""
+
+E = TypeVar("E", Place, Due)
+
+
+class Heap(Generic[E]):
+    """A priority queue that drops entries which are no longer true when they come to the top."""
+
+    def __init__(self, is_true: Callable[[E], bool]) -> None:
+        self._entries: list[E] = []
+        self._is_true: Callable[[E], bool] = is_true
+
+    def push(self, entry: E) -> None:
+        """Add an entry."""
+        heapq.heappush(self._entries, entry)
+
+    def first(self) -> E | None:
+        """Return the smallest true entry, and leave it: it goes when it is no longer true."""
+        while self._entries:
+            if self._is_true(self._entries[0]):
+                return self._entries[0]
+            heapq.heappop(self._entries)
+        return None
+
+
+@dataclass(slots=True)
+class Row:
+    """A run with everything that is kept of it.
+
+    ``checkpoints`` are in the order in which they were first recorded. ``open`` holds, for each
+    join of ``waits``, the children that have not ended.
+    """
+
+    run: RunRecord
+    checkpoints: dict[tuple[int, StepKey], Checkpoint] = field(
+        default_factory=dict[tuple[int, StepKey], Checkpoint]
+    )
+    attempts: list[Attempt] = field(default_factory=list[Attempt])
+    waits: tuple[Wait, ...] = ()
+    open: dict[int, set[str]] = field(default_factory=dict[int, set[str]])
+    audit: dict[str, Audit] = field(default_factory=dict[str, Audit])
+
+
+@dataclass(slots=True)
+class WorkerRow:
+    """A registered worker and the running runs that it holds, by id."""
+
+    record: WorkerRecord
+    held: dict[str, Row] = field(default_factory=dict[str, Row])
+
+    def in_order(self) -> list[Row]:
+        """Return what it holds in the order of creation."""
+        return sorted(self.held.values(), key=lambda row: row.run.seq)
+
+
+class Space:
+    """One namespace: its rows and the indexes over them. Not thread-safe.
+
+    ``hint`` is set by whatever may interest another process; who tells them clears it.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}  # in the order of creation
+        self.workers: dict[str, WorkerRow] = {}  # in the order of registration
+        self.hint = False
+        self.seq = 0
+        self.unique: dict[tuple[str, str], str] = {}  # (definition, unique_key) -> live run
+        self.paused: dict[str, Row] = {}
+        self._waiters: dict[str, dict[str, None]] = {}  # child -> runs with a wait row naming it
+        self._lanes: dict[tuple[str, str, bool], Heap[Place]] = {}
+        self._dues: Heap[Due] = Heap(self._is_due)
+
+    def index(self, row: Row, now: Micros) -> None:
+        """Enter a run where its new status belongs, and wake others where it has ended."""
+        run = row.run
+        self.paused.pop(run.run_id, None)
+        match run.status:
+            case Status.QUEUED:
+                lane = (run.definition, run.queue, run.rank is Rank.SUSPECT)
+                self._lanes.setdefault(lane, Heap(self._is_queued)).push(place_of(run))
+                self.hint = True
+            case Status.WAITING:
+                if run.due_at is not None:
+                    self._dues.push((run.due_at, run.seq, run.run_id))
+            case Status.RUNNING:
+                self.holder(run).held[run.run_id] = row
+            case Status.PAUSED:
+                self.paused[run.run_id] = row
+                self.hint = True
+            case Status.COMPLETED | Status.FAILED | Status.CANCELLED:
+                self.hint = True
+                if run.unique_key is not None:
+                    del self.unique[run.definition, run.unique_key]
+                self.set_waits(row, ())
+                self.fulfil(run.run_id, now)
+            case _:
+                assert_never(run.status)
+
+    def release(self, run: RunRecord) -> None:
+        """Strike a running run from its worker's list."""
+        del self.holder(run).held[run.run_id]
+
+    def holder(self, run: RunRecord) -> WorkerRow:
+        """Return the worker that holds a running run."""
+        assert run.worker_id is not None
+        return self.workers[run.worker_id]
+
+    def take_unique_key(self, run: RunRecord) -> None:
+        """Enter the unique_key of a run that lives."""
+        if run.unique_key is not None:
+            self.unique[run.definition, run.unique_key] = run.run_id
+
+    def set_waits(self, row: Row, waits: tuple[Wait, ...]) -> None:
+        """Replace the wait rows of a run, and work out which children its joins still wait for."""
+        waiter = row.run.run_id
+        for child in {wait.key for wait in row.waits if wait.kind is WaitKind.CHILD}:
+            del self._waiters[child][waiter]
+            if not self._waiters[child]:
+                del self._waiters[child]
+        row.waits = waits
+        row.open = {}
+        for wait in waits:
+            if wait.kind is WaitKind.CHILD:
+                self._waiters.setdefault(wait.key, {})[waiter] = None
+                still_open = row.open.setdefault(wait.join, set())
+                if not self.is_terminal(wait.key):
+                    still_open.add(wait.key)
+
+    def fulfil(self, child_id: str, now: Micros) -> None:
+        """A run has ended: wake those whose join has waited for it alone."""
+        for waiter in self._waiters.get(child_id, ()):
+            row = self.rows[waiter]
+            waited = [still_open for still_open in row.open.values() if child_id in still_open]
+            for still_open in waited:
+                still_open.remove(child_id)
+            if row.run.status is Status.WAITING and not all(waited):
+                self.wake(row, now)
+
+    def unfulfil(self, child_id: str) -> None:
+        """An ended run is tried again: whoever has a wait row of it waits for it again."""
+        for waiter in self._waiters.get(child_id, ()):
+            row = self.rows[waiter]
+            for wait in row.waits:
+                if wait.kind is WaitKind.CHILD and wait.key == child_id:
+                    row.open[wait.join].add(child_id)
+
+    def wake(self, row: Row, now: Micros) -> None:
+        """Wake a waiting run, now or soon."""
+        due_at = row.run.due_at
+        lifecycle.wake(row.run, now)
+        if row.run.due_at != due_at or row.run.status is Status.QUEUED:
+            self.index(row, now)
+
+    def wake_if_fulfilled(self, row: Row, now: Micros) -> None:
+        """Wake a waiting run of which a join is fulfilled already."""
+        is_fulfilled = any(not still_open for still_open in row.open.values())
+        if row.run.status is Status.WAITING and is_fulfilled:
+            self.wake(row, now)
+
+    def promote(self, now: Micros) -> None:
+        """Queue every waiting run whose time has come."""
+        while (due := self._dues.first()) is not None and due[0] <= now:
+            row = self.rows[due[2]]
+            lifecycle.queue_again(row.run, now)
+            self.index(row, now)
+
+    def lanes_of(self, claim: Claim, *, suspect: bool) -> Iterator[Heap[Place]]:
+        """Yield the queued runs that a claim may take, by definition and queue."""
+        for definition in dict.fromkeys(claim.definitions):
+            for queue in dict.fromkeys(claim.queues):
+                lane = self._lanes.get((definition, queue, suspect))
+                if lane is not None:
+                    yield lane
+
+    def next_due_at(self) -> Micros | None:
+        """Return the earliest due time of a waiting run."""
+        due = self._dues.first()
+        return None if due is None else due[0]
+
+    def _is_queued(self, place: Place) -> bool:
+        run = self.rows[place[-1]].run
+        return run.status is Status.QUEUED and place_of(run) == place
+
+    def _is_due(self, due: Due) -> bool:
+        run = self.rows[due[-1]].run
+        return run.status is Status.WAITING and run.due_at == due[0]
+
+    def is_terminal(self, run_id: str) -> bool:
+        """Tell whether there is such a run and it has ended."""
+        row = self.rows.get(run_id)
+        return row is not None and row.run.status in TERMINAL
+
+    def held_by(self, grant: Grant) -> Row | None:
+        """Return the run that is running under a grant, if it is."""
+        row = self.rows.get(grant.run_id)
+        return row if row is not None and lifecycle.holds(row.run, grant) else None
+
+
+def place_of(run: RunRecord) -> Place:
+    """Return where a queued run stands."""
+    return (run.rank, run.priority, run.seq, run.run_id)

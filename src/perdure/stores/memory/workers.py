@@ -1,0 +1,109 @@
+"""Transitions of workers: register, heartbeat, retire, rescue, give back."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from perdure.model import lifecycle
+from perdure.model.records import TERMINAL, Micros, WorkerRecord
+from perdure.model.transitions import (
+    Beaten,
+    GiveBack,
+    Heartbeat,
+    RegisterWorker,
+    Rescued,
+    RescueWorker,
+    RetireWorker,
+)
+from perdure.stores.memory.space import Row, Space, WorkerRow
+
+
+def register(space: Space, asked: RegisterWorker, now: Micros) -> Beaten:
+    """Announce a worker."""
+    if asked.worker_id not in space.workers:
+        space.workers[asked.worker_id] = WorkerRow(
+            WorkerRecord(
+                worker_id=asked.worker_id,
+                host=asked.host,
+                pid=asked.pid,
+                definitions=dict(asked.definitions),
+                queues=asked.queues,
+                slots=asked.slots,
+                started_at=now,
+                beat_at=now,
+                beat=0,
+            )
+        )
+    return _beaten(space, asked.worker_id)
+
+
+def heartbeat(space: Space, asked: Heartbeat, now: Micros) -> Beaten:
+    """Raise a worker's beat."""
+    worker = space.workers.get(asked.worker_id)
+    if worker is not None:
+        worker.record = replace(worker.record, beat=worker.record.beat + 1, beat_at=now)
+    return _beaten(space, asked.worker_id)
+
+
+def retire(space: Space, asked: RetireWorker, now: Micros) -> Rescued:
+    """Remove a worker that stops in order, and queue what it still held."""
+    worker = space.workers.get(asked.worker_id)
+    if worker is None:
+        return Rescued()
+    rescued = _take_back(space, worker.in_order(), now)
+    del space.workers[asked.worker_id]
+    return rescued
+
+
+def give_back(space: Space, asked: GiveBack, now: Micros) -> Rescued:
+    """Queue what the store thinks a worker holds and it does not."""
+    worker = space.workers.get(asked.worker_id)
+    if worker is None:
+        return Rescued()
+    known = set(asked.held)
+    rows = worker.in_order()
+    return _take_back(
+        space, [row for row in rows if (row.run.run_id, row.run.epoch) not in known], now
+    )
+
+
+def rescue(space: Space, asked: RescueWorker, now: Micros) -> Rescued:
+    """Give back what a dead worker held, and remove the worker."""
+    worker = space.workers.get(asked.worker_id)
+    if worker is None or asked.beat not in {None, worker.record.beat}:
+        return Rescued()
+    rows = worker.in_order()
+    for row in rows:
+        row.attempts.append(lifecycle.attempt_row(row.run, "crashed", asked.error, now))
+        progressed = any(
+            checkpoint.epoch == row.run.epoch for checkpoint in row.checkpoints.values()
+        )
+        space.release(row.run)
+        lifecycle.rescue(row.run, asked, progressed=progressed, now=now)
+        space.index(row, now)
+    del space.workers[asked.worker_id]
+    return _rescued(rows)
+
+
+def _beaten(space: Space, worker_id: str) -> Beaten:
+    worker = space.workers.get(worker_id)
+    if worker is None:
+        return Beaten(known=False, beat=0, held=0)
+    controls = tuple(
+        (row.run.run_id, row.run.control) for row in worker.in_order() if row.run.control
+    )
+    return Beaten(True, worker.record.beat, len(worker.held), controls)
+
+
+def _take_back(space: Space, rows: list[Row], now: Micros) -> Rescued:
+    for row in rows:
+        space.release(row.run)
+        lifecycle.take_back(row.run, now)
+        space.index(row, now)
+    return _rescued(rows)
+
+
+def _rescued(rows: list[Row]) -> Rescued:
+    ended = [row.run.run_id for row in rows if row.run.status in TERMINAL]
+    queued = [row.run.run_id for row in rows if row.run.status not in TERMINAL]
+    return Rescued(tuple(queued), tuple(ended))
