@@ -132,6 +132,8 @@ class RunHistory(Generic[R]):
         steps: in the order in which they were first recorded.
         version: of the definition that it was created from.
         parent: the id of the run whose body started it.
+        caused_by: what created it, where that was no call: ``event:<id>``,
+            ``schedule:<key>@<instant>``, ``fork:<run id>``.
         orphans: paths of recorded steps that the code which completed the run did not ask for:
             they were renamed or removed while the run was in flight.
         waiting_for: ``delay``, ``retry``, ``sleep`` or ``child``, while ``waiting``.
@@ -166,6 +168,7 @@ class RunHistory(Generic[R]):
     version: str
     unique_key: str | None
     parent: str | None
+    caused_by: str | None
 
     @property
     def current(self) -> tuple[StepHistory, ...]:
@@ -500,6 +503,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         version=run.version,
         unique_key=run.unique_key,
         parent=run.parent_id,
+        caused_by=run.caused_by,
     )
 
 

@@ -276,12 +276,12 @@ def test_doctor(command: Perdure, shop: str, yard: Path):
 def test_migrate(command: Perdure, yard: Path):
     """A plan does nothing; migrating does it once."""
     plan = command("migrate", "--plan", "--url", URL)
-    assert (plan.code, plan.out) == (0, f"would: create {yard / 'shop.db'} with schema 1\n")
+    assert (plan.code, plan.out) == (0, f"would: create {yard / 'shop.db'} with schema 2\n")
     assert not (yard / "shop.db").exists()
     done = only_json(command("migrate", "--url", URL, "--json"))
     assert done == {
         "store": URL,
-        "plan": [f"create {yard / 'shop.db'} with schema 1"],
+        "plan": [f"create {yard / 'shop.db'} with schema 2"],
         "done": True,
     }
     assert command("migrate", "--url", URL).out == f"nothing to do: the store at {URL} is ready\n"

@@ -410,6 +410,7 @@ async def test_the_first_of_a_lane_are_not_sorted(store: SqliteStore):
         (RunQuery(statuses=(Status.PAUSED, Status.CANCELLED)), "run_ailing"),
         (RunQuery(statuses=(Status.RUNNING,)), "run_held"),
         (RunQuery(parent_id="r"), "run_child"),
+        (RunQuery(caused_by="event:e"), "run_caused"),
         (RunQuery(id_prefix="0199"), "run_id (namespace=? AND id>? AND id<?)"),
         (RunQuery(id_prefix="o", text="x", limit=2), "run_id (namespace=? AND id>? AND id<?)"),
     ],
@@ -963,9 +964,9 @@ async def test_the_pages_of_an_id_prefix_sort_numbers_only(store: SqliteStore):
 async def test_a_plan_names_what_is_missing(make_store: MakeStore, tmp_path: Path):
     """A file that is not there, one that is empty, one that is ready, and one that is no place."""
     path = tmp_path / "new.db"
-    assert await SqliteStore(path).plan() == [f"create {path} with schema 1"]
+    assert await SqliteStore(path).plan() == [f"create {path} with schema 2"]
     path.touch()
-    assert await SqliteStore(path).plan() == [f"create schema 1 in {path}, which is empty"]
+    assert await SqliteStore(path).plan() == [f"create schema 2 in {path}, which is empty"]
     assert path.stat().st_size == 0
     await make_store(path)
     assert await SqliteStore(path).plan() == []

@@ -28,6 +28,7 @@ def run_fields(run: RunRecord) -> dict[str, Any]:
         "attempt": run.attempt,
         "crashes": run.crashes,
         "parent_id": run.parent_id,
+        "caused_by": run.caused_by,
         "version": run.version,
         "worker_id": run.worker_id,
         "created_at": _instant(run.created_at),

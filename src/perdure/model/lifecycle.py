@@ -101,6 +101,7 @@ def create(transition: CreateRun, seq: int, now: Micros) -> RunRecord:
         status=Status.WAITING if delayed else Status.QUEUED,
         waiting_for=WaitKind.DELAY if delayed else None,
         due_at=now + transition.delay if delayed else None,
+        caused_by=transition.caused_by,
     )
 
 

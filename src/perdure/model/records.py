@@ -160,6 +160,8 @@ class RunRecord(msgspec.Struct, gc=False):
         epoch, grant: of the newest claim; kept after it was settled, so that a settle is
             idempotent. ``grant`` is 0 before the first claim and once a claim was taken back
             (rescue, retire, give back), so that its holder is fenced; a claim's token is never 0.
+        caused_by: what created it, where that was no call: ``event:<id>``,
+            ``schedule:<key>@<instant>``, ``fork:<run id>``; None for a call.
         worker_id: who holds it while ``running``, who held it last otherwise.
         crashes: claims in a row that ended with a dead worker and no new checkpoint.
         reason: why it is failed or paused: ``error``, ``crash``, ``invalid_input``, ``timeout``,
@@ -210,6 +212,7 @@ class RunRecord(msgspec.Struct, gc=False):
     culprits: bytes | None = None
     misfits: tuple[str, ...] = ()
     paused_at: Micros | None = None
+    caused_by: str | None = None
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):
@@ -300,7 +303,7 @@ class RunQuery(msgspec.Struct, frozen=True, gc=False):
 
     Args:
         statuses, definitions: any of these; empty for all.
-        reason, parent_id, queue, unique_key: exact.
+        reason, parent_id, queue, unique_key, caused_by: exact.
         tag: exact, one of the run's.
         created_after, created_before: from this instant on, and before this one, so that two
             windows that share an instant share no run.
@@ -325,6 +328,7 @@ class RunQuery(msgspec.Struct, frozen=True, gc=False):
     id_prefix: str | None = None
     limit: int = 100
     before: int | None = None
+    caused_by: str | None = None
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):

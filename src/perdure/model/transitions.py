@@ -54,6 +54,7 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     parent_id: str | None = None
     root_id: str | None = None
     by: Grant | None = None
+    caused_by: str | None = None
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):

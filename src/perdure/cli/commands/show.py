@@ -90,6 +90,7 @@ def _head(told: dict[str, Any]) -> str:
         ("unique_key", told["unique_key"]),
         ("tags", ", ".join(told["tags"]) or None),
         ("parent", told["parent_id"]),
+        ("caused by", told["caused_by"]),
         ("worker", told["worker_id"]),
         ("created", told["created_at"]),
         ("due", told["due_at"]),

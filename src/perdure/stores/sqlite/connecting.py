@@ -1,4 +1,4 @@
-"""Opening the file: is it ours, whole and not too new; creating the schema; settings.
+"""Opening the file: is it ours, whole and not too new; creating and upgrading the schema; settings.
 
 A file that is not ours or is damaged is looked at read-only and left byte for byte as it is.
 """
@@ -17,7 +17,7 @@ from perdure._platform import make_private_file
 from perdure.errors import SchemaTooNew, StoreCorrupt, StoreError, StoreReadOnly
 
 APPLICATION_ID: Final = 0x50657264  # "Perd"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 SYNCHRONOUS: Final = {"normal": 1, "full": 2}
 
 _OLDEST: Final = (3, 33)  # knows UPDATE FROM
@@ -26,7 +26,7 @@ _LONGEST_LOG: Final = 16 << 20  # bytes that it keeps after a transaction that m
 _CHECKPOINT: Final = 1_000  # pages of the log after which it is copied back
 _LONG_LOG: Final = 32 + _CHECKPOINT * (24 + 4_096)  # bytes: its header, a header and a page each
 _CACHE_KIB = 2_000  # of pages in memory a connection: an idle worker is to stay small
-_SCHEMA = resources.files("perdure.stores.sqlite").joinpath("schema.sql")
+_HERE = resources.files("perdure.stores.sqlite")
 
 
 def connect(path: Path, *, synchronous: str) -> sqlite3.Connection:
@@ -100,6 +100,9 @@ def _lengthen(log: int) -> None:
 def prepare(path: Path) -> None:
     """Create the file or verify that it is ours; then see to the log and the schema.
 
+    An older schema is upgraded in one transaction. Upgrades only add, so that processes of the
+    version before, which have the file open, go on undisturbed.
+
     The file is never opened here but by SQLite: closing any descriptor of it gives up the locks
     that other connections of this process hold (POSIX advisory locks;
     https://www.sqlite.org/howtocorrupt.html, section 2.2).
@@ -117,11 +120,11 @@ def prepare(path: Path) -> None:
     except OSError as error:
         raise StoreReadOnly(f"cannot open {path} for writing: {error.strerror}") from error
     if not _is_ready(path):
-        _create(path)
+        _bring_up(path)
 
 
 def plan(path: Path) -> list[str]:
-    """Return what :func:`prepare` would create, a sentence each; change nothing.
+    """Return what :func:`prepare` would create or change, a sentence each; change nothing.
 
     Raises:
         as :func:`prepare`.
@@ -129,7 +132,12 @@ def plan(path: Path) -> list[str]:
     _check_place(path)
     if not path.exists():
         return [f"create {path} with schema {SCHEMA_VERSION}"]
-    return [] if _is_ready(path) else [f"create schema {SCHEMA_VERSION} in {path}, which is empty"]
+    if _is_ready(path):
+        return []
+    version = _version(path)
+    if version:
+        return [f"upgrade {path} from schema {version} to {SCHEMA_VERSION}"]
+    return [f"create schema {SCHEMA_VERSION} in {path}, which is empty"]
 
 
 def _check_place(path: Path) -> None:
@@ -179,8 +187,8 @@ def _version(path: Path) -> int:
             f"{path} has schema {version} and this version of Perdure knows {SCHEMA_VERSION};"
             " upgrade Perdure"
         )
-    if version and not names >= _NAMES:
-        lost = ", ".join(sorted(_NAMES - names))
+    if version and not names >= _names_of(version):
+        lost = ", ".join(sorted(_names_of(version) - names))
         raise StoreCorrupt(f"{path} has lost {lost}; it is left as it is: restore a backup")
     size = path.stat().st_size
     if not has_log and size < pages * page_size:
@@ -208,18 +216,24 @@ def _ask(connection: sqlite3.Connection, question: str) -> int:
     return int(answer)
 
 
-def _create(path: Path) -> None:
+def _bring_up(path: Path) -> None:
+    """Create the schema in an empty file, or upgrade an older one."""
     connection = sqlite3.connect(_uri(path, "mode=rw"), uri=True, timeout=0, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")
-        if _ask(connection, "PRAGMA user_version") == 0:  # nobody was quicker
+        version = _ask(connection, "PRAGMA user_version")
+        if version == 0:
             _refuse_others(path, connection)
-            for statement in _STATEMENTS:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            statements = _SCHEMA
+        else:  # nothing is left to do where somebody was quicker
+            later = range(version + 1, SCHEMA_VERSION + 1)
+            statements = [statement for number in later for statement in _UPGRADES[number]]
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
     finally:
         connection.close()
@@ -235,8 +249,23 @@ def _uri(path: Path, how: str) -> str:
     return f"file:{quote(os.fsencode(path.absolute()))}?{how}"
 
 
-_STATEMENTS: Final = _statements(_SCHEMA.read_text("utf-8"))
-_NAMES: Final = frozenset(
-    statement.removeprefix("CREATE UNIQUE").removeprefix("CREATE").split()[1]
-    for statement in _STATEMENTS
-)
+def _created_by(statements: list[str]) -> frozenset[str]:
+    """Return the names of the tables, indexes and views that statements create."""
+    return frozenset(
+        statement.removeprefix("CREATE UNIQUE").removeprefix("CREATE").split()[1]
+        for statement in statements
+        if statement.startswith("CREATE")
+    )
+
+
+def _names_of(version: int) -> frozenset[str]:
+    """Return what a file of a schema has at least: upgrades only add."""
+    later = range(version + 1, SCHEMA_VERSION + 1)
+    return _created_by(_SCHEMA).difference(*(_created_by(_UPGRADES[number]) for number in later))
+
+
+_SCHEMA: Final = _statements(_HERE.joinpath("schema.sql").read_text("utf-8"))
+_UPGRADES: Final = {
+    number: _statements(_HERE.joinpath("upgrades", f"{number}.sql").read_text("utf-8"))
+    for number in range(2, SCHEMA_VERSION + 1)
+}

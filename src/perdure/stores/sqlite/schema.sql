@@ -1,4 +1,4 @@
--- Version 1. What a finished run of ten steps takes is measured in tests/unit/test_sqlite.py.
+-- Version 2; upgrades/ has the way from older ones. What a finished run of ten steps takes is measured in tests/unit/test_sqlite.py.
 --
 -- Small things are kept small: texts that repeat are numbers of `name`; canonical UUIDs are 16
 -- bytes; statuses and kinds are the numbers of codes.py; 0, 1 and NULL take no byte. Instants are
@@ -52,7 +52,8 @@ CREATE TABLE run (
     meta BLOB,
     options BLOB,
     result BLOB,
-    error BLOB
+    error BLOB,
+    caused_by TEXT               -- event:…, schedule:…, fork:…; NULL for a call
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
@@ -64,6 +65,7 @@ CREATE INDEX run_due ON run (namespace, due_at) WHERE status = 2 AND due_at IS N
 CREATE INDEX run_held ON run (namespace, worker, grant_token) WHERE status = 1;
 CREATE INDEX run_controlled ON run (namespace, worker) WHERE status = 1 AND control <> 0;
 CREATE INDEX run_child ON run (namespace, parent) WHERE parent IS NOT NULL;
+CREATE INDEX run_caused ON run (namespace, caused_by) WHERE caused_by IS NOT NULL;
 -- not IN (3, 5, 6): that costs 1 us at each change of a run, these comparisons nothing
 CREATE INDEX run_ailing ON run (namespace, status) WHERE status > 2 AND status <> 4;
 

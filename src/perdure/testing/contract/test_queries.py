@@ -57,6 +57,20 @@ async def test_a_tag_is_one_of_the_runs_tags(desk: Desk):
         assert await listed(desk, tag=other) == []
 
 
+async def test_what_caused_a_run_is_kept_and_found(desk: Desk):
+    """Exactly; a run made by a call has no cause."""
+    await desk.create("a", caused_by="event:e1")
+    await desk.create("b", caused_by="event:e1", delay=SECOND)
+    await desk.create("c", caused_by="event:e10")
+    await desk.create("d")
+    assert await listed(desk, caused_by="event:e1") == ["b", "a"]
+    assert await listed(desk, caused_by="event:") == []
+    assert [(await desk.run(name)).caused_by for name in "abd"] == ["event:e1", "event:e1", None]
+    await desk.worker()
+    given = {run.run.run_id: run.run.caused_by for run in (await desk.claim()).runs}
+    assert given == {"a": "event:e1", "c": "event:e10", "d": None}
+
+
 async def test_windows_of_time_meet_and_do_not_overlap(desk: Desk, clock):
     """From an instant on, and before an instant."""
     for name in ("a", "b", "c"):
@@ -126,7 +140,9 @@ HOSTILE = (
 )
 
 
-@pytest.mark.parametrize("field", ["unique_key", "tag", "text", "id_prefix", "queue", "definition"])
+@pytest.mark.parametrize(
+    "field", ["unique_key", "tag", "text", "id_prefix", "queue", "definition", "caused_by"]
+)
 async def test_hostile_texts_stand_for_themselves(desk: Desk, field: str):
     """No wildcard, quote, escape or unicode form finds a run that does not hold it."""
     for number, text in enumerate(HOSTILE):
