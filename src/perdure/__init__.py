@@ -21,13 +21,25 @@ if TYPE_CHECKING:
     from perdure.handle import Run
     from perdure.model.records import Status
     from perdure.retry import Backoff, RetryPolicy, constant, exponential, linear
-    from perdure.step import Step, gather, now, random, sleep, sleep_until, step, uuid
+    from perdure.step import (
+        CurrentStep,
+        Step,
+        current_step,
+        gather,
+        now,
+        random,
+        sleep,
+        sleep_until,
+        step,
+        uuid,
+    )
     from perdure.workflow import Workflow
 
 __all__ = [
     "App",
     "Backoff",
     "Context",
+    "CurrentStep",
     "Declared",
     "NonRetryable",
     "PerdureError",
@@ -42,6 +54,7 @@ __all__ = [
     "__version__",
     "carry",
     "constant",
+    "current_step",
     "exponential",
     "gather",
     "job",
@@ -65,7 +78,18 @@ _HOMES = {
     "handle": ("Run",),
     "model.records": ("Status",),
     "retry": ("Backoff", "RetryPolicy", "constant", "exponential", "linear"),
-    "step": ("Step", "gather", "now", "random", "sleep", "sleep_until", "step", "uuid"),
+    "step": (
+        "CurrentStep",
+        "Step",
+        "current_step",
+        "gather",
+        "now",
+        "random",
+        "sleep",
+        "sleep_until",
+        "step",
+        "uuid",
+    ),
     "workflow": ("Workflow",),
 }
 """Where each name is at home: the imports above, for the interpreter."""

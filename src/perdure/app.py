@@ -344,6 +344,10 @@ class App(Generic[Services_co, Meta_co]):
             backoff, retry_on: as for a workflow.
             timeout: how long one attempt may take; 1 hour by default, None for no limit.
             was: the name it had before it was renamed, so that runs in flight find their records.
+            at_most_once: record its start before its function is called, which costs one more
+                write, and never call that again, whatever happens: not after an error, not by a
+                retry of the run. Where a crash leaves it open whether it took effect, the body
+                meets :class:`~perdure.errors.StepInterrupted`. Only a restart begins anew.
 
         Raises:
             DefinitionError, DuplicateName: it is declared wrongly.
@@ -824,6 +828,7 @@ class StepSettings(TypedDict, total=False):
     retry_on: RetryOn
     timeout: Duration | None
     was: str | None
+    at_most_once: bool
 
 
 class Decorator(Generic[Services_co, Meta_co]):

@@ -27,6 +27,7 @@ PerdureError
 ├── StepTimeout                 a step ran longer than its timeout
 ├── NonRetryable                raised by user code: do not try again
 ├── RetryAfter                  raised by user code: try again after this delay
+├── StepInterrupted             a step that is made at most once was started; its end is unknown
 ├── Mismatch                    a replay does not fit the record
 ├── SwallowedSuspension         a body went on after it was told to leave
 └── StoreError                  the store could not do it
@@ -220,6 +221,15 @@ class RetryAfter(PerdureError):
     def __init__(self, delay: Any, message: str | None = None) -> None:
         super().__init__(message or f"asked to be tried again after {delay}")
         self.delay = delay
+
+
+class StepInterrupted(PerdureError):
+    """A step that is made at most once was started, and nobody knows whether it took effect.
+
+    Its worker died, stopped or lost the run while the step executed, or the body gave it up.
+    """
+
+    code = "P154"
 
 
 class Mismatch(PerdureError):

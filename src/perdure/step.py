@@ -32,7 +32,7 @@ from perdure.codec import Arguments, fingerprint
 from perdure.duration import Duration, named_micros
 from perdure.errors import DefinitionError, NotInRun, UsageError, shown
 from perdure.handle import Run
-from perdure.ids import check_id
+from perdure.ids import Ids, check_id
 from perdure.model.records import Micros, Status, StepKind
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 
@@ -110,11 +110,12 @@ class StepOptions:
     """What a decorator or ``step.options`` says about a step, checked."""
 
     name: str | None = None
-    max_attempts: int = defaults.STEP_MAX_ATTEMPTS
+    max_attempts: int | None = None
     backoff: Backoff | Callable[[int, BaseException], Duration] | None = None
     retry_on: RetryOn = None
     timeout: Duration | None = defaults.STEP_TIMEOUT
     was: str | None = None
+    at_most_once: bool = False
 
     def spec(self, function: Callable[..., Any], name: str) -> StepSpec:
         """Return how a function is executed as a step of that name.
@@ -124,20 +125,34 @@ class StepOptions:
                 does not do.
         """
         check_function(function, "a step")
-        policy = RetryPolicy(self.max_attempts, retry_on=self.retry_on)
-        if self.backoff is not None:
-            policy = replace(policy, backoff=self.backoff)
         return StepSpec(
             name=check_name(name),
             function=function,
             is_async=_is_async(function),
             arguments=Arguments(function, anything=True),
-            policy=policy,
+            policy=self._policy(name),
             timeout=None
             if self.timeout is None
             else named_micros(self.timeout, f"timeout of step {name!r}") / 1e6,
             was=None if self.was is None else check_name(self.was, "was, a step's older name,"),
+            at_most_once=self.at_most_once,
         )
+
+    def _policy(self, name: str) -> RetryPolicy:
+        if not isinstance(self.at_most_once, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(
+                f"at_most_once of step {name!r} is true or false, got {shown(self.at_most_once)}"
+            )
+        if self.at_most_once:
+            if self.max_attempts not in {None, 1} or self.backoff or self.retry_on is not None:
+                raise DefinitionError(
+                    f"step {name!r} is at_most_once, which leaves nothing to try again; drop "
+                    "max_attempts, backoff and retry_on, or at_most_once"
+                )
+            return RetryPolicy(1)
+        attempts = defaults.STEP_MAX_ATTEMPTS if self.max_attempts is None else self.max_attempts
+        policy = RetryPolicy(attempts, retry_on=self.retry_on)
+        return policy if self.backoff is None else replace(policy, backoff=self.backoff)
 
 
 def check_name(name: str, what: str = "a step's name") -> str:
@@ -323,6 +338,7 @@ class StepVerb(Inline):
         retry_on: RetryOn = None,
         timeout: Duration | None = ...,
         was: str | None = None,
+        at_most_once: bool = False,
     ) -> Callable[[Callable[P, R]], Step[P, R]]: ...
     def __call__(self, name: Any = None, function: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         """Decorate, or call a function as a step; see the class."""
@@ -340,20 +356,25 @@ class StepVerb(Inline):
     def options(
         self,
         *,
-        max_attempts: int = defaults.STEP_MAX_ATTEMPTS,
+        max_attempts: int | None = None,
         backoff: Backoff | Callable[[int, BaseException], Duration] | None = None,
         retry_on: RetryOn = None,
         timeout: Duration | None = defaults.STEP_TIMEOUT,
+        at_most_once: bool = False,
     ) -> Inline:
         """Return ``step`` as an inline call with other attempts, back-off or timeout.
 
         Args:
-            max_attempts: how often it is tried in all, the first included.
+            max_attempts: how often it is tried in all, the first included; None for 3.
             backoff: how long to wait in between.
             retry_on: exception classes or a predicate; None for every ``Exception``.
             timeout: how long one attempt may take; None for no limit.
+            at_most_once: record the start before the function is called, which costs one more
+                write, and never call it again: see :meth:`App.step`.
         """
-        return Inline(StepOptions(None, max_attempts, backoff, retry_on, timeout))
+        return Inline(
+            StepOptions(None, max_attempts, backoff, retry_on, timeout, at_most_once=at_most_once)
+        )
 
 
 def decorate(function: Callable[P, R], options: StepOptions) -> Step[P, R]:
@@ -482,6 +503,60 @@ def _sleep(delay: Micros, name: str, text: str, site: str) -> Coroutine[Any, Any
         return waiting
     block_on(scope.activation, waiting)
     return cast("Coroutine[Any, Any, None]", None)  # a `def` body looks at no result
+
+
+# --- what a step may ask about itself ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentStep:
+    """What a step may know of the call that executes it.
+
+    Attributes:
+        run_id: of the run it is a step of; None where it was called outside of any.
+        path: of the step, as the history shows it.
+        attempt: which this is, counted from 1.
+        idempotency_key: 32 hexadecimal digits that are the same at every attempt, retry of the
+            run, replay and worker, and of no other call: to be handed to what the step asks for
+            an effect, so that it can tell a second request from the first. A restarted run has
+            others.
+    """
+
+    run_id: str | None
+    path: str
+    attempt: int
+    idempotency_key: str
+
+
+_OUTSIDE = Ids()
+
+
+def current_step() -> CurrentStep:
+    """Return what the step that calls this may know of its call.
+
+    Code that is called outside of any run finds a key of its own each time, so that a step stays
+    an ordinary function.
+
+    Raises:
+        NotInRun: called in a body, outside of its steps.
+
+    Example::
+
+        @step
+        async def charge(order_id: str, cents: int) -> str:
+            headers = {"Idempotency-Key": current_step().idempotency_key}
+            ...
+    """
+    scope = scopes.current()
+    if scope is None:
+        return CurrentStep(None, "", 1, _OUTSIDE.run_id().replace("-", ""))
+    if scope.attempt is None:
+        raise NotInRun("current_step() is for the code of a step; it was called in a body")
+    call, attempt = scope.attempt
+    run = scope.activation.run
+    key = blake2b(f"{run.run_id}\0{run.generation}\0".encode(), digest_size=16)
+    key.update(call.inner_digest())
+    return CurrentStep(run.run_id, call.path, attempt, key.hexdigest())
 
 
 # --- values that are equal on replay -----------------------------------------------------------

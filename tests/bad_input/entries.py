@@ -273,6 +273,7 @@ CALLS: dict[str, Call] = {
     "Workflow.run": called("run"),
     "carry": lambda _, row: carry(thaw(row.value)),
     "constant": _constructed(perdure.constant),
+    "current_step": lambda *_: perdure.current_step(),
     "exponential": _constructed(perdure.exponential),
     "job": declare("job"),
     "gather": lambda _, row: gather(*thaw(row.value)),

@@ -131,6 +131,11 @@ ROWS: list[Row] = [
         for parameter in ("by_definition", "by_queue")
         for value in (1, None, "yes")
     ],
+    *[
+        Row(entry, "at_most_once", value, DefinitionError, "is true or false, got")
+        for entry in ("App.step", "step", "step.options")
+        for value in (1, None, "yes")
+    ],
     Row("App.runs", "before", "nobody", RunNotFound, "there is no run 'nobody' here"),
     *each({"step": "name"}, NO_NAMES[:8], InvalidValue),
     *[
@@ -622,6 +627,7 @@ INSIDE: list[Row] = [
     Row("Run.result", "run", "nobody", RunNotFound, "there is no run 'nobody' here"),
     Row("gather", "runs", (42,), UsageError, "gather joins runs"),
     Row("step.sync", "name", "inline", NotInRun, "on the event loop's thread"),
+    Row("current_step", NO_PARAMETER, None, NotInRun, "is for the code of a step"),
 ]
 """What is refused inside a body."""
 
@@ -631,6 +637,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("App.override", "services"): "any object is services",
     ("App.workers", NO_PARAMETER): "it takes nothing, and there may be none",
     ("App.close", NO_PARAMETER): "closing one that is not open is harmless",
+    ("CurrentStep", "*"): "a record that current_step makes",
     ("Context", "*"): "a record that the engine makes for a body",
     ("Declared", "*"): "made by the decorators",
     ("Declared.bound_to", "*"): "called by App.include",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perdure import App, step
-from perdure.errors import AppNotReady, UsageError
+from perdure.errors import AppNotReady, StepInterrupted, UsageError
 from perdure.testing import Effects, Hung, Kit, NotCrashSafe, crash_everywhere
 from tests.testing import shop
 from tests.testing.shop import Order
@@ -176,3 +176,25 @@ def test_a_ledger_survives_its_process(tmp_path: Path):
     in_memory = Effects()
     in_memory.append("a")
     assert in_memory.read() == ["a"]
+
+
+async def test_a_step_that_begins_at_most_once_is_crashed_at_its_start_too():
+    """Its start is a commit of its own, and no crash begins it again."""
+    app = App()
+    begun = 0
+
+    async def announce() -> None:
+        nonlocal begun
+        begun += 1
+
+    @app.workflow
+    async def release() -> str:
+        try:
+            await step.options(at_most_once=True)("announce", announce)
+        except StepInterrupted:
+            return "released"
+        return "released"
+
+    report = await crash_everywhere(app, release)
+    assert report.commits[:2] == ("step 'announce' is pending", "step 'announce' is ok")
+    assert begun < report.runs + 1, "not again where it was interrupted, nor where it was done"

@@ -30,6 +30,7 @@ from perdure import (
     App,
     Backoff,
     Context,
+    CurrentStep,
     Declared,
     NonRetryable,
     PerdureError,
@@ -44,6 +45,7 @@ from perdure import (
     __version__,
     carry,
     constant,
+    current_step,
     exponential,
     gather,
     job,
@@ -219,6 +221,14 @@ async def notify(order_id: str) -> None:
         raise RetryAfter("1m")
 
 
+@app.step(at_most_once=True)
+async def pay(order_id: str) -> str:
+    """Return the key that the bank is given."""
+    here = assert_type(current_step(), CurrentStep)
+    assert_type((here.run_id, here.path, here.attempt), tuple[str | None, str, int])
+    return here.idempotency_key + order_id
+
+
 class Scale:
     """A class with a step, and with calls that become steps."""
 
@@ -246,6 +256,7 @@ async def fulfil(order_id: str, *, cents: int = 1) -> str:
     assert_type(await step("read", Scale(2).read, grams=500), int)
     assert_type(await step("part", partial(charge.function, cents=3), order_id), str)
     assert_type(await step.options(max_attempts=1)("notify", notify, order_id), None)
+    assert_type(await step.options(at_most_once=True)("pay", pay, order_id), str)
     child = assert_type(await greet.enqueue(order_id), Run[str])
     assert_type(await child.result(), str)
     assert_type(await gather(child, await greet.enqueue("b")), list[str])

@@ -33,6 +33,7 @@ from perdure.errors import (
     NotInRun,
     PerdureError,
     RunNotFound,
+    StepInterrupted,
     StepTimeout,
 )
 from perdure.model.records import (
@@ -119,7 +120,8 @@ async def perform(call: Call, spec: StepSpec, args: tuple[Any, ...], kwargs: dic
     await activation.check(call, in_step=call.scope.in_step)
     if record is None:
         _check_fit(call, activation)
-    return await _Execution(call, spec, scope).run(args, kwargs)
+    execution = _Execution(call, spec, scope)
+    return await (execution.once if spec.at_most_once else execution.run)(args, kwargs)
 
 
 async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
@@ -276,6 +278,47 @@ class _Execution:
             await self._wait(due_at)
             await self.activation.check(self.call, in_step=self.call.scope.in_step)
 
+    async def once(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record the start, then make the only attempt; what was started before has failed.
+
+        Any record means a start, also one that a retry of the run or of the step around has
+        reopened.
+        """
+        record = self.call.record
+        if record is not None:
+            await self._failed_before(record)
+        self.activation.begin_work()
+        try:
+            await self._open(self._checkpoint(StepOutcome.PENDING, None, delay=0))
+        finally:
+            self.activation.end_work()
+        return (await self._attempt(args, kwargs))[1]
+
+    async def _open(self, save: SaveCheckpoint) -> None:
+        """Record what leaves the call open, so that the next attempt of a step around finds it."""
+        await self.activation.save(save)
+        if self.call.scope.in_step and self.spec.at_most_once:
+            self.activation.journal.remember(_recorded(save))
+
+    async def _failed_before(self, record: Checkpoint) -> NoReturn:
+        """Record and raise how an earlier start ended: with its error, or nobody knows."""
+        path, run_id = self.call.path, self.activation.run.run_id
+        error: BaseException = StepInterrupted(
+            f"step {path!r} of run {run_id} was started and what became of it is not known; it is "
+            "at_most_once and not started again. Find out whether it took effect, and catch "
+            "StepInterrupted in the body to go on either way"
+        )
+        if record.value is not None:
+            error = decode_error(record.value)
+        assert isinstance(error, Exception), "nothing else is recorded"
+        self.started_at, self.tries, self.log = record.started_at, 1, None
+        self.activation.begin_work()
+        try:
+            await self._failed(error, None)
+        finally:
+            self.activation.end_work()
+        raise AssertionError("a step without another attempt raises its error")
+
     async def _wait(self, due_at: Micros) -> None:
         """Wait for the next attempt."""
         join = self.activation.next_join()
@@ -326,7 +369,7 @@ class _Execution:
 
     async def _invoke(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         spec = self.spec
-        inner = self.scope.inside(self.call, self.scope.branch, in_step=True)
+        inner = self.scope.inside_step(self.call, self.tries)
         token = scopes.enter(inner)
         try:
             if spec.is_async:
@@ -366,7 +409,7 @@ class _Execution:
             # Final for this attempt of the step around it, which may be tried again and then
             # asks anew: only what succeeded in it is kept.
             again = self._checkpoint(StepOutcome.PENDING, data, delay=0)
-            await self.activation.save(msgspec.structs.replace(again, tries=0))
+            await self._open(msgspec.structs.replace(again, tries=0))
             raise seen
         if delay is None:
             late = isinstance(error, StepTimeout)
@@ -431,7 +474,7 @@ def _by_name(error: InvalidValue, what: str) -> InvalidValue:
 
 
 def _recorded(save: SaveCheckpoint) -> Checkpoint:
-    """Return the record that the store makes of a final outcome."""
+    """Return the record that the store makes of it, but for when a next attempt is due."""
     return Checkpoint(
         key=save.key,
         position=save.position,
@@ -527,7 +570,7 @@ async def perform_inline(
     started_at = activation.engine.store_now()
     if activation.engine.hooks.of_steps:
         telling.step_started(activation, call.path, 1)
-    token = scopes.enter(scope.inside(call, scope.branch, in_step=scope.in_step))
+    token = scopes.enter(scope.inside_body(call))
     failure: Exception | None = None
     failed_by: list[StepKey] = []
     try:

@@ -73,6 +73,7 @@ class StepSpec:
         policy: its durable attempts.
         timeout: seconds an attempt may take; None for no limit.
         was: an older name under which records may still be found.
+        at_most_once: its start is recorded before it, and what was started is not started again.
     """
 
     name: str
@@ -82,6 +83,7 @@ class StepSpec:
     policy: RetryPolicy
     timeout: float | None
     was: str | None = None
+    at_most_once: bool = False
     _result: Schema[Any] | None = field(default=None, init=False, repr=False)
 
     @property

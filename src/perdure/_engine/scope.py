@@ -133,12 +133,14 @@ class Scope:
         newest: the store's time of the newest checkpoint consumed here.
         draws: how many random values were derived here.
         in_step: its code is a step's, which need not do the same when it is executed again.
+        attempt: of the innermost step whose code this is, with its call; None outside of steps.
     """
 
     __slots__ = (
         "_forks",
         "_origin",
         "activation",
+        "attempt",
         "branch",
         "digest_",
         "draws",
@@ -170,6 +172,7 @@ class Scope:
         self.positions: dict[str, int] = {}
         self.draws = 0
         self.in_step = in_step
+        self.attempt: tuple[Call, int] | None = None
         self._forks = 0
 
     @property
@@ -186,7 +189,7 @@ class Scope:
         number = self._forks
         self._forks = number + 1
         branch = Branch(self.branch, in_step=self.in_step)
-        return Scope(
+        forked = Scope(
             self.activation,
             branch,
             f"{self.path}~{number}/",
@@ -194,11 +197,22 @@ class Scope:
             _digest(self.digest, "branch", str(number)),
             in_step=self.in_step,
         )
+        forked.attempt = self.attempt
+        return forked
 
-    def inside(self, call: Call, branch: Branch, *, in_step: bool) -> Scope:
-        """Return the scope of the calls nested in a step, or in a body run inline."""
+    def inside_step(self, call: Call, attempt: int) -> Scope:
+        """Return the scope of the calls nested in an attempt of a step."""
         path = call.path + "/"
-        return Scope(self.activation, branch, path, self.newest, None, call, in_step=in_step)
+        inner = Scope(self.activation, self.branch, path, self.newest, None, call, in_step=True)
+        inner.attempt = (call, attempt)
+        return inner
+
+    def inside_body(self, call: Call) -> Scope:
+        """Return the scope of the calls of another definition's body that is run inline."""
+        path, newest, in_step = call.path + "/", self.newest, self.in_step
+        inner = Scope(self.activation, self.branch, path, newest, None, call, in_step=in_step)
+        inner.attempt = self.attempt
+        return inner
 
 
 def _digest(*parts: bytes | str) -> bytes:

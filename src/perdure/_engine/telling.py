@@ -307,6 +307,8 @@ def saved(activation: Activation, save: SaveCheckpoint, answer: Saved) -> None:
             if StepCancelled in hooks.kinds:
                 place = _step_place(activation, save.key.path, save.tries)
                 hooks.tell(StepCancelled(**place, duration=duration))
+        case StepOutcome.PENDING if save.value is None:
+            pass  # the start of one that is at_most_once: its attempt is told by itself
         case _:
             _step_failed(activation, save, answer)
 

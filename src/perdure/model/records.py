@@ -64,7 +64,9 @@ class Control(StrEnum):
 
 
 class StepOutcome(StrEnum):
-    """How a step stands. ``pending``: attempts failed and another is due; the rest are final.
+    """How a step stands. ``pending``: not over; the rest are final.
+
+    Attempts failed and another is due, or it has begun and is one that begins at most once.
 
     ``cancelled`` is a step that the body itself gave up, such as the loser of a race.
     """

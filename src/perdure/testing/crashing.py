@@ -22,10 +22,10 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from perdure._engine.engine import StandIn
 from perdure.app import App
-from perdure.codec import error_summary
+from perdure.codec import decode_error, error_summary
 from perdure.duration import Duration, to_micros
-from perdure.errors import UsageError
-from perdure.model.records import RunQuery, RunRecord
+from perdure.errors import StepInterrupted, UsageError
+from perdure.model.records import Checkpoint, RunQuery, RunRecord, StepOutcome
 from perdure.store import Store
 from perdure.stores.memory import MemoryData, MemoryStore
 from perdure.stores.sqlite import SqliteStore
@@ -75,12 +75,16 @@ class _End:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """How one run ended: all that must be the same with and without crashes."""
+    """How one run ended: all that must be the same with and without crashes.
+
+    ``interrupted`` are the steps that a crash ended, without their outcome.
+    """
 
     name: str
     outcome: str
     result: bytes | None
     steps: Counter[tuple[Any, ...]] = field(hash=False)
+    interrupted: Counter[tuple[Any, ...]] = field(hash=False)
 
 
 async def crash_everywhere(
@@ -108,6 +112,8 @@ async def crash_everywhere(
       when its process died, so that nothing of it was recorded; and then only once more. That is
       what an engine can promise for effects outside of its store. With ``repeats="never"`` not even
       that is allowed: for steps that themselves see to it that repeating them has no effect;
+    - a step that is ``at_most_once`` and was executing is recorded as interrupted, in the place of
+      its outcome, and its effects may be missing;
     - as many boundaries were visited as the undisturbed run has commits, on both sides.
 
     Args:
@@ -375,15 +381,26 @@ class _Trial:
     async def _ended(self, stage: Stage, run: RunRecord) -> _Ended:
         history = await stage.store.history(run.run_id)
         assert history is not None
-        steps = Counter(
-            (record.key.path, record.key.k, record.kind.value, record.outcome.value, record.text)
-            for record in history.checkpoints
-        )
+        steps: Counter[tuple[Any, ...]] = Counter()
+        interrupted: Counter[tuple[Any, ...]] = Counter()
+        for record in history.checkpoints:
+            step = (record.key.path, record.key.k, record.kind.value, record.text)
+            if _is_interrupted(record):
+                interrupted[step] += 1
+            else:
+                steps[*step, record.outcome.value] += 1
         outcome = run.status.value
         if run.error is not None:
             summary = error_summary(run.error)
             outcome += f" ({summary.type}: {summary.message})"
-        return _Ended(run.definition, outcome, run.result, steps)
+        return _Ended(run.definition, outcome, run.result, steps, interrupted)
+
+
+def _is_interrupted(record: Checkpoint) -> bool:
+    """Tell whether a crash has ended a step that begins at most once."""
+    if record.outcome is not StepOutcome.ERROR or record.value is None:
+        return False
+    return isinstance(decode_error(record.value), StepInterrupted)
 
 
 def _none_left(left: list[RunRecord]) -> bool:
@@ -418,13 +435,11 @@ def _compared(undisturbed: _End, end: _End, allowed: Counter[Any]) -> list[str]:
         for run_id, found in end.runs.items()
         if run_id not in undisturbed.runs
     ]
+    missing = sum(ended.interrupted.total() for ended in end.runs.values())
     for effect in undisturbed.effects | end.effects:
-        least = undisturbed.effects[effect]
-        most = least + allowed[effect]
-        if not least <= end.effects[effect] <= most:
-            problems.append(
-                f"effect {effect!r} happened {end.effects[effect]} times, undisturbed {least}"
-            )
+        usual, times = undisturbed.effects[effect], end.effects[effect]
+        if not usual - missing <= times <= usual + allowed[effect]:
+            problems.append(f"effect {effect!r} happened {times} times, undisturbed {usual}")
     return problems
 
 
@@ -435,11 +450,17 @@ def _compared_runs(run_id: str, expected: _Ended, found: _Ended) -> list[str]:
         problems.append(f"{what} ended {found.outcome}, undisturbed {expected.outcome}")
     elif found.result != expected.result:
         problems.append(f"{what} returned {found.result!r}, undisturbed {expected.result!r}")
+    interrupted = found.interrupted.copy()
     for step in expected.steps | found.steps:
-        if expected.steps[step] != found.steps[step]:
-            path, _, _, outcome, text = step
+        *call, outcome = step
+        missing = expected.steps[step] - found.steps[step]
+        if 0 < missing <= interrupted[tuple(call)]:
+            interrupted[tuple(call)] -= missing
+        elif missing:
+            path, _, _, text = call
             problems.append(
                 f"{what} recorded {path}({text}) as {outcome} {found.steps[step]} times, "
                 f"undisturbed {expected.steps[step]}"
             )
+    problems += [f"{what} interrupted {path}({text})" for path, _, _, text in +interrupted]
     return problems
