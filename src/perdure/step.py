@@ -25,6 +25,7 @@ from perdure._engine import scope as scopes
 from perdure._engine.calls import block_on, call_site, child_ending, on_a_loop, perform
 from perdure._engine.calls import sleep as durable_sleep
 from perdure._engine.definition import StepSpec, check_function
+from perdure._engine.patches import decide
 from perdure._engine.scope import Call, Scope
 from perdure._engine.unawaited import reads_as
 from perdure.clock import SystemClock, to_datetime, to_micros_instant
@@ -503,6 +504,37 @@ def _sleep(delay: Micros, name: str, text: str, site: str) -> Coroutine[Any, Any
         return waiting
     block_on(scope.activation, waiting)
     return cast("Coroutine[Any, Any, None]", None)  # a `def` body looks at no result
+
+
+# --- code that changes under runs in flight ------------------------------------------------------
+
+
+def patched(name: str, /) -> bool:
+    """Tell whether this run goes by the new code at a place that has changed.
+
+    True for a run that comes here for the first time, False for one that had passed this place
+    when the call was not there yet. What is answered first holds for the whole run: it is recorded
+    and the same on every replay, in every branch and each time the body comes by that name. Once
+    ``perdure check`` finds no run in flight that goes by the old code, the call and that code can
+    be removed.
+
+    Outside of a run, and where the body is run here and now, it is True.
+
+    Args:
+        name: of the change; as a step's.
+
+    Raises:
+        DefinitionError, InvalidValue: it is no name.
+
+    Example::
+
+        if patched("weigh first"):
+            await weigh(order)
+        await pack(order)
+    """
+    scope = scopes.current()
+    check_name(name, "a patch's name")
+    return True if scope is None else decide(scope.activation, name, call_site(2))
 
 
 # --- what a step may ask about itself ----------------------------------------------------------

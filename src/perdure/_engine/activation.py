@@ -70,6 +70,19 @@ def _awaits(task: asyncio.Future[Any]) -> bool:
     return not task.done() and waiter is not None and not waiter.done()
 
 
+def _look_at(future: asyncio.Future[Any]) -> None:
+    """Keep asyncio from complaining: whoever writes next meets the same failure."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _is_on(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
 class Activation:
     """A run between its claim and its settle."""
 
@@ -358,6 +371,21 @@ class Activation:
             )
         self.leave(Leaving.LOST)
         raise Leave("the run is no longer held by this worker")
+
+    def record_soon(self, checkpoint: SaveCheckpoint) -> None:
+        """Commit what nobody waits for, before anything that is recorded later; from any thread.
+
+        A body that is leaving records nothing more.
+        """
+        if self.leaving is None:
+            if _is_on(self._loop):
+                self._submit(checkpoint)
+            else:
+                self._loop.call_soon_threadsafe(self._submit, checkpoint)
+
+    def _submit(self, checkpoint: SaveCheckpoint) -> None:
+        committed = self.engine.committer.submit(checkpoint, patient=True)
+        committed.add_done_callback(_look_at)
 
     def mismatched(self, error: Mismatch) -> Mismatch:
         """Note that the replay does not fit: the run is paused whatever its body makes of it.

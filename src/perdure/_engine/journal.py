@@ -8,16 +8,18 @@ execute, the code asks for something else than what was done there, and that is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-from perdure.model.records import Checkpoint, StepKey, StepOutcome
+from perdure.model.records import Checkpoint, StepKey, StepKind, StepOutcome
 
 _Identity: TypeAlias = tuple[bytes, str, bytes, int]
 
 Moment: TypeAlias = tuple[int, int]
 """When an outcome was recorded: epoch and the time of its end, which rises within a claim."""
 
+TAKEN = b"true"
+"""What the record of a patch holds for a run that goes by the new code."""
 
 _NOT_GIVEN = frozenset({StepOutcome.PENDING, StepOutcome.CANCELLED})
 """Outcomes that are not given to the body: it tries again, or gives up again."""
@@ -37,8 +39,10 @@ class Journal:
     """The checkpoints of a run, each claimed at most once by a call of the body.
 
     Attributes:
-        recorded: how many there are.
+        recorded: how many calls are recorded.
         given_up: the calls that the body gave up, then or now.
+        patches: by which code the run goes, by the name of a patch; see
+            :mod:`perdure._engine.patches`. They are no calls: nobody has to ask for them.
     """
 
     __slots__ = (
@@ -48,6 +52,7 @@ class Journal:
         "_records",
         "_unclaimed",
         "given_up",
+        "patches",
         "recorded",
     )
 
@@ -55,7 +60,8 @@ class Journal:
         self.given_up: list[StepKey] = []
         self._unclaimed: dict[_Identity, Checkpoint] = {}
         self._by_position: dict[tuple[bytes, str, int], _Identity] = {}
-        self._records = tuple(checkpoints)
+        self.patches: dict[str, bool] = {}
+        self._records = tuple(self._but_for_patches(checkpoints))
         self._asked: set[int] = set()  # ids of records, which are kept as long as this
         self._expected: list[tuple[Moment, int]] | None = None
         for record in self._records:
@@ -66,6 +72,13 @@ class Journal:
             if record.outcome is StepOutcome.CANCELLED:
                 self.given_up.append(key)
         self.recorded = len(self._unclaimed)
+
+    def _but_for_patches(self, checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
+        for record in checkpoints:
+            if record.kind is StepKind.PATCH:
+                self.patches[record.key.path] = record.value == TAKEN
+            else:
+                yield record
 
     def claim(self, scope: bytes, path: str, fingerprint: bytes, k: int) -> Checkpoint | None:
         """Return the record of exactly this identity and mark it claimed; None for new work."""

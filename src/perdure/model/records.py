@@ -79,12 +79,13 @@ class StepOutcome(StrEnum):
 
 
 class StepKind(StrEnum):
-    """What a checkpoint records."""
+    """What a checkpoint records. ``patch`` is no call, but which of two codes a run goes by."""
 
     STEP = "step"
     ENQUEUE = "enqueue"
     CHILD = "child"
     SLEEP = "sleep"
+    PATCH = "patch"
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):

@@ -22,7 +22,7 @@ from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
 from perdure.app import App
 from perdure.codec import error_summary
-from perdure.model.records import History, RunRecord, Status
+from perdure.model.records import History, RunRecord, Status, StepKind
 from perdure.model.transitions import (
     ClaimedRun,
     Completed,
@@ -32,6 +32,7 @@ from perdure.model.transitions import (
     Outcome,
     Retrying,
     SaveCheckpoint,
+    Saved,
     Settle,
     Transition,
     Verdict,
@@ -216,6 +217,10 @@ class _Replaying:
         )
 
 
+def _is_patch(transition: Transition) -> bool:
+    return isinstance(transition, SaveCheckpoint) and transition.kind is StepKind.PATCH
+
+
 def _nothing() -> None:
     """Take note that a body has left: nobody waits for its slot."""
 
@@ -240,12 +245,14 @@ class _Journal(MemoryStore):
         return bool(self.asked)
 
     async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
-        """Note what was to be written, and never answer."""
+        """Note what was to be written, and never answer: but for which code it goes by."""
+        if all(map(_is_patch, batch)):
+            return [Saved() for _ in batch]
         for transition in batch:
             match transition:
                 case Settle():
                     self.verdict = transition.verdict
-                case SaveCheckpoint():
+                case SaveCheckpoint() if not _is_patch(transition):
                     self.asked.append(transition.key.path)
                 case CreateRun():
                     self.asked.append(transition.definition)

@@ -35,6 +35,7 @@ STEP_KINDS: Final = {
     1: StepKind.ENQUEUE,
     2: StepKind.CHILD,
     3: StepKind.SLEEP,
+    9: StepKind.PATCH,
 }
 STEP_OUTCOMES: Final = {
     0: StepOutcome.OK,

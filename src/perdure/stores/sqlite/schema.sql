@@ -83,7 +83,7 @@ CREATE TABLE checkpoint (
     scope BLOB NOT NULL,
     fingerprint BLOB NOT NULL,
     position INTEGER,
-    kind INTEGER DEFAULT 0,      -- 0 step 1 enqueue 2 child 3 sleep
+    kind INTEGER DEFAULT 0,      -- 0 step 1 enqueue 2 child 3 sleep 9 patch
     outcome INTEGER DEFAULT 0,   -- 0 ok 1 error 2 timeout 3 pending 4 cancelled
     tries INTEGER DEFAULT 1,
     epoch INTEGER,
