@@ -279,6 +279,7 @@ CALLS: dict[str, Call] = {
     "gather": lambda _, row: gather(*thaw(row.value)),
     "linear": _constructed(perdure.linear),
     "now": lambda *_: perdure.now(),
+    "patched": lambda _, row: perdure.patched(row.value),
     "random": lambda *_: perdure.random(),
     "sleep": _sleep,
     "sleep_until": _sleep_until,

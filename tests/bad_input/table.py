@@ -137,7 +137,7 @@ ROWS: list[Row] = [
         for value in (1, None, "yes")
     ],
     Row("App.runs", "before", "nobody", RunNotFound, "there is no run 'nobody' here"),
-    *each({"step": "name"}, NO_NAMES[:8], InvalidValue),
+    *each({"step": "name", "patched": "name"}, NO_NAMES[:8], InvalidValue),
     *[
         Row(entry, parameter, [value], InvalidValue, says)
         for entry, parameter in (
@@ -155,6 +155,7 @@ ROWS: list[Row] = [
             ("step", "name"),
             ("step", "was"),
             ("step.sync", "name"),
+            ("patched", "name"),
         )
         for value in ("a/b", "~0", "../../x")
     ],

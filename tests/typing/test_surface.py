@@ -51,6 +51,7 @@ from perdure import (
     job,
     linear,
     now,
+    patched,
     random,
     sleep,
     sleep_until,
@@ -265,6 +266,7 @@ async def fulfil(order_id: str, *, cents: int = 1) -> str:
     await asyncio.to_thread(carry(lambda: None))
     assert_type(await sleep("1ms"), None)
     assert_type(await sleep_until(now()), None)
+    assert_type(patched("weigh first"), bool)
     return f"{receipt} {now().isoformat()} {uuid()} {random().random()}"
 
 
