@@ -39,6 +39,8 @@ Waking
     ``coalesce`` is 0; otherwise its ``due_at`` becomes at most now + ``coalesce``, so that a
     parent of a thousand children is not replayed a thousand times. Runs that are not ``waiting``
     are left alone: they look at their waits' endings when they are claimed or suspended next.
+    An event that a wait of a ``waiting`` run would take wakes it in the same way; see
+    :mod:`perdure.model.events`.
 
 Rescue
     The store judges nobody dead by time. A rescuer that saw a beat unchanged for one lease, on
@@ -63,6 +65,7 @@ from typing import Protocol
 
 import msgspec
 
+from perdure.model.events import EventQuery, EventRecord, ListenerRecord
 from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
 from perdure.model.transitions import Outcome, Transition
 
@@ -195,6 +198,14 @@ class Store(Protocol):
             by_definition: count each definition apart.
             by_queue: count each queue apart.
         """
+        ...
+
+    async def events(self, query: EventQuery) -> list[EventRecord]:
+        """Return the events that match, newest first, as of one instant."""
+        ...
+
+    async def listeners(self) -> list[ListenerRecord]:
+        """Return the registered listeners by type, then definition, also those not announced."""
         ...
 
     async def workers(self) -> list[WorkerRecord]:

@@ -182,6 +182,14 @@ class Mortal:
         """Return how many runs there are of each status."""
         return await self.inner.counts(**apart)
 
+    async def events(self, query: Any) -> Any:
+        """Return the events that match."""
+        return await self._read(self.inner.events, query)
+
+    async def listeners(self) -> Any:
+        """Return the registered listeners."""
+        return await self._read(self.inner.listeners)
+
     async def plan(self) -> list[str]:
         """Return what opening would create."""
         return await self.inner.plan()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import OutcomeUnknown, StoreBusy, StoreError, StoreFull, StoreReadOnly
+from perdure.model.events import EventQuery, EventRecord, ListenerRecord
 from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
@@ -143,6 +144,12 @@ class FaultyStore:
 
     async def damage(self) -> list[str]:
         return await self._inner.damage()
+
+    async def events(self, query: EventQuery) -> list[EventRecord]:
+        return await self._read(lambda: self._inner.events(query))
+
+    async def listeners(self) -> list[ListenerRecord]:
+        return await self._read(self._inner.listeners)
 
     async def workers(self) -> list[WorkerRecord]:
         return await self._read(self._inner.workers)

@@ -79,7 +79,8 @@ DAMAGES = {
     "UPDATE checkpoint SET due_at = 1": ("step-due", "parent"),
     "INSERT INTO attempt (run, number, epoch, ended_at, outcome)"
     " SELECT seq, 7, 1, 0, 'failed' FROM run WHERE id = 'failed'": ("attempt", "failed"),
-    "INSERT INTO wait SELECT seq, 0, namespace, 0, 'x', 1, 0, 1 FROM run WHERE id = 'failed'": (
+    "INSERT INTO wait SELECT seq, 0, namespace, 0, 'x', 1, 0, 1, NULL FROM run"
+    " WHERE id = 'failed'": (
         "waits-kept",
         "failed",
     ),

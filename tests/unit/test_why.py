@@ -139,6 +139,21 @@ async def many_children(desk: Desk) -> None:
     await desk.claim(limit=1)
 
 
+async def one_event(desk: Desk) -> None:
+    await desk.worker()
+    await desk.suspend(await desk.start(), Wait(WaitKind.EVENT, "packed"))
+    desk.clock.advance(MINUTE)
+
+
+async def events_in_time(desk: Desk) -> None:
+    await desk.worker()
+    await desk.suspend(
+        await desk.start(),
+        Wait(WaitKind.EVENT, "paid"),
+        Wait(WaitKind.EVENT, "packed", START + MINUTE, 2, "o1"),
+    )
+
+
 async def mismatched(desk: Desk) -> None:
     await desk.worker()
     await desk.worker("v", {"d": "3"})
@@ -215,6 +230,13 @@ CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int |
             "waits for 6 of 6 runs to end: kid0 of 'd', running, kid1 of 'd', running, "
             "kid2 of 'd', queued and 3 more"
         ),
+    ),
+    one_event: ("event", ("packed",), None, "waits since 1m for an event 'packed'"),
+    events_in_time: (
+        "event",
+        ("paid", "packed"),
+        START + MINUTE,
+        "for an event 'packed' with key 'o1' until 20",
     ),
     mismatched: (
         "mismatch",

@@ -236,7 +236,7 @@ _AGREES: Final[dict[Status, Callable[[RunRecord], bool]]] = {
         run.reason == "operator" or (bool(run.misfits) and None not in (run.reason, run.error))
     ),
     Status.COMPLETED: lambda run: (
-        run.result is not None and run.error is None and run.reason is None
+        run.result is not None and run.error is None and run.reason in {None, "declined"}
     ),
     Status.FAILED: lambda run: None not in (run.reason, run.error),
     Status.CANCELLED: lambda run: run.reason is None and run.result is None,

@@ -43,8 +43,8 @@ class Why(msgspec.Struct, frozen=True):
         run_id: which run.
         cause: what it is, for programs: ``ended``, ``executing``, ``silent_worker``,
             ``no_worker``, ``no_capable_worker``, ``queue_not_served``, ``workers_full``,
-            ``suspect``, ``claimable``, ``delay``, ``retry``, ``sleep``, ``child``, ``due``,
-            ``mismatch``, ``paused``.
+            ``suspect``, ``claimable``, ``delay``, ``retry``, ``sleep``, ``child``, ``event``,
+            ``due``, ``mismatch``, ``paused``.
         sentence: the same for people, with who and until when.
         holder: who or what it waits for: a worker's id, runs' ids, a step's path; empty for none.
         until: when that ends by itself, if it does.
@@ -277,6 +277,8 @@ async def _waiting(store: Store, view: _View) -> Why:
             return _retry(view)
         case WaitKind.SLEEP:
             return _until(view, "sleep", "sleeps until", _paths(view, WaitKind.SLEEP))
+        case WaitKind.EVENT:
+            return _event(view)
         case _:
             return await _children(store, view)
 
@@ -287,6 +289,20 @@ def _until(view: _View, cause: str, what: str, holder: Sequence[str] = ()) -> Wh
     at = to_datetime(due_at).isoformat(timespec="seconds")
     named = f" (step {holder[0]!r})" if holder and holder[0] != "sleep" else ""
     return _say(view, cause, f"{what} {at}, in {view.left(due_at)}{named}", holder, due_at)
+
+
+def _event(view: _View) -> Why:
+    waits = [wait for wait in view.history.waits if wait.kind is WaitKind.EVENT]
+    first = min(waits, key=lambda wait: (wait.due_at is None, wait.due_at or 0))
+    with_key = "" if first.match is None else f" with key {first.match!r}"
+    more = f", and for {_count(len(waits) - 1, 'other event')}" if len(waits) > 1 else ""
+    until = ""
+    if first.due_at is not None:
+        at = to_datetime(first.due_at).isoformat(timespec="seconds")
+        until = f" until {at}, for {view.left(first.due_at)}"
+    since = view.ago(view.run.updated_at)
+    what = f"waits since {since} for an event {first.key!r}{with_key}{until}{more}"
+    return _say(view, "event", what, [wait.key for wait in waits], view.run.due_at)
 
 
 def _retry(view: _View) -> Why:

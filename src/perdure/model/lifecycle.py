@@ -211,7 +211,8 @@ def _judge(run: RunRecord, verdict: Verdict, now: Micros) -> None:
     match verdict:
         case Completed():
             run.result = verdict.result
-            run.error = run.reason = None
+            run.error = None
+            run.reason = "declined" if verdict.declined else None
             run.culprits = encode_keys(verdict.orphans)
             _end(run, Status.COMPLETED, now)
         case Failed():

@@ -41,10 +41,11 @@ class WaitKind(StrEnum):
     RETRY = "retry"
     SLEEP = "sleep"
     CHILD = "child"
+    EVENT = "event"
 
 
-REASONS = ("error", "crash", "invalid_input", "timeout", "mismatch", "operator")
-"""Why a run is failed or paused."""
+REASONS = ("error", "crash", "invalid_input", "timeout", "mismatch", "operator", "declined")
+"""Why a run is failed or paused; a declined one is completed."""
 
 
 class Rank(IntEnum):
@@ -85,6 +86,9 @@ class StepKind(StrEnum):
     ENQUEUE = "enqueue"
     CHILD = "child"
     SLEEP = "sleep"
+    WAIT_FOR_EVENT = "wait_for_event"
+    PUBLISH = "publish"
+    SEND_EVENT = "send_event"
     PATCH = "patch"
 
 
@@ -168,7 +172,8 @@ class RunRecord(msgspec.Struct, gc=False):
         worker_id: who holds it while ``running``, who held it last otherwise.
         crashes: claims in a row that ended with a dead worker and no new checkpoint.
         reason: why it is failed or paused: ``error``, ``crash``, ``invalid_input``, ``timeout``,
-            ``mismatch``, ``operator`` (paused by hand).
+            ``mismatch``, ``operator`` (paused by hand); ``declined`` for one that is completed
+            without its body, because it did not want the event that started it.
         paused_at: since when it is paused by hand: a resume shifts its timers by the time since.
         error: encoded error of the last failure, also while another attempt is due.
         culprits: encoded keys of the checkpoints that its end points at: those whose failure ended
@@ -222,17 +227,20 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     """One wake condition of a suspended run.
 
     Args:
-        kind: ``retry`` or ``sleep`` (a due time) or ``child`` (the end of another run).
-        key: a call's path for ``retry`` and ``sleep``, the child's run id for ``child``.
+        kind: ``retry`` or ``sleep`` (a due time), ``child`` (the end of another run) or ``event``.
+        key: a call's path for ``retry`` and ``sleep``, the child's run id for ``child``, the type
+            for ``event``.
         due_at: the store's time at which it is fulfilled by itself; None for never.
         join: the ``child`` waits of one join number wake the run only when all of them are
-            fulfilled. A ``due_at``, of whatever wait, wakes it alone.
+            fulfilled. A ``due_at``, of whatever wait, wakes it alone, and so does an event.
+        match: for ``event``, the key that the event must have; None for any or none.
     """
 
     kind: WaitKind
     key: str
     due_at: Micros | None = None
     join: int = 0
+    match: str | None = None
 
 
 class Ending(msgspec.Struct, frozen=True, gc=False):

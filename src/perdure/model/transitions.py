@@ -11,6 +11,19 @@ from typing import TypeAlias
 
 import msgspec
 
+from perdure.model.events import (
+    Awaiting,
+    GiveUpEvent,
+    Listen,
+    Listening,
+    Publish,
+    Published,
+    SendEvent,
+    TakeEvent,
+    Taken,
+    TimedOut,
+    Unlisten,
+)
 from perdure.model.records import (
     Checkpoint,
     Control,
@@ -118,11 +131,13 @@ class Completed(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Verdict: the body returned; the run is ``completed``.
 
     ``orphans`` are the recorded calls that the body did not make this time; they are kept in the
-    run's ``culprits``.
+    run's ``culprits``. ``declined``: the body was not executed, because the run did not want the
+    event that started it; its reason is ``declined``.
     """
 
     result: bytes
     orphans: tuple[StepKey, ...] = ()
+    declined: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -153,9 +168,10 @@ class Suspended(msgspec.Struct, frozen=True, gc=False, tag=True):
     The wait rows (at least one) replace those of an earlier suspension and are kept until the next
     settle.
     A join is fulfilled when it has ``child`` waits and all of them name runs that are terminal now
-    (a child retried by an operator is open again). If a join is fulfilled already, the run is woken
-    in this same transition. ``due_at`` becomes the earliest of the waits' and may have passed: the
-    next claim finds it. ``coalesce``: see Waking in :mod:`perdure.store`.
+    (a child retried by an operator is open again). If a join is fulfilled already, or an event is
+    there that an ``event`` wait would take, the run is woken in this same transition. ``due_at``
+    becomes the earliest of the waits' and may have passed: the next claim finds it. ``coalesce``:
+    see Waking in :mod:`perdure.store`.
     """
 
     waits: tuple[Wait, ...]
@@ -344,6 +360,12 @@ Transition: TypeAlias = (
     | RetireWorker
     | RescueWorker
     | GiveBack
+    | Listen
+    | Unlisten
+    | Publish
+    | SendEvent
+    | TakeEvent
+    | GiveUpEvent
 )
 
 # --- answers ---------------------------------------------------------------------------------
@@ -475,4 +497,9 @@ Outcome: TypeAlias = (
     | Missing
     | Beaten
     | Rescued
+    | Listening
+    | Published
+    | Taken
+    | TimedOut
+    | Awaiting
 )

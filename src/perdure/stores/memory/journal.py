@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from perdure.model.events import (
+    GiveUpEvent,
+    Listen,
+    Publish,
+    SendEvent,
+    TakeEvent,
+    Unlisten,
+)
 from perdure.model.records import Micros
 from perdure.model.transitions import (
     CancelRun,
@@ -23,7 +31,7 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.memory import claims, operators, runs, workers
+from perdure.stores.memory import claims, events, operators, runs, workers
 from perdure.stores.memory.space import Space
 
 VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
@@ -40,6 +48,12 @@ VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     RetireWorker: workers.retire,
     RescueWorker: workers.rescue,
     GiveBack: workers.give_back,
+    Listen: events.listen,
+    Unlisten: events.unlisten,
+    Publish: events.publish,
+    SendEvent: events.send,
+    TakeEvent: events.take,
+    GiveUpEvent: events.give_up,
 }
 
 

@@ -18,6 +18,7 @@ from perdure.model.transitions import (
     ResumeRun,
     RetryRun,
 )
+from perdure.stores.memory.arrivals import wake_if_arrived
 from perdure.stores.memory.runs import reopen
 from perdure.stores.memory.space import Row, Space
 
@@ -90,6 +91,7 @@ def _operate(
         space.hint = True
         space.index(row, now)
         space.wake_if_fulfilled(row, now)
+        wake_if_arrived(space, row, now)
         return Controlled(row.run.status)
     return outcome
 

@@ -22,6 +22,7 @@ from perdure.model.transitions import (
     Settled,
     Suspended,
 )
+from perdure.stores.memory.arrivals import wake_if_arrived
 from perdure.stores.memory.space import Row, Space
 
 
@@ -88,7 +89,7 @@ def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:
     if row is None:
         return Fenced(asked.grant.run_id)
     if not lifecycle.holds(row.run, asked.grant):
-        return lifecycle.settle(row.run, asked, now)  # fenced, or askedd before
+        return lifecycle.settle(row.run, asked, now)  # fenced, or settled before
     before = copy(row.run)
     lifecycle.settle(row.run, asked, now)
     space.set_waits(row, ())
@@ -106,6 +107,7 @@ def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:
             raise AssertionError(f"{asked.verdict!r} left {row.run.run_id!r} waiting")
     space.index(row, now)
     space.wake_if_fulfilled(row, now)
+    wake_if_arrived(space, row, now)
     return Settled(row.run.status)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar, assert_never
 
 from perdure.model import lifecycle
+from perdure.model.events import EventRecord, ListenerRecord
 from perdure.model.records import (
     TERMINAL,
     Attempt,
@@ -64,7 +65,8 @@ class Row:
     """A run with everything that is kept of it.
 
     ``checkpoints`` are in the order in which they were first recorded. ``open`` holds, for each
-    join of ``waits``, the children that have not ended.
+    join of ``waits``, the children that have not ended. ``taken`` says by which wait, of which
+    generation, an event was taken.
     """
 
     run: RunRecord
@@ -75,6 +77,7 @@ class Row:
     waits: tuple[Wait, ...] = ()
     open: dict[int, set[str]] = field(default_factory=dict[int, set[str]])
     audit: dict[str, Audit] = field(default_factory=dict[str, Audit])
+    taken: dict[tuple[int, str], StepKey] = field(default_factory=dict[tuple[int, str], StepKey])
 
 
 @dataclass(slots=True)
@@ -102,7 +105,11 @@ class Space:
         self.seq = 0
         self.unique: dict[tuple[str, str], str] = {}  # (definition, unique_key) -> live run
         self.paused: dict[str, Row] = {}
+        self.events: dict[str, EventRecord] = {}  # in the order of acceptance
+        self.event_seq = 0
+        self.listeners: dict[tuple[str, str], ListenerRecord] = {}  # by type and definition
         self._waiters: dict[str, dict[str, None]] = {}  # child -> runs with a wait row naming it
+        self._event_waiters: dict[str, dict[str, None]] = {}  # type -> runs with a wait for it
         self._lanes: dict[tuple[str, str, bool], Heap[Place]] = {}
         self._dues: Heap[Due] = Heap(self._is_due)
 
@@ -153,9 +160,15 @@ class Space:
             del self._waiters[child][waiter]
             if not self._waiters[child]:
                 del self._waiters[child]
+        for type_ in {wait.key for wait in row.waits if wait.kind is WaitKind.EVENT}:
+            del self._event_waiters[type_][waiter]
+            if not self._event_waiters[type_]:
+                del self._event_waiters[type_]
         row.waits = waits
         row.open = {}
         for wait in waits:
+            if wait.kind is WaitKind.EVENT:
+                self._event_waiters.setdefault(wait.key, {})[waiter] = None
             if wait.kind is WaitKind.CHILD:
                 self._waiters.setdefault(wait.key, {})[waiter] = None
                 still_open = row.open.setdefault(wait.join, set())
@@ -179,6 +192,10 @@ class Space:
             for wait in row.waits:
                 if wait.kind is WaitKind.CHILD and wait.key == child_id:
                     row.open[wait.join].add(child_id)
+
+    def waiting_for_event(self, type: str) -> Iterator[Row]:
+        """Yield the runs with a wait for events of a type, in the order of their suspension."""
+        return (self.rows[run_id] for run_id in self._event_waiters.get(type, ()))
 
     def wake(self, row: Row, now: Micros) -> None:
         """Wake a waiting run, now or soon."""

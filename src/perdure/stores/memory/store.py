@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from perdure.clock import Clock, SystemClock
 from perdure.errors import StoreClosed, UsageError
+from perdure.model.events import EventQuery, EventRecord, ListenerRecord
 from perdure.model.records import (
     Count,
     Ending,
@@ -25,7 +26,7 @@ from perdure.model.records import (
 )
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
-from perdure.stores.memory import journal, reads
+from perdure.stores.memory import events, journal, reads
 from perdure.stores.memory.space import Space
 
 
@@ -166,6 +167,18 @@ class MemoryStore:
         space = self._space()
         with self.data.lock:
             return reads.counts(space, by_definition=by_definition, by_queue=by_queue)
+
+    async def events(self, query: EventQuery) -> list[EventRecord]:
+        """Return the events that match, newest first."""
+        space = self._space()
+        with self.data.lock:
+            return events.events(space, query)
+
+    async def listeners(self) -> list[ListenerRecord]:
+        """Return the registered listeners by type, then definition."""
+        space = self._space()
+        with self.data.lock:
+            return events.listeners(space)
 
     async def workers(self) -> list[WorkerRecord]:
         """Return the registered workers in order of registration."""

@@ -29,12 +29,16 @@ WAIT_KINDS: Final = {
     1: WaitKind.RETRY,
     2: WaitKind.CHILD,
     3: WaitKind.SLEEP,
+    4: WaitKind.EVENT,
 }
 STEP_KINDS: Final = {
     0: StepKind.STEP,
     1: StepKind.ENQUEUE,
     2: StepKind.CHILD,
     3: StepKind.SLEEP,
+    4: StepKind.WAIT_FOR_EVENT,
+    5: StepKind.PUBLISH,
+    6: StepKind.SEND_EVENT,
     9: StepKind.PATCH,
 }
 STEP_OUTCOMES: Final = {

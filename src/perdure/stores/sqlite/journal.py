@@ -12,6 +12,14 @@ import msgspec
 
 from perdure.clock import Clock
 from perdure.errors import StoreError
+from perdure.model.events import (
+    GiveUpEvent,
+    Listen,
+    Publish,
+    SendEvent,
+    TakeEvent,
+    Unlisten,
+)
 from perdure.model.records import Status
 from perdure.model.transitions import (
     CancelRun,
@@ -32,7 +40,7 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.sqlite import rows, runs, saving, workers
+from perdure.stores.sqlite import events, rows, runs, saving, workers
 from perdure.stores.sqlite.claims import claim
 from perdure.stores.sqlite.connecting import lengthen_log
 from perdure.stores.sqlite.failures import UNFIT_VALUES, is_busy, store_error
@@ -55,6 +63,12 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     RetireWorker: workers.retire,
     RescueWorker: workers.rescue,
     GiveBack: workers.give_back,
+    Listen: events.listen,
+    Unlisten: events.unlisten,
+    Publish: events.publish,
+    SendEvent: events.send,
+    TakeEvent: events.take,
+    GiveUpEvent: events.give_up,
 }
 
 _MOST_HELD = 10_000
@@ -252,14 +266,19 @@ def _apply(unit: Unit, batch: Sequence[Transition]) -> None:
         outcomes[index] = claim(unit, transition)
 
 
-def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:
+def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a flat table
     """Yield the ids of the runs that a batch names, those that it would create if careful."""
     for transition in batch:
         match transition:
-            case SaveCheckpoint() | Settle():
+            case SaveCheckpoint() | Settle() | TakeEvent() | GiveUpEvent():
                 yield transition.grant.run_id
             case CreateRun():
                 if careful:
+                    yield transition.run_id
+                if transition.by is not None:
+                    yield transition.by.run_id
+            case Publish() | SendEvent():
+                if type(transition) is SendEvent:
                     yield transition.run_id
                 if transition.by is not None:
                     yield transition.by.run_id

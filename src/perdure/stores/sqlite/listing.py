@@ -17,9 +17,11 @@ from typing import Any, Final
 
 import msgspec
 
+from perdure.model.events import EventQuery
 from perdure.model.records import RunQuery, ascii_lower
 from perdure.stores.sqlite import rows
 from perdure.stores.sqlite.codes import STATUS_CODES, pack_id
+from perdure.stores.sqlite.events import EVENT, FROM
 from perdure.stores.sqlite.names import Names
 
 _AILING = {3, 5, 6}  # the statuses of the index run_ailing
@@ -102,6 +104,33 @@ def list_statement(query: RunQuery, namespace: int, names: Names) -> Statement |
     table = "run" if _has_index(query) else "run NOT INDEXED"
     statement = f"SELECT {rows.FULL} FROM {table} WHERE {' AND '.join(where)} ORDER BY seq DESC"
     return Statement(f"{statement} LIMIT ?", [*parameters, query.limit])
+
+
+def events_statement(query: EventQuery, namespace: int, names: Names) -> Statement | None:
+    """Return the statement of a list of events; None where nothing can match."""
+    given = (query.type, query.key, query.run_id, query.event_id)
+    if not all(_is_storable(text) for text in given if text is not None):
+        return None
+    type_ = None if query.type is None else names.find(query.type)
+    if query.type is not None and type_ is None:
+        return None
+    run = None if query.run_id is None else pack_id(query.run_id)
+    narrowing: dict[str, Sequence[Any]] = {
+        "event.type = ?": (type_,),
+        "event.key = ?": (query.key,),
+        "event.run = (SELECT seq FROM run WHERE namespace = ? AND id = ?)": (
+            (namespace, run) if run is not None else (None,)
+        ),
+        "event.id = ?": (query.event_id,),
+        "event.seq < ?": (query.before,),
+    }
+    where, parameters = ["event.namespace = ?"], [namespace]
+    for condition, values in narrowing.items():
+        if values[0] is not None:
+            where.append(condition)
+            parameters += values
+    text = f"SELECT {EVENT} {FROM} WHERE {' AND '.join(where)} ORDER BY event.seq DESC LIMIT ?"
+    return Statement(text, [*parameters, query.limit])
 
 
 def _has_index(query: RunQuery) -> bool:

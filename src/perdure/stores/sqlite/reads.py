@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any, Final
 
+from perdure.model.events import EventQuery, EventRecord, ListenerRecord
 from perdure.model.records import (
     Count,
     Ending,
@@ -17,10 +18,10 @@ from perdure.model.records import (
     WorkerRecord,
     count_order,
 )
-from perdure.stores.sqlite import rows
+from perdure.stores.sqlite import events, rows
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import STATUSES, pack_id
-from perdure.stores.sqlite.listing import list_statement
+from perdure.stores.sqlite.listing import events_statement, list_statement
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
 from perdure.stores.sqlite.rows import SqlRow
@@ -119,6 +120,20 @@ class Reader:
                 for status, definition, queue, runs in found
             ]
         return sorted(counts, key=count_order)
+
+    def events(self, query: EventQuery) -> list[EventRecord]:
+        """Return the events that match, newest first."""
+        with self._instant() as namespace:
+            statement = events_statement(query, namespace, self._names)
+            if statement is None:
+                return []
+            found = self._all(statement.text, *statement.parameters)
+            return [events.event(row, self._names) for row in found]
+
+    def listeners(self) -> list[ListenerRecord]:
+        """Return the registered listeners by type, then definition."""
+        with self._instant() as namespace:
+            return events.listeners(self._all(events.LISTENERS, namespace), self._names)
 
     def damage(self) -> list[str]:
         """Return what SQLite's check of the file finds."""

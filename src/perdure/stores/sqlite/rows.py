@@ -419,13 +419,38 @@ def saved(save: SaveCheckpoint, run: RunRecord, now: Micros, names: Names) -> Sq
     )
 
 
-WAIT: Final = "kind, key, due_at, join_number"
+def recorded(record: Checkpoint, run: RunRecord, names: Names) -> SqlRow:
+    """Fill the run's seq and the columns CHECKPOINT from a whole record."""
+    key = record.key
+    return (
+        run.seq,
+        run.generation,
+        key.path,
+        key.k,
+        key.scope,
+        key.fingerprint,
+        record.position,
+        STEP_KIND_CODES[record.kind],
+        STEP_OUTCOME_CODES[record.outcome],
+        record.tries,
+        record.epoch,
+        record.started_at - run.created_at,
+        record.ended_at - record.started_at,
+        record.due_at,
+        names.number(record.site),
+        record.text,
+        record.log,
+        record.value,
+    )
+
+
+WAIT: Final = "kind, key, due_at, join_number, event_key"
 
 
 def wait(row: SqlRow) -> Wait:
     """Read the columns WAIT."""
-    kind, key, due_at, join = row
-    return Wait(WAIT_KINDS[kind], unpack_id(key), due_at, join)
+    kind, key, due_at, join, match = row
+    return Wait(WAIT_KINDS[kind], unpack_id(key), due_at, join, match)
 
 
 def waited(wait: Wait, number: int, seq: int, namespace: int) -> SqlRow:
@@ -440,6 +465,7 @@ def waited(wait: Wait, number: int, seq: int, namespace: int) -> SqlRow:
         pack_id(wait.key) if is_child else wait.key,
         wait.due_at,
         wait.join,
+        wait.match,
     )
 
 

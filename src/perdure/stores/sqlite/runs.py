@@ -28,7 +28,7 @@ from perdure.model.transitions import (
     Settled,
     Suspended,
 )
-from perdure.stores.sqlite import rows, saving, waiting
+from perdure.stores.sqlite import arrivals, rows, saving, waiting
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import NotNew, Unit
@@ -124,8 +124,11 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
         case _:
             unit.set_waits(row, ())
     unit.change(row)
-    if any(wait.kind is WaitKind.CHILD for wait in unit.waits_of(row)):
+    kinds = {wait.kind for wait in unit.waits_of(row)}
+    if WaitKind.CHILD in kinds or WaitKind.EVENT in kinds:
         flush(unit)  # a join may be fulfilled already: the answer is what the run is now
+        if WaitKind.EVENT in kinds:
+            arrivals.wake_if_arrived(unit, row)
         return Settled(run.status)
     return outcome
 
@@ -161,6 +164,7 @@ def resume(unit: Unit, transition: ResumeRun) -> Outcome:
         unit.connection.execute(SHIFT_STEPS, (shift, row.run.seq, row.run.generation))
         flush(unit)
         waiting.wake_if_fulfilled(unit, row)
+        arrivals.wake_if_arrived(unit, row)
         return Controlled(row.run.status)
     return outcome
 

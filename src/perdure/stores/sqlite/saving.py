@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
-from perdure.model.records import Control, Micros, Status, StepKey, StepOutcome
+from perdure.model.records import Checkpoint, Control, Micros, Status, StepKey, StepOutcome
 from perdure.model.transitions import Conflict, Fenced, Outcome, SaveCheckpoint, Saved
 from perdure.stores.sqlite import rows
 from perdure.stores.sqlite.bulk import Bulk
@@ -123,6 +123,11 @@ def _reconcile(unit: Unit, transition: SaveCheckpoint, row: Row, answer: Outcome
         return Conflict(row.run.run_id, transition.key.path)
     REPLACE.run(unit.connection, rows.saved(transition, row.run, unit.now, unit.names))
     return answer
+
+
+def put(unit: Unit, row: Row, record: Checkpoint) -> None:
+    """Record a checkpoint as it is, in the place of the one under its key; flush before."""
+    REPLACE.run(unit.connection, rows.recorded(record, row.run, unit.names))
 
 
 def _find(unit: Unit, row: Row, key: StepKey) -> _Recorded | None:

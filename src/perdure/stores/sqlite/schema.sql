@@ -36,7 +36,7 @@ CREATE TABLE run (
     paused_at INTEGER,           -- after created_at
     attempt INTEGER DEFAULT 1,
     crashes INTEGER DEFAULT 0,
-    waiting_for INTEGER,         -- 0 delay 1 retry 2 child 3 sleep
+    waiting_for INTEGER,         -- 0 delay 1 retry 2 child 3 sleep 4 event
     coalesce_for INTEGER DEFAULT 0,
     waits INTEGER DEFAULT 0,     -- how many rows of `wait` it has
     version INTEGER,
@@ -83,7 +83,8 @@ CREATE TABLE checkpoint (
     scope BLOB NOT NULL,
     fingerprint BLOB NOT NULL,
     position INTEGER,
-    kind INTEGER DEFAULT 0,      -- 0 step 1 enqueue 2 child 3 sleep 9 patch
+    kind INTEGER DEFAULT 0,      -- 0 step 1 enqueue 2 child 3 sleep 4 wait_for_event 5 publish 6 send_event
+                                 -- 9 patch
     outcome INTEGER DEFAULT 0,   -- 0 ok 1 error 2 timeout 3 pending 4 cancelled
     tries INTEGER DEFAULT 1,
     epoch INTEGER,
@@ -102,13 +103,15 @@ CREATE TABLE wait (
     number INTEGER NOT NULL,
     namespace INTEGER NOT NULL,
     kind INTEGER NOT NULL,
-    key NOT NULL,                -- kind 2: as run.id, else text
+    key NOT NULL,                -- kind 2: as run.id, else text; kind 4: the type
     due_at INTEGER,
     join_number INTEGER NOT NULL,
     open INTEGER NOT NULL,       -- kind 2: 1 until the run that it names has ended
+    event_key TEXT,              -- kind 4: what the event must have; NULL: any
     PRIMARY KEY (run, number)
 ) WITHOUT ROWID;
 CREATE INDEX wait_child ON wait (namespace, key) WHERE kind = 2;
+CREATE INDEX wait_event ON wait (namespace, key, event_key) WHERE kind = 4;
 CREATE INDEX wait_open ON wait (run, join_number) WHERE kind = 2 AND open = 1;
 
 CREATE TABLE attempt (
@@ -148,6 +151,44 @@ CREATE TABLE worker (
     beat INTEGER
 );
 CREATE UNIQUE INDEX worker_id ON worker (namespace, id);
+
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY,     -- the order of acceptance
+    namespace INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    cause TEXT NOT NULL,         -- caused_by of the runs that it started
+    type INTEGER NOT NULL,
+    key TEXT,
+    run INTEGER,                 -- that it was sent to; NULL: to all
+    at INTEGER NOT NULL,
+    payload BLOB NOT NULL
+);
+CREATE UNIQUE INDEX event_id ON event (namespace, id);
+CREATE INDEX event_type ON event (namespace, type, at) WHERE run IS NULL;
+CREATE INDEX event_key ON event (namespace, type, key, at) WHERE run IS NULL AND key IS NOT NULL;
+CREATE INDEX event_sent ON event (run, at) WHERE run IS NOT NULL;
+
+CREATE TABLE taken (             -- by which wait of which run
+    run INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    checkpoint INTEGER NOT NULL,
+    PRIMARY KEY (run, generation, event)
+) WITHOUT ROWID;
+
+CREATE TABLE listener (
+    namespace INTEGER NOT NULL,
+    type INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    parameter TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    tags TEXT,                   -- a JSON list
+    since INTEGER NOT NULL,
+    announced_at INTEGER NOT NULL,
+    PRIMARY KEY (namespace, type, definition)
+) WITHOUT ROWID;
 
 -- For people with nothing but the sqlite3 command; Perdure itself does not read it.
 CREATE VIEW runs AS

@@ -22,6 +22,13 @@ from typing import Any, Final, TypeVar
 from perdure._platform import on_fork
 from perdure.clock import Clock, SystemClock
 from perdure.errors import StoreClosed, UsageError
+from perdure.model.events import (
+    EventQuery,
+    EventRecord,
+    GiveUpEvent,
+    ListenerRecord,
+    TakeEvent,
+)
 from perdure.model.records import (
     Count,
     Ending,
@@ -56,7 +63,9 @@ PATIENCE: Final = 30.0
 """Seconds to wait for other writers before StoreBusy."""
 
 _MOST_INLINE: Final = 4  # transitions in a batch that may be applied on the loop's thread
-_SMALL: Final = frozenset({CreateRun, SaveCheckpoint, Settle, Claim, Heartbeat})
+_SMALL: Final = frozenset(
+    {CreateRun, SaveCheckpoint, Settle, Claim, Heartbeat, TakeEvent, GiveUpEvent}
+)
 _QUICK: Final = 0.000_5  # seconds of the recent commits, on average, for that
 _WEIGHT: Final = 1 / 8  # of the newest commit: one that took 5 ms sends some ten to the thread
 
@@ -266,6 +275,14 @@ class SqliteStore:
         return await self._read(
             lambda reader: reader.counts(by_definition=by_definition, by_queue=by_queue)
         )
+
+    async def events(self, query: EventQuery) -> list[EventRecord]:
+        """Return the events that match, newest first."""
+        return await self._read(lambda reader: reader.events(query))
+
+    async def listeners(self) -> list[ListenerRecord]:
+        """Return the registered listeners by type, then definition."""
+        return await self._read(lambda reader: reader.listeners())
 
     async def damage(self) -> list[str]:
         """Return what SQLite's check of the file finds."""

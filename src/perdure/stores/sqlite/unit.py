@@ -172,7 +172,7 @@ class Unit:
     def change(self, row: Row) -> None:
         """Write the run's row with the next flush; a run that is terminal has just ended."""
         run = row.run
-        if run.status is Status.COMPLETED and run.culprits is None:
+        if run.status is Status.COMPLETED and run.culprits is None and run.reason is None:
             self._completed += rows.completed(run, self.payloads)
         else:
             self._changed[run.seq] = row

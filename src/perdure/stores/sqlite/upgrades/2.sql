@@ -2,3 +2,46 @@
 
 ALTER TABLE run ADD COLUMN caused_by TEXT;
 CREATE INDEX run_caused ON run (namespace, caused_by) WHERE caused_by IS NOT NULL;
+
+-- Events.
+
+ALTER TABLE wait ADD COLUMN event_key TEXT;
+CREATE INDEX wait_event ON wait (namespace, key, event_key) WHERE kind = 4;
+
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY,
+    namespace INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    cause TEXT NOT NULL,
+    type INTEGER NOT NULL,
+    key TEXT,
+    run INTEGER,
+    at INTEGER NOT NULL,
+    payload BLOB NOT NULL
+);
+CREATE UNIQUE INDEX event_id ON event (namespace, id);
+CREATE INDEX event_type ON event (namespace, type, at) WHERE run IS NULL;
+CREATE INDEX event_key ON event (namespace, type, key, at) WHERE run IS NULL AND key IS NOT NULL;
+CREATE INDEX event_sent ON event (run, at) WHERE run IS NOT NULL;
+
+CREATE TABLE taken (
+    run INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    checkpoint INTEGER NOT NULL,
+    PRIMARY KEY (run, generation, event)
+) WITHOUT ROWID;
+
+CREATE TABLE listener (
+    namespace INTEGER NOT NULL,
+    type INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    parameter TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    tags TEXT,
+    since INTEGER NOT NULL,
+    announced_at INTEGER NOT NULL,
+    PRIMARY KEY (namespace, type, definition)
+) WITHOUT ROWID;
