@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from perdure.app import App
     from perdure.context import Context, Values
     from perdure.declare import Declared, job, workflow
-    from perdure.errors import NonRetryable, PerdureError, RetryAfter
-    from perdure.handle import Run
+    from perdure.errors import EventTimeout, NonRetryable, PerdureError, RetryAfter
+    from perdure.event import event
+    from perdure.handle import Event, Run
     from perdure.model.records import Status
     from perdure.retry import Backoff, RetryPolicy, constant, exponential, linear
     from perdure.step import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         sleep_until,
         step,
         uuid,
+        wait_for_event,
     )
     from perdure.workflow import Workflow
 
@@ -42,6 +44,8 @@ __all__ = [
     "Context",
     "CurrentStep",
     "Declared",
+    "Event",
+    "EventTimeout",
     "NonRetryable",
     "PerdureError",
     "RetryAfter",
@@ -56,6 +60,7 @@ __all__ = [
     "carry",
     "constant",
     "current_step",
+    "event",
     "exponential",
     "gather",
     "job",
@@ -67,6 +72,7 @@ __all__ = [
     "sleep_until",
     "step",
     "uuid",
+    "wait_for_event",
     "workflow",
 ]
 
@@ -76,8 +82,9 @@ _HOMES = {
     "app": ("App",),
     "context": ("Context", "Values"),
     "declare": ("Declared", "job", "workflow"),
-    "errors": ("NonRetryable", "PerdureError", "RetryAfter"),
-    "handle": ("Run",),
+    "errors": ("EventTimeout", "NonRetryable", "PerdureError", "RetryAfter"),
+    "event": ("event",),
+    "handle": ("Event", "Run"),
     "model.records": ("Status",),
     "retry": ("Backoff", "RetryPolicy", "constant", "exponential", "linear"),
     "step": (
@@ -92,6 +99,7 @@ _HOMES = {
         "sleep_until",
         "step",
         "uuid",
+        "wait_for_event",
     ),
     "workflow": ("Workflow",),
 }

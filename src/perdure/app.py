@@ -42,19 +42,34 @@ from typing import (
 )
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from perdure._engine.calls import call_site
 from perdure._engine.context import PLAIN_META, MetaSchema
 from perdure._engine.definition import Definition
 from perdure._engine.engine import Engine, Ports
 from perdure._engine.registry import Registry
+from perdure._engine.sending import Outgoing, publish
 from perdure._engine.services import Held, hold
+from perdure._engine.unawaited import reads_as
 from perdure.clock import to_micros_instant
-from perdure.codec import Schema, schema
+from perdure.codec import schema
 from perdure.context import Context, Values
 from perdure.declare import Declared
 from perdure.duration import Duration
 from perdure.errors import AppNotReady, DefinitionError, RunNotFound, UsageError, shown
-from perdure.handle import Run, WorkerEntry, worker_entry
+from perdure.event import type_name
+from perdure.handle import (
+    Event,
+    EventEntry,
+    ListenerEntry,
+    Run,
+    WorkerEntry,
+    event_entry,
+    listener_entry,
+    run_of,
+    worker_entry,
+)
 from perdure.ids import check_id
+from perdure.model.events import EventQuery, Unlisten
 from perdure.model.records import REASONS, Count, RunQuery, Status
 from perdure.retry import Backoff, RetryOn
 from perdure.step import Step, StepOptions, decorate, refuse_unknown
@@ -290,6 +305,12 @@ class App(Generic[Services_co, Meta_co]):
             retry_on: exception classes or a predicate; None for every ``Exception``.
             timeout: how long one attempt of the body may hold a worker; None for no limit.
             queue, priority: where its runs wait and in which order (smaller is sooner).
+            on: the class of the events that start it, or the name of their type; a list or a union
+                for several. The body takes the event as its argument. A starting worker registers
+                it in the store, and from then on :meth:`publish` starts a run, also from a process
+                that does not know the workflow.
+            where: a plain function of such an event: a run whose event it returns false for ends
+                completed, with the reason ``declined``, before its body begins.
             version: changes when the code does; a digest of the function's code by default.
             description: for people; the docstring by default.
             tags: for people.
@@ -722,8 +743,7 @@ class App(Generic[Services_co, Meta_co]):
                     await run.retry()
                 page = await app.runs(status="failed", name="fulfil", before=page[-1])
         """
-        if type(limit) is not int or not 1 <= limit <= 1000:
-            raise UsageError(f"limit must be a whole number from 1 to 1000, got {shown(limit)}")
+        _check_limit(limit)
         if reason is not None:
             _check_one_of("reason", reason, REASONS)
         statuses = _statuses(status)
@@ -747,7 +767,7 @@ class App(Generic[Services_co, Meta_co]):
         for one in names:
             await self._check_known(one)
         found = await self._engine.store.list_runs(query)
-        return [Run(run.run_id, self._engine, self._result_of(run.definition)) for run in found]
+        return [run_of(run, self._engine) for run in found]
 
     async def _check_known(self, name: str) -> None:
         """Raise for a name that nobody knows, with a suggestion where one is written alike.
@@ -779,6 +799,115 @@ class App(Generic[Services_co, Meta_co]):
         self._engine.check_loop()
         return await self._engine.store.counts(by_definition=by_definition, by_queue=by_queue)
 
+    # --- events ----------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        event: object,
+        /,
+        *,
+        type: type[Any] | str | None = None,
+        key: str | None = None,
+        id: str | None = None,
+    ) -> Coroutine[Any, Any, Event]:
+        """Publish an event: it starts each workflow that listens, and satisfies waits for it.
+
+        When this returns, the runs exist, whether or not their code is in this process; each
+        stands or falls on its own. Inside a body this is a durable call: the event is published
+        once however often the body replays.
+
+        Args:
+            event: a value of a class of events: a dataclass, a pydantic model, a msgspec struct.
+            type: its class or the name of its type, where that is not the value's own class, as for
+                a TypedDict.
+            key: what a wait may ask for, such as an order's id.
+            id: of the event: publishing the same again changes nothing. A new one by default.
+
+        Raises:
+            EventConflict: the id is taken by another event.
+            InvalidValue: the event cannot be encoded; nothing is published.
+            PayloadTooLarge: encoded it is over the limit.
+            UsageError: it has no type.
+            AppNotReady: the app has no store or is not connected.
+
+        Example::
+
+            event = await app.publish(OrderPlaced("o1", 499), key="o1")
+            print(await event.runs())
+        """
+        going = publish(self._engine, Outgoing.of(event, type, key, id), call_site(2))
+        return self._published(going)
+
+    @reads_as("publish(…) without `await`")
+    async def _published(self, going: Coroutine[Any, Any, str]) -> Event:
+        return Event(await going, self._engine)
+
+    async def events(
+        self,
+        *,
+        type: type[Any] | str | None = None,
+        key: str | None = None,
+        run: Run[Any] | str | None = None,
+        limit: int = 100,
+        before: Event | EventEntry | str | None = None,
+    ) -> list[EventEntry]:
+        """Return the newest events that match; every argument narrows.
+
+        Args:
+            type: their class, or the name of their type.
+            key: exactly.
+            run: that they were sent to.
+            limit: 1 to 1,000.
+            before: the event that ended the page before this one, for the next page.
+
+        Raises:
+            UsageError: an argument is wrong.
+        """
+        _check_limit(limit)
+        self._engine.check_loop()
+        given = before if isinstance(before, str | None) else before.id
+        query = EventQuery(
+            type=None if type is None else type_name(type),
+            key=_optional(key, "key"),
+            run_id=_id_of(run, "run"),
+            limit=limit,
+            before=await self._seq_of_event(given),
+        )
+        return [event_entry(one) for one in await self._engine.store.events(query)]
+
+    async def _seq_of_event(self, event_id: str | None) -> int | None:
+        if event_id is None:
+            return None
+        query = EventQuery(event_id=check_id(event_id, "before"), limit=1)
+        for found in await self._engine.store.events(query):
+            return found.seq
+        raise UsageError(f"there is no event {event_id!r} to begin the page before")
+
+    async def listeners(self) -> list[ListenerEntry]:
+        """Return which workflows are started by which events, of every process."""
+        self._engine.check_loop()
+        return [listener_entry(one) for one in await self._engine.store.listeners()]
+
+    async def unlisten(
+        self, name: str | Definable[..., Any], /, *, type: type[Any] | str | None = None
+    ) -> None:
+        """Let events start a workflow no more; runs that they started stand.
+
+        A worker that still has it with ``on=`` registers it again when it starts.
+
+        Args:
+            name: of the definition, which other processes may define.
+            type: of the events; None for all that it listens to.
+
+        Raises:
+            InvalidValue, UsageError: an argument is wrong.
+        """
+        definition = name.name if isinstance(name, Definable) else check_id(name, "name")
+        self._engine.check_loop()
+        await self._engine.committer.submit(
+            Unlisten(definition, None if type is None else type_name(type))
+        )
+
     async def workers(self) -> list[WorkerEntry]:
         """Return the registered workers of every process, in order of registration.
 
@@ -795,10 +924,6 @@ class App(Generic[Services_co, Meta_co]):
         if found is None:
             raise RunNotFound(f"there is no run {run_id!r} here, or its retention has ended")
         return found.seq
-
-    def _result_of(self, name: str) -> Schema[Any]:
-        definition = self._registry.find(name)
-        return schema(Any) if definition is None else definition.result
 
 
 @dataclass(slots=True)
@@ -817,6 +942,11 @@ class _InApp:
 
 class Misfit:
     """What type checkers make of a body whose ``Context[…]`` this app does not satisfy."""
+
+
+def _check_limit(given: object) -> None:
+    if type(given) is not int or not 1 <= given <= 1000:
+        raise UsageError(f"limit must be a whole number from 1 to 1000, got {shown(given)}")
 
 
 class StepSettings(TypedDict, total=False):

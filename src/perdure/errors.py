@@ -18,13 +18,16 @@ PerdureError
 ├── UnknownDefinition           no definition of that name in this app
 ├── RunNotFound                 no run of that id in this namespace
 ├── RunConflict                 an id or unique_key is taken by a run made from other values
+├── EventConflict               an event's id is taken by another event
 ├── InvalidTransition           the run's status does not allow this verb
 ├── ResultTimeout               the run did not finish within the caller's patience
 ├── RunUnsuccessful             awaiting a result found no result
 │   ├── RunFailed               the run ended failed
-│   └── RunCancelled            the run ended cancelled
+│   ├── RunCancelled            the run ended cancelled
+│   └── RunDeclined             the run did not want the event that started it
 ├── StepFailed                  a step failed with an exception that cannot be rebuilt here
 ├── StepTimeout                 a step ran longer than its timeout
+├── EventTimeout                no event came in time
 ├── NonRetryable                raised by user code: do not try again
 ├── RetryAfter                  raised by user code: try again after this delay
 ├── StepInterrupted             a step that is made at most once was started; its end is unknown
@@ -139,6 +142,16 @@ class RunConflict(PerdureError):
         self.run_id = run_id
 
 
+class EventConflict(PerdureError):
+    """The id of an event is taken by one of another type, key or payload."""
+
+    code = "P135"
+
+    def __init__(self, message: str, *, event_id: str) -> None:
+        super().__init__(message)
+        self.event_id = event_id
+
+
 class InvalidTransition(PerdureError):
     """The run's status does not allow this verb."""
 
@@ -182,6 +195,12 @@ class RunCancelled(RunUnsuccessful):
     code = "P142"
 
 
+class RunDeclined(RunUnsuccessful):
+    """The run ended ``completed`` without its body: it did not want the event that started it."""
+
+    code = "P143"
+
+
 class StepFailed(PerdureError):
     """A step failed with an exception whose class cannot be rebuilt from its record.
 
@@ -221,6 +240,12 @@ class RetryAfter(PerdureError):
     def __init__(self, delay: Any, message: str | None = None) -> None:
         super().__init__(message or f"asked to be tried again after {delay}")
         self.delay = delay
+
+
+class EventTimeout(PerdureError, TimeoutError):
+    """A wait for an event was over before one came."""
+
+    code = "P155"
 
 
 class StepInterrupted(PerdureError):

@@ -16,6 +16,7 @@ from perdure._engine import telling
 from perdure._engine.calls import call_site, child_ending, decode_log, mark
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call, Scope
+from perdure._engine.sending import Outgoing, send
 from perdure._engine.unawaited import reads_as
 from perdure._runtime.why import Why, why
 from perdure.clock import to_datetime
@@ -27,11 +28,13 @@ from perdure.errors import (
     InvalidValue,
     ResultTimeout,
     RunCancelled,
+    RunDeclined,
     RunFailed,
     RunNotFound,
     RunUnsuccessful,
     UsageError,
 )
+from perdure.model.events import EventRecord, ListenerRecord, cause_of
 from perdure.model.lifecycle import decode_keys
 from perdure.model.records import (
     TERMINAL,
@@ -41,6 +44,7 @@ from perdure.model.records import (
     Ending,
     History,
     Micros,
+    RunQuery,
     RunRecord,
     Status,
     StepKey,
@@ -196,6 +200,73 @@ class WorkerEntry:
     beat_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class EventEntry:
+    """An event as the store keeps it.
+
+    Attributes:
+        type: the name of its type.
+        key: what waits may ask for.
+        value: what JSON makes of it.
+        at: when the store accepted it.
+        run: the id of the run that it was sent to; None for one that was published to all.
+    """
+
+    id: str
+    type: str
+    key: str | None
+    value: Any
+    at: datetime
+    run: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerEntry:
+    """A definition that events of a type start.
+
+    Attributes:
+        type: the name of the events' type.
+        name: of the definition.
+        since: when it was first registered.
+        announced_at: when a worker last said that it is there; after 7 days without, events do
+            not start it any more.
+    """
+
+    type: str
+    name: str
+    since: datetime
+    announced_at: datetime
+
+
+class Event:
+    """An event that was published: its id, and the runs that it has started."""
+
+    __slots__ = ("_engine", "id")
+
+    def __init__(self, id: str, engine: Engine) -> None:
+        self.id = id
+        self._engine = engine
+
+    def __repr__(self) -> str:
+        return f"<event {self.id}>"
+
+    async def runs(self) -> list[Run[Any]]:
+        """Return the runs that it has started, one for each workflow that listened, oldest first.
+
+        Those whose ``where`` did not want it end completed with the reason ``declined``.
+        """
+        self._engine.check_loop()
+        query = RunQuery(caused_by=cause_of(self.id), limit=1_000)
+        found = await self._engine.store.list_runs(query)
+        return [run_of(record, self._engine) for record in reversed(found)]
+
+
+def run_of(record: RunRecord, engine: Engine) -> Run[Any]:
+    """Return the handle of a run; its result is read as its definition says, if that is known."""
+    definition = engine.registry.find(record.definition)
+    return Run(record.run_id, engine, schema(Any) if definition is None else definition.result)
+
+
 class Run(Generic[R]):
     """A durable run, wherever it is executed. Handles are cheap and hold nothing open."""
 
@@ -227,7 +298,7 @@ class Run(Generic[R]):
             timeout: how long to wait at most; None for as long as it takes.
 
         Raises:
-            RunFailed, RunCancelled: it ended without a result.
+            RunFailed, RunCancelled, RunDeclined: it ended without a result.
             ResultTimeout: it has not ended within ``timeout``; it goes on.
             RunNotFound: there is none of this id.
             UsageError: ``timeout`` inside a body.
@@ -309,6 +380,35 @@ class Run(Generic[R]):
         """
         return await self._control(RetryRun(self.id, self._engine.ids.run_id()))
 
+    def send_event(
+        self,
+        event: object,
+        /,
+        *,
+        type: type[Any] | str | None = None,
+        key: str | None = None,
+        id: str | None = None,
+    ) -> Coroutine[Any, Any, None]:
+        """Send the run an event, which no other run hears of.
+
+        It satisfies a wait that has begun or will begin, and is kept as long as the run. Inside a
+        body this is a durable call: the event is sent once however often the body replays.
+
+        Args:
+            event: a value of a class of events.
+            type: its class or the name of its type, where that is not the value's own class.
+            key: what a wait may ask for.
+            id: of the event: sending the same again changes nothing. A new one by default.
+
+        Raises:
+            InvalidTransition: the run has ended.
+            RunNotFound: there is none of this id.
+            EventConflict: the id is taken by another event.
+            InvalidValue: the event cannot be encoded; nothing is sent.
+            UsageError: it has no type.
+        """
+        return send(self._engine, self.id, Outgoing.of(event, type, key, id), call_site(2))
+
     async def history(self) -> RunHistory[R]:
         """Return everything recorded of the run, in one read.
 
@@ -357,6 +457,11 @@ class Run(Generic[R]):
             waits: the durable waits that recorded it, and others that ended like it; a retry of
                 the body asks them again.
         """
+        if ending.reason == "declined":
+            raise RunDeclined(
+                f"run {self.id} did not want the event that started it, so it has no result",
+                run_id=self.id,
+            )
         if ending.status is Status.COMPLETED:
             return self._result.decode(ending.result or b"null")
         error: RunUnsuccessful
@@ -450,6 +555,24 @@ class Run(Generic[R]):
         )
         failure.__cause__ = decode_error(data)
         return failure
+
+
+def event_entry(record: EventRecord) -> EventEntry:
+    """Return an event for people."""
+    value = _lenient(schema(Any).decode, record.payload)
+    return EventEntry(
+        record.event_id, record.type, record.key, value, to_datetime(record.at), record.run_id
+    )
+
+
+def listener_entry(record: ListenerRecord) -> ListenerEntry:
+    """Return a registered listener for people."""
+    return ListenerEntry(
+        record.listener.type,
+        record.listener.definition,
+        to_datetime(record.since),
+        to_datetime(record.announced_at),
+    )
 
 
 def worker_entry(record: WorkerRecord) -> WorkerEntry:

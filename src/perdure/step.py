@@ -25,13 +25,15 @@ from perdure._engine import scope as scopes
 from perdure._engine.calls import block_on, call_site, child_ending, on_a_loop, perform
 from perdure._engine.calls import sleep as durable_sleep
 from perdure._engine.definition import StepSpec, check_function
+from perdure._engine.events import Wanted, key_digest, take_event
 from perdure._engine.patches import decide
 from perdure._engine.scope import Call, Scope
 from perdure._engine.unawaited import reads_as
 from perdure.clock import SystemClock, to_datetime, to_micros_instant
-from perdure.codec import Arguments, fingerprint
+from perdure.codec import Arguments, fingerprint, schema
 from perdure.duration import Duration, named_micros
 from perdure.errors import DefinitionError, NotInRun, UsageError, shown
+from perdure.event import type_name
 from perdure.handle import Run
 from perdure.ids import Ids, check_id
 from perdure.model.records import Micros, Status, StepKind
@@ -591,13 +593,82 @@ def current_step() -> CurrentStep:
     return CurrentStep(run.run_id, call.path, attempt, key.hexdigest())
 
 
+# --- events --------------------------------------------------------------------------------------
+
+
+@overload
+def wait_for_event(
+    event: type[T],
+    /,
+    *,
+    key: str | None = None,
+    timeout: Duration | None = None,
+    name: str | None = None,
+) -> Coroutine[Any, Any, T]: ...
+@overload
+def wait_for_event(
+    event: str,
+    /,
+    *,
+    key: str | None = None,
+    timeout: Duration | None = None,
+    name: str | None = None,
+) -> Coroutine[Any, Any, Any]: ...
+def wait_for_event(
+    event: type[Any] | str,
+    /,
+    *,
+    key: str | None = None,
+    timeout: Duration | None = None,
+    name: str | None = None,
+) -> Coroutine[Any, Any, Any]:
+    """Wait durably for an event that was published, or sent to this run, and return it.
+
+    It takes the oldest one that fits and was accepted since the run was created: an event may
+    come before the wait begins. Each event satisfies one wait of a run; the one that started the
+    run satisfies none. A body that does nothing else leaves its worker meanwhile.
+
+    Args:
+        event: the class of the event, or the name of its type; then it is what JSON makes of it.
+        key: only one that was published with this key, such as an order's id; None for any.
+        timeout: how long to wait at most, counted by the store's clock from the first time that
+            the body comes here; None for as long as it takes.
+        name: part of the wait's identity; the type's name by default.
+
+    Raises:
+        EventTimeout: none came in time, now and on every replay. An event that was accepted in time
+            is taken however late a worker looks, and one that came later never is.
+        NotInRun: called outside of a run.
+        UsageError: inside a step or ``asyncio.timeout``, or ``event`` is no type of events.
+        InvalidValue: the event does not fit its class.
+
+    Example::
+
+        try:
+            packed = await wait_for_event(Packed, key=order.id, timeout="3d")
+        except EventTimeout:
+            await remind(order)
+    """
+    type_ = type_name(event)
+    micros = None if timeout is None else named_micros(timeout, "timeout")
+    if key is not None:
+        check_id(key, "an event's key")
+    path = check_name(type_ if name is None else name, "the name of a wait")
+    scope = _scope_for("wait_for_event", "waits for an event on behalf of a run")
+    kind = StepKind.WAIT_FOR_EVENT
+    call = Call(scope, kind, path, key_digest(key), key or "", call_site(2))
+    wanted = Wanted(type_, key, micros, schema(Any if isinstance(event, str) else event))
+    waiting = take_event(call, wanted)
+    return waiting if on_a_loop() else block_on(scope.activation, waiting)
+
+
 # --- values that are equal on replay -----------------------------------------------------------
 
 
-def _scope_for(what: str) -> Scope:
+def _scope_for(what: str, does: str = "derives its value from a run") -> Scope:
     scope = scopes.current()
     if scope is None:
-        raise NotInRun(f"{what}() derives its value from a run; it was called outside of one")
+        raise NotInRun(f"{what}() {does}; it was called outside of one")
     return scope
 
 

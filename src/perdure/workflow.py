@@ -51,6 +51,7 @@ from perdure.errors import (
     UsageError,
     shown,
 )
+from perdure.event import types_of
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
 from perdure.model.records import StepKey, StepKind
@@ -574,6 +575,8 @@ class Settings(RunDefaults, total=False):
     version: str | None
     description: str | None
     tags: tuple[str, ...]
+    on: object
+    where: Callable[[Any], bool] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -590,6 +593,8 @@ class Declaration:
     version: str | None = None
     description: str | None = None
     tags: tuple[str, ...] = ()
+    on: object = None
+    where: Callable[[Any], bool] | None = None
 
     @classmethod
     def of(cls, kind: Kind, of_app: RunDefaults, settings: Settings) -> Self:
@@ -630,6 +635,8 @@ class Declaration:
         if self.backoff is not None:
             policy = replace(policy, backoff=self.backoff)
         arguments = Arguments(function, is_context)
+        events = () if self.on is None else types_of(self.on)
+        _check_where(self.where, events, name)
         return Definition(
             name=name,
             function=function,
@@ -650,7 +657,21 @@ class Declaration:
             if self.description is None
             else check_description(self.description),
             tags=check_tags(self.tags),
+            on=events,
+            where=self.where,
         )
+
+
+def _check_where(where: object, events: tuple[object, ...], name: str) -> None:
+    if where is None:
+        return
+    if not callable(where) or inspect.iscoroutinefunction(where):
+        raise DefinitionError(
+            f"where= of {name!r} is a plain function of an event that returns true or false, got "
+            f"{shown(where)}"
+        )
+    if not events:
+        raise DefinitionError(f"where= of {name!r} chooses among events; say which: on=…")
 
 
 def check_priority(given: object) -> int:

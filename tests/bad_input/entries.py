@@ -224,10 +224,38 @@ def _constructed(make: Callable[..., Any]) -> Call:
     return lambda _desk, row: make(**{row.parameter: thaw(row.value)})
 
 
+def _with_event(verb: Callable[..., Any], row: Row) -> Any:
+    """Publish or send something that is right but for the row."""
+    if row.parameter == "event":
+        return verb(thaw(row.value))
+    return verb({"n": 1}, **{"type": "happened", row.parameter: thaw(row.value)})
+
+
+def _send_event(desk: Desk, row: Row) -> Any:
+    if not row.parameter:
+        return desk.app.get(row.value).send_event({}, type="happened")
+    return _with_event(desk.run.send_event, row)
+
+
+def _unlisten(desk: Desk, row: Row) -> Any:
+    if row.parameter == "name":
+        return desk.app.unlisten(thaw(row.value))
+    return desk.app.unlisten("anything", type=row.value)
+
+
+def _wait_for_event(_: Desk, row: Row) -> Any:
+    if row.parameter in {"event", ""}:
+        return perdure.wait_for_event(thaw(row.value))
+    return perdure.wait_for_event("happened", **{row.parameter: thaw(row.value)})
+
+
 CALLS: dict[str, Call] = {
     "App": _constructed(App),
     "App.connect": _connect,
     "App.counts": lambda desk, row: desk.app.counts(**{row.parameter: thaw(row.value)}),
+    "App.events": lambda desk, row: desk.app.events(**{row.parameter: thaw(row.value)}),
+    "App.publish": lambda desk, row: _with_event(desk.app.publish, row),
+    "App.unlisten": _unlisten,
     "App.get": lambda desk, row: desk.app.get(thaw(row.value)),
     "App.on": lambda desk, row: desk.app.on(row.value),
     "App.override": lambda _, row: App().override(**{row.parameter: row.value}).__enter__(),
@@ -257,6 +285,7 @@ CALLS: dict[str, Call] = {
         else desk.run.result(timeout=thaw(row.value))
     ),
     "Run.retry": _on_run("retry"),
+    "Run.send_event": _send_event,
     "Run.status": _on_run("status"),
     "Run.why": _on_run("why"),
     "Worker": lambda desk, row: Worker(**{"app": desk.app, row.parameter: thaw(row.value)}),
@@ -274,6 +303,7 @@ CALLS: dict[str, Call] = {
     "carry": lambda _, row: carry(thaw(row.value)),
     "constant": _constructed(perdure.constant),
     "current_step": lambda *_: perdure.current_step(),
+    "event": lambda _, row: perdure.event(thaw(row.value)),
     "exponential": _constructed(perdure.exponential),
     "job": declare("job"),
     "gather": lambda _, row: gather(*thaw(row.value)),
@@ -286,6 +316,7 @@ CALLS: dict[str, Call] = {
     "step": _step,
     "step.options": lambda _, row: step.options(**{row.parameter: thaw(row.value)})("inline", work),
     "step.sync": _step_sync,
+    "wait_for_event": _wait_for_event,
     "workflow": declare("workflow"),
     "uuid": lambda *_: perdure.uuid(),
 }

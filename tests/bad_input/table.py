@@ -110,6 +110,53 @@ ROWS: list[Row] = [
         NO_NAMES,
         InvalidValue,
     ),
+    *each(
+        {
+            "App.publish": "key id",
+            "Run.send_event": "key id",
+            "App.events": "key run before",
+            "App.unlisten": "name",
+            "wait_for_event": "key name",
+            "event": "name",
+        },
+        NO_NAMES[:8],
+        InvalidValue,
+    ),
+    *[
+        Row(entry, parameter, value, UsageError, "an event's type is its class")
+        for entry, parameter in (
+            ("App.publish", "type"),
+            ("App.publish", "event"),
+            ("Run.send_event", "type"),
+            ("Run.send_event", "event"),
+            ("App.events", "type"),
+            ("App.unlisten", "type"),
+            ("wait_for_event", "event"),
+        )
+        for value in ((42, {"n": 1}) if parameter == "event" else (42, dict, object, ["t"]))
+    ],
+    *[
+        Row(entry, "type", "", InvalidValue, "an event's type must not be empty")
+        for entry in ("App.publish", "Run.send_event", "App.events", "App.unlisten")
+    ],
+    Row("App.publish", "event", Fresh(forgotten), UsageError, "did you forget `await`?"),
+    Row("App.events", "limit", 0, UsageError, "from 1 to 1000, got 0"),
+    Row("App.events", "before", "nothing", UsageError, "there is no event 'nothing'"),
+    Row("Run.send_event", NO_PARAMETER, "nobody", RunNotFound, "there is no run 'nobody'"),
+    Row("Run.send_event", NO_PARAMETER, "cancelled", InvalidTransition, "it is cancelled"),
+    Row("wait_for_event", NO_PARAMETER, "happened", NotInRun, "on behalf of a run"),
+    Row("wait_for_event", "timeout", 10, InvalidDuration, "timeout: "),
+    *[
+        Row(entry, parameter, value, DefinitionError, says)
+        for entry in BODIES
+        for parameter, value, says in (
+            ("on", 42, "on=: an event's type is its class"),
+            ("on", [], "on=[] listens to nothing"),
+            ("on", ["a", "a"], "names a type of events twice: a, a"),
+            ("where", 42, "is a plain function of an event"),
+            ("where", len, "chooses among events; say which: on="),
+        )
+    ],
     *[
         Row("App.runs", "name", value, InvalidValue, says)
         for value, says in NO_NAMES
@@ -638,6 +685,10 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("App.override", "services"): "any object is services",
     ("App.workers", NO_PARAMETER): "it takes nothing, and there may be none",
     ("App.close", NO_PARAMETER): "closing one that is not open is harmless",
+    ("App.listeners", NO_PARAMETER): "it takes nothing, and there may be none",
+    ("Event", "*"): "made by App.publish",
+    ("Event.runs", NO_PARAMETER): "it takes nothing, and there may be none",
+    ("EventTimeout", "*"): "an exception takes anything",
     ("CurrentStep", "*"): "a record that current_step makes",
     ("Context", "*"): "a record that the engine makes for a body",
     ("Declared", "*"): "made by the decorators",

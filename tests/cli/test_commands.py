@@ -255,6 +255,56 @@ def test_why(command: Perdure, shop: str):
     assert command("why", "nobody", "--url", URL).code == 3
 
 
+def test_send(command: Perdure, yard: Path):
+    """An event is published with what it starts, or sent to one run; no code is needed."""
+    (yard / "listening.py").write_text(LISTENING, "utf-8")
+    where = ("--app", "listening:app")
+    assert command("start", "wait", "--id", "order-1", *where).code == 0
+    assert command("worker", "--burst", *where).code == 0
+    sent = command("send", "Packed", "box=red", "--to", "ord", "--url", URL)
+    assert (sent.code, sent.out) == (0, "sent to order-1\n")
+    told = only_json(command("send", "Placed", "n=3", "--id", "e", "--json", "--url", URL))
+    assert isinstance(told, dict)
+    assert (told["id"], len(told["runs"])) == ("e", 1)
+    again = command("send", "Placed", "n=3", "--id", "e", "--url", URL)
+    assert again.out == f"published e, which started 1 runs\n  {told['runs'][0]}\n"
+    assert command("send", "Placed", "n=4", "--id", "e", "--url", URL).code == 4
+    assert command("worker", "--burst", *where).code == 0
+    results = [
+        only_json(command("show", run_id, "--json", "--url", URL))["result"]
+        for run_id in ("order-1", told["runs"][0])
+    ]
+    assert results == ["red", 3]
+    assert command("send", "Packed", "--to", "order-1", "--url", URL).code == 4
+    assert command("send", "Packed", "--to", "nobody", "--url", URL).code == 3
+    assert command("send", "Packed", "box", "--url", URL).code == 2
+    assert command("send", "Packed", "a=1", "a=2", "--url", URL).code == 2
+
+
+LISTENING = """
+from dataclasses import dataclass
+from perdure import App, wait_for_event
+
+app = App("sqlite:///shop.db")
+
+@dataclass
+class Placed:
+    n: int
+
+@dataclass
+class Packed:
+    box: str
+
+@app.workflow(on=Placed)
+async def count(placed: Placed) -> int:
+    return placed.n
+
+@app.workflow
+async def wait() -> str:
+    return (await wait_for_event(Packed)).box
+"""
+
+
 def test_doctor(command: Perdure, shop: str, yard: Path):
     """Exit 0 for a healthy store; 8 with code, run and sentence for a damaged one."""
     command("start", "add", "n=1", "--id", "r", "--app", f"{shop}:app")

@@ -48,6 +48,7 @@ COMMANDS = {
             "perdure start fulfill order_id=o3 cents=1",
             "perdure migrate --plan",
             "perdure doctor",
+            "perdure send OrderPlaced order_id=o7 cents=499 --id message-7",
             "perdure check",
             "perdure pull order-1 --out order-1.json",
             "perdure replay order-1.json",

@@ -14,7 +14,7 @@ import ast
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -32,6 +32,8 @@ from perdure import (
     Context,
     CurrentStep,
     Declared,
+    Event,
+    EventTimeout,
     NonRetryable,
     PerdureError,
     RetryAfter,
@@ -46,6 +48,7 @@ from perdure import (
     carry,
     constant,
     current_step,
+    event,
     exponential,
     gather,
     job,
@@ -58,10 +61,11 @@ from perdure import (
     step,
     telemetry,
     uuid,
+    wait_for_event,
     workflow,
 )
 from perdure.errors import RunFailed
-from perdure.handle import WorkerEntry
+from perdure.handle import EventEntry, ListenerEntry, WorkerEntry
 from perdure.model.records import Count
 
 # --- what apps are made of ------------------------------------------------------------------------
@@ -198,6 +202,14 @@ class Order:
     at: datetime
 
 
+@event("order.paid")
+@dataclass(frozen=True)
+class Paid:
+    """An order was paid."""
+
+    cents: int
+
+
 # --- definitions ----------------------------------------------------------------------------------
 
 
@@ -268,6 +280,18 @@ async def fulfil(order_id: str, *, cents: int = 1) -> str:
     assert_type(await sleep_until(now()), None)
     assert_type(patched("weigh first"), bool)
     return f"{receipt} {now().isoformat()} {uuid()} {random().random()}"
+
+
+@app.workflow(on=[Paid, "order.refunded"], where=lambda paid: paid.cents > 0)
+async def book(paid: Paid) -> str:
+    """Wait for what follows."""
+    published = assert_type(await app.publish(paid, key="k", id="e", type=Paid), Event)
+    for run in assert_type(await published.runs(), list[Run[Any]]):
+        assert_type(await run.send_event(paid, key="k", id="e", type="paid"), None)
+    with suppress(EventTimeout):
+        assert_type(await wait_for_event(Paid, key="k", timeout="1s", name="paid"), Paid)
+    assert_type(await wait_for_event("Paid"), Any)
+    return "booked"
 
 
 @app.job
@@ -395,6 +419,9 @@ async def calls() -> None:
     assert_type(await app.runs(status=Status.FAILED, name="fulfil", limit=10), list[Run[Any]])
     assert_type(await app.counts(by_definition=True), list[Count])
     assert_type(await app.workers(), list[WorkerEntry])
+    assert_type(await app.events(type=Paid, key="k", run="r", limit=5), list[EventEntry])
+    assert_type(await app.listeners(), list[ListenerEntry])
+    assert_type(await app.unlisten("book", type=Paid), None)
     assert_type((await run.why()).sentence, str)
     assert_type(await retried(greet), Status)
     assert (fulfil.name, durable.name, declared.name) == ("fulfil", "weigh", "shout")

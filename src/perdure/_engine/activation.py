@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from perdure._engine import telling
 from perdure._engine.deadlines import Deadline
@@ -22,7 +22,7 @@ from perdure._engine.scope import Branch, Scope, context_of
 from perdure._engine.turns import Turns
 from perdure._engine.waits import DurableWait
 from perdure.errors import Leave, Mismatch, PerdureError, UsageError
-from perdure.model.records import Control, Ending, Grant, Micros, Wait
+from perdure.model.records import Control, Ending, Grant, Micros, Wait, WaitKind
 from perdure.model.transitions import (
     ClaimedRun,
     Conflict,
@@ -359,16 +359,33 @@ class Activation:
         if isinstance(answer, Saved):
             if self.engine.hooks.of_steps:
                 telling.saved(self, checkpoint, answer)
-            if answer.control or self._pausing is not None:
-                self.heard(answer.control)
-                if answer.control is Control.CANCEL:
-                    raise Leave("the run is being cancelled")
-            return answer
-        if isinstance(answer, Conflict):
+            self.obey(answer.control)
+        elif isinstance(answer, Conflict):
             raise PerdureError(
                 f"{answer.path!r} of run {self.run.run_id} has a final outcome already, which its "
                 "replay did not find; please report this with the run's history"
             )
+        else:
+            self.lost()
+        return answer
+
+    def obey(self, control: Control) -> None:
+        """Follow the operator's word, as of the answer to what the body has waited for.
+
+        Raises:
+            Leave: the run is to be cancelled.
+        """
+        if control or self._pausing is not None:
+            self.heard(control)
+            if control is Control.CANCEL:
+                raise Leave("the run is being cancelled")
+
+    def lost(self) -> NoReturn:
+        """Leave: a write was refused, because another claim or nobody holds the run.
+
+        Raises:
+            Leave: always.
+        """
         self.leave(Leaving.LOST)
         raise Leave("the run is no longer held by this worker")
 
@@ -415,7 +432,7 @@ class Activation:
         """
         if self.leaving is not None:
             await self.check("a wait")
-        ended = self.endings.get(condition.key) if condition.due_at is None else None
+        ended = self.endings.get(condition.key) if condition.kind is WaitKind.CHILD else None
         if ended is not None:
             return ended
         wait = DurableWait(condition, self._loop.create_future(), branch)
@@ -424,8 +441,10 @@ class Activation:
         if condition.due_at is not None:
             remaining = max(0, condition.due_at - self.engine.store_now()) / 1e6
             wait.timer = self._loop.call_later(remaining, self._elapsed, wait)
-        else:
+        if condition.kind is WaitKind.CHILD:
             self.engine.watcher.watch(condition.key, self._awaited_ended)
+        elif condition.kind is WaitKind.EVENT:
+            self.engine.arrivals.watch(self._event_came)
         if self._replayed_in is None:
             self._replayed_in = self._loop.time() - self._began
         self.consider_idle()
@@ -445,6 +464,11 @@ class Activation:
         for wait in [wait for wait in self._waits if wait.condition.key == ending.run_id]:
             self._fulfil(wait, ending)
 
+    def _event_came(self) -> None:
+        """Let whoever waits for an event ask again."""
+        for wait in [wait for wait in self._waits if wait.condition.kind is WaitKind.EVENT]:
+            self._fulfil(wait, None)
+
     def _fulfil(self, wait: DurableWait, ending: Ending | None) -> None:
         # A body that is leaving stays where it is: the store will tell it again.
         if self.leaving is None and wait in self._waits:
@@ -459,8 +483,14 @@ class Activation:
             self._activity += 1
             if wait.timer is not None:
                 wait.timer.cancel()
-            else:
+            kind = wait.condition.kind
+            if kind is WaitKind.CHILD:
                 self.engine.watcher.unwatch(wait.condition.key, self._awaited_ended)
+            elif kind is WaitKind.EVENT and not self._waits_for_events():
+                self.engine.arrivals.unwatch(self._event_came)
+
+    def _waits_for_events(self) -> bool:
+        return any(wait.condition.kind is WaitKind.EVENT for wait in self._waits)
 
     # --- idleness --------------------------------------------------------------------------------
 

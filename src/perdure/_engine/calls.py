@@ -119,7 +119,7 @@ async def perform(call: Call, spec: StepSpec, args: tuple[Any, ...], kwargs: dic
     activation = scope.activation
     await activation.check(call, in_step=call.scope.in_step)
     if record is None:
-        _check_fit(call, activation)
+        check_fit(call, activation)
     execution = _Execution(call, spec, scope)
     return await (execution.once if spec.at_most_once else execution.run)(args, kwargs)
 
@@ -128,7 +128,7 @@ async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
     """Return or raise what is recorded, when it is its turn."""
     if record.outcome is StepOutcome.CANCELLED:
         await _until_given_up(call)
-    await _give(call, moment_of(record), record)
+    await give(call, moment_of(record), record)
     if record.outcome is StepOutcome.OK:
         return result.decode(record.value or b"null")
     error = decode_error(record.value or b"null")
@@ -146,7 +146,7 @@ def _give_up(call: Call, record: Callable[[], SaveCheckpoint]) -> None:
         save = record()
         activation.journal.given_up.append(call.key)
         committed = activation.engine.committer.submit(save, patient=True)
-        committed.add_done_callback(_retrieve)
+        committed.add_done_callback(look_at)
         if activation.engine.hooks.of_steps:
             telling.when_saved(activation, save, committed)
 
@@ -158,7 +158,7 @@ async def _is_over(call: Call) -> bool:
         return False
     if record.outcome is StepOutcome.CANCELLED:
         await _until_given_up(call)
-    await _give(call, moment_of(record), record)
+    await give(call, moment_of(record), record)
     return True
 
 
@@ -176,10 +176,10 @@ async def commit(call: Call, save: SaveCheckpoint) -> None:
         Leave: the run is no longer ours, or is to be cancelled.
     """
     await call.scope.activation.save(save)
-    await _give(call, (save.grant.epoch, save.ended_at))
+    await give(call, (save.grant.epoch, save.ended_at))
 
 
-async def _give(call: Call, moment: Moment, record: Checkpoint | None = None) -> None:
+async def give(call: Call, moment: Moment, record: Checkpoint | None = None) -> None:
     """Let an outcome wait for its turn, and note its time for the code that is given it.
 
     What happens in a step is nothing that a replay repeats, so there the order is free.
@@ -198,6 +198,7 @@ async def _give(call: Call, moment: Moment, record: Checkpoint | None = None) ->
 
 
 def mark(error: BaseException, keys: tuple[StepKey, ...]) -> None:
+    """Note on an error the steps whose recorded failure it is."""
     try:
         error.__perdure_steps__ = keys  # type: ignore[attr-defined]
     except AttributeError:
@@ -219,7 +220,12 @@ def culprits(error: BaseException | None, seen: set[int] | None = None) -> list[
     return list(dict.fromkeys(found))
 
 
-def _check_fit(call: Call, activation: Activation) -> None:
+def check_fit(call: Call, activation: Activation) -> None:
+    """Pause the run where the record at the place of a call that is new work is of another one.
+
+    Raises:
+        Mismatch: it is.
+    """
     journal = activation.journal
     if not journal.replaying or call.scope.in_step:
         return
@@ -388,7 +394,7 @@ class _Execution:
             await asyncio.wait([self.thread])
         self.thread = in_pool(self.engine.pool, spec.function, args, kwargs)
         waiting = asyncio.shield(self.thread)
-        self.thread.add_done_callback(_retrieve)
+        self.thread.add_done_callback(look_at)
         value = await (
             waiting if spec.timeout is None else _within(spec.timeout, waiting, self.call)
         )
@@ -492,7 +498,8 @@ def _recorded(save: SaveCheckpoint) -> Checkpoint:
     )
 
 
-def _retrieve(future: asyncio.Future[Any]) -> None:
+def look_at(future: asyncio.Future[Any]) -> None:
+    """Keep asyncio from complaining: whoever writes next meets the same failure."""
     if not future.cancelled():
         future.exception()
 
@@ -566,7 +573,7 @@ async def perform_inline(
     activation = scope.activation
     await activation.check(call, in_step=call.scope.in_step)
     if record is None:
-        _check_fit(call, activation)
+        check_fit(call, activation)
     started_at = activation.engine.store_now()
     if activation.engine.hooks.of_steps:
         telling.step_started(activation, call.path, 1)
@@ -752,7 +759,7 @@ async def start_child(call: Call, create: CreateRun, accept: Callable[[Outcome],
         return run_id
     await activation.check(call, in_step=call.scope.in_step)
     if record is None:
-        _check_fit(call, activation)
+        check_fit(call, activation)
     run = activation.run
     create = msgspec.structs.replace(
         create,

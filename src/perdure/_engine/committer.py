@@ -30,6 +30,19 @@ from perdure.errors import (
     StoreFull,
     StoreReadOnly,
 )
+from perdure.model.events import (
+    Awaiting,
+    GiveUpEvent,
+    Listen,
+    Listening,
+    Publish,
+    Published,
+    SendEvent,
+    TakeEvent,
+    Taken,
+    TimedOut,
+    Unlisten,
+)
 from perdure.model.transitions import (
     Beaten,
     CancelRun,
@@ -174,6 +187,22 @@ class Committer:
     def submit(
         self, transition: RetireWorker | RescueWorker | GiveBack, *, patient: bool = ...
     ) -> asyncio.Future[Rescued]: ...
+    @overload
+    def submit(
+        self, transition: Listen | Unlisten, *, patient: bool = ...
+    ) -> asyncio.Future[Listening]: ...
+    @overload
+    def submit(
+        self, transition: Publish | SendEvent, *, patient: bool = ...
+    ) -> asyncio.Future[Published | Exists | Refused | Missing | Fenced]: ...
+    @overload
+    def submit(
+        self, transition: TakeEvent, *, patient: bool = ...
+    ) -> asyncio.Future[Taken | TimedOut | Awaiting | Fenced | Conflict]: ...
+    @overload
+    def submit(
+        self, transition: GiveUpEvent, *, patient: bool = ...
+    ) -> asyncio.Future[Saved | Fenced]: ...
     def submit(self, transition: Transition, *, patient: bool = False) -> asyncio.Future[Any]:
         """Put a transition into the next batch.
 

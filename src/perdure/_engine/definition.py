@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 from perdure._engine.services import Held
 from perdure.codec import Arguments, Schema
 from perdure.errors import DefinitionError, UsageError, shown
+from perdure.event import type_name
+from perdure.model.events import Listener
 from perdure.retry import RetryPolicy
 
 Function: TypeAlias = Callable[..., Any]
@@ -112,6 +114,8 @@ class Definition:
         services: makes the context's services for whoever the text names; None where there is
             no app to make them.
         description, tags: for people.
+        on: the types of the events that start it.
+        where: says of such an event whether it is wanted; None for all.
     """
 
     name: str
@@ -127,6 +131,8 @@ class Definition:
     services: Callable[[str], Awaitable[Held]] | None
     description: str
     tags: tuple[str, ...]
+    on: tuple[object, ...] = ()
+    where: Callable[[Any], bool] | None = None
     _result: Schema[Any] | None = field(default=None, init=False, repr=False)
     _injects: bool | None = field(default=None, init=False, repr=False)
 
@@ -137,6 +143,33 @@ class Definition:
         if found is None:
             found = self._result = self.arguments.result
         return found
+
+    def listeners(self) -> list[Listener]:
+        """Return what is registered for it: one listener for each type that it listens to.
+
+        Raises:
+            DefinitionError: its body does not take one event as its argument.
+        """
+        if not self.on:
+            return []
+        parameter = self.arguments.only()
+        if parameter is None:
+            raise DefinitionError(
+                f"{self.name!r} (declared at {self.place}) listens to events, so its body takes "
+                "one argument, the event, beside its context; others need defaults"
+            )
+        return [
+            Listener(
+                type_name(one),
+                self.name,
+                parameter,
+                self.version,
+                self.queue,
+                self.priority,
+                self.tags,
+            )
+            for one in self.on
+        ]
 
     @property
     def injects(self) -> bool:

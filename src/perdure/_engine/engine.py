@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from perdure._engine.arrivals import Arrivals
 from perdure._engine.committer import Committer
 from perdure._engine.context import MetaSchema
 from perdure._engine.deadlines import Deadlines
@@ -89,6 +90,7 @@ class Engine:
         self.ids = ports.ids
         self._committer = None if store is None else Committer(store, ports.clock)
         self._watcher = None if store is None else Watcher(store)
+        self._arrivals = None if store is None else Arrivals(store)
         self.deadlines = Deadlines()
         self._store_ahead: Micros = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -152,6 +154,17 @@ class Engine:
             raise _no_store()
         return self._watcher
 
+    @property
+    def arrivals(self) -> Arrivals:
+        """Who waits for events.
+
+        Raises:
+            AppNotReady: the app has no store.
+        """
+        if self._arrivals is None:
+            raise _no_store()
+        return self._arrivals
+
     async def open(self) -> None:
         """Open the store and begin to write."""
         self.hooks.open()
@@ -179,6 +192,7 @@ class Engine:
         self.check_loop()
         self.is_open = False
         await self.watcher.close()
+        self.arrivals.close()
         try:
             await self.hooks.close()  # first, because listeners may still use the app
         finally:  # also where whoever closes has no patience with them

@@ -90,6 +90,8 @@ class Executor:
             log.exception("run could not be started", **_fields(activation))
             self._settle(activation, self._failed(error, "error"))
             return
+        if definition.where is not None and not self._wants(activation, definition, args, kwargs):
+            return
         root = activation.begin(self._body(activation, meta, args, kwargs))
         root.add_done_callback(lambda _: self._ended(activation))
         timeout = _timeout(activation)
@@ -97,6 +99,27 @@ class Executor:
             activation.deadline = self.engine.deadlines.after(
                 timeout, partial(activation.leave, Leaving.TIMEOUT)
             )
+
+    def _wants(
+        self,
+        activation: Activation,
+        definition: Definition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> bool:
+        """Tell whether a run wants the event that started it; settle it where it does not."""
+        cause, where = activation.run.caused_by, definition.where
+        if where is None or cause is None or not cause.startswith("event:"):
+            return True
+        event = args[0] if args else kwargs[definition.arguments.only() or ""]
+        try:
+            wanted = where(event)
+        except Exception as error:  # noqa: BLE001 -- recorded as the run's
+            self._settle(activation, self._after_failure(activation, error, "error"))
+            return False
+        if not wanted:
+            self._settle(activation, Completed(b"null", declined=True))
+        return bool(wanted)
 
     def _body(
         self, activation: Activation, meta: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Durable waits of a body: until a time of the store's clock, or until another run has ended."""
+"""Durable waits of a body: until a time of the store's clock, the end of a run, or an event."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DurableWait:
 
     Attributes:
         condition: the wake condition, as it is stored when the body is suspended.
-        future: done when the wait is over: with the ending of the awaited run, or None for a time.
+        future: done when the wait is over: with the ending of the awaited run, else None.
         branch: the flow of control that is blocked in it.
     """
 
@@ -34,6 +34,11 @@ class DurableWait:
 def until(kind: WaitKind, path: str, due_at: Micros, join: int) -> Wait:
     """Return the condition of a call that waits for a time: its next attempt, or a sleep's end."""
     return Wait(kind, path, due_at, join)
+
+
+def event_of(type: str, key: str | None, due_at: Micros | None, join: int) -> Wait:
+    """Return the condition that an event has come, or that the time for it is over."""
+    return Wait(WaitKind.EVENT, type, due_at, join, key)
 
 
 def end_of(run_id: str, join: int) -> Wait:

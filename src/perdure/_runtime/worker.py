@@ -29,6 +29,7 @@ from perdure.codec import encode_error, error_summary
 from perdure.duration import Duration, named_micros
 from perdure.errors import PerdureError, StoreError, UsageError, shown
 from perdure.ids import check_id
+from perdure.model.events import Listen, Publish, SendEvent
 from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.records import Control, Grant, RunRecord
 from perdure.model.transitions import (
@@ -61,7 +62,7 @@ log = Log("perdure.worker")
 REASONS = frozenset(
     {
         *(CreateRun, Settle, CancelRun, ResumeRun, RetryRun),
-        *(RescueWorker, RetireWorker, RegisterWorker, GiveBack),
+        *(RescueWorker, RetireWorker, RegisterWorker, GiveBack, Publish, SendEvent),
     }
 )
 """Transitions after which something may be claimable, or due at another time, than before."""
@@ -79,6 +80,9 @@ it at most twice each: then they are suspects, too, and prove themselves alone."
 
 MOST = 1_000_000
 """The largest number that an option takes."""
+
+ANNOUNCE = 6 * 3600.0
+"""Seconds after which it says again which events its definitions listen to."""
 
 OTHER_HALF = 0.001
 """Seconds after which the slots that a claim left free are looked after, if no batch did it."""
@@ -185,6 +189,8 @@ class Worker:
         self._sleepers = Sleepers()
         self._rescuing: dict[str, asyncio.Task[None]] = {}
         self._changed: asyncio.Event | None = None
+        self._announce_at = 0.0
+        self._announcing: asyncio.Task[None] | None = None
         self.worker_id = ""
         self.finished = 0
 
@@ -196,11 +202,14 @@ class Worker:
         Raises:
             UsageError: it runs already.
             UnknownDefinition: ``only`` names a definition that the app does not have.
+            DefinitionError: one that listens to events does not take one.
             StoreError: the store cannot be used.
         """
         if self._state is not State.STOPPED:
             raise UsageError("this worker runs already")
         self._names = self._serves()
+        for name in self._names:
+            self._engine.registry[name].listeners()  # raises where one is declared wrongly
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -326,8 +335,30 @@ class Worker:
                 self.concurrency,
             )
         )
+        await self._listen()
         self._heart = Heart(self, engine, self._pulse)
         self._heart.start()
+
+    async def _listen(self) -> None:
+        """Register the definitions that events start, or say that they are still there."""
+        registry = self._engine.registry
+        listeners = [one for name in self._names for one in registry[name].listeners()]
+        self._announce_at = self._loop.time() + ANNOUNCE
+        if listeners:
+            await self._engine.committer.submit(Listen(tuple(listeners)))
+
+    def _announce(self) -> None:
+        """Say now and then that the listeners are still there."""
+        if self._loop.time() >= self._announce_at:
+            announced = asyncio.Task(self._listen(), loop=self._loop)
+            self._announcing = announced
+            announced.add_done_callback(self._announced)
+
+    def _announced(self, done: asyncio.Task[None]) -> None:
+        self._announcing = None
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            log.warning("cannot announce listeners yet", worker_id=self.worker_id, error=error)
 
     async def _leave_store(self) -> None:
         await self._heart.stop()
@@ -372,6 +403,8 @@ class Worker:
         if self._unlisten is not None:
             self._unlisten()
             self._unlisten = None
+        if self._announcing is not None:
+            self._announcing.cancel()
         self._engine.committer.remove_claimant(self)
         self._engine.controlled.remove(self.controlled)
 
@@ -389,6 +422,7 @@ class Worker:
 
     def _polled(self) -> None:
         self._poll_timer = None
+        self._announce()
         self._sleepers.look(self._executor.active.values(), self._loop.time())
         self.look()
         if self._free <= 0 and self._poll_timer is None:

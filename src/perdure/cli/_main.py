@@ -29,6 +29,7 @@ from perdure.cli._failures import (
 COMMANDS: Final = {
     "worker": "Execute the runs of an app until told to stop.",
     "start": "Start a run.",
+    "send": "Publish an event, or send it to one run.",
     "runs": "List runs, newest first.",
     "show": "Show a run with its attempts and steps.",
     "why": "Say why a run is not moving.",

@@ -11,6 +11,7 @@ from perdure.cli._failures import ExitCode, Failure
 from perdure.errors import (
     AppNotReady,
     DefinitionError,
+    EventConflict,
     InvalidDuration,
     InvalidTransition,
     InvalidValue,
@@ -43,6 +44,11 @@ MEANINGS: Final[dict[type[PerdureError], Meaning]] = {
         ExitCode.REFUSED,
         "the id or unique_key is taken",
         "choose another, or start it with the same arguments",
+    ),
+    EventConflict: (
+        ExitCode.REFUSED,
+        "the event's id is taken by another event",
+        "choose another, or send it with the same values",
     ),
     InvalidTransition: (
         ExitCode.REFUSED,

@@ -47,6 +47,21 @@ def parse_arguments(
             given[unfit].pop(0)  # as JSON it does not fit: take it as it is
 
 
+def plain_values(words: Sequence[str]) -> dict[str, Any]:
+    """Return values by their names, each as JSON if it is JSON, else as a text.
+
+    Raises:
+        Failure: as for :func:`parse_arguments`.
+    """
+    given: dict[str, Any] = {}
+    for word in words:
+        name, readings = _split(word)
+        if name in given:
+            raise _refuse(word, f"{name!r} is given twice", "give each value once")
+        given[name] = readings[0]
+    return given
+
+
 def _split(word: str) -> tuple[str, list[Any]]:
     """Return a word's name and what its value may mean, the likeliest first."""
     name, equals, text = word.partition("=")

@@ -120,6 +120,18 @@ class Arguments:
         named = (hints.get(name, _EMPTY) for name in self._signature.parameters)
         return [hint for hint in named if hint is not _EMPTY and skip(hint)]
 
+    def only(self) -> str | None:
+        """Return the first parameter, where the function can be called with that alone by name.
+
+        Raises:
+            DefinitionError: an annotation names something that does not exist (yet).
+        """
+        plan = self._plan()
+        first, *others = plan.parameters or ("",)
+        if first not in plan.keywords:
+            return None
+        return None if any(plan.parameters[name].default is _EMPTY for name in others) else first
+
     @property
     def result(self) -> Schema[Any]:
         """The schema of the function's return annotation; of any value without one.
