@@ -277,7 +277,7 @@ async def test_what_was_enqueued():
         assert first.arguments == {"order": Order("o1", 5)}
         assert (first.meta, first.tags, first.priority) == ({"tenant": "a"}, ("x",), -1)
         (second,) = await kit.enqueued("pack")
-        assert second.arguments == {"order_id": "o2"}
+        assert second.arguments == {"order_id": "o2", "boxes": 1}
         assert second.delay == timedelta(minutes=10)
         assert [each.name for each in await kit.enqueued()] == ["fulfil", "pack"]
         with pytest.raises(UnknownDefinition):

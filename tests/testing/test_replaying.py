@@ -161,7 +161,7 @@ async def test_a_body_that_hangs_in_a_replay_is_named():
 
     history = await recorded(declared(two_steps), "a")
     with pytest.raises(Hung, match=r"of 'flow' stands at .*test_replaying\.py:\d+ in hangs"):
-        await replay(history, declared(hangs), patience=0.2)
+        await replay(history, declared(hangs), patience="200ms")
 
 
 async def test_a_kit_replays():

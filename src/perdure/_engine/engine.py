@@ -23,7 +23,13 @@ from perdure._engine.watcher import Watcher
 from perdure.clock import Clock, SystemClock, SystemThreads, Threads, to_datetime
 from perdure.codec import encode_error, error_summary
 from perdure.defaults import PAYLOAD_LIMIT, STEP_THREADS
-from perdure.errors import AppNotReady, PayloadTooLarge, StoreError, UsageError
+from perdure.errors import (
+    AppNotReady,
+    PayloadTooLarge,
+    StoreError,
+    SwallowedSuspension,
+    UsageError,
+)
 from perdure.ids import Ids
 from perdure.model.records import Control, Micros
 from perdure.store import Store
@@ -59,8 +65,9 @@ class Engine:
     ``controlled`` are told of operators' verbs that were asked for in this process; what others
     asked for arrives with the heartbeat and with every answer of the store. ``hooks`` are told what
     has happened in this process; see :mod:`perdure._engine.telling`. ``stand_in`` is asked, where a
-    test has set it, what to execute in the place of each step. ``is_used`` becomes true with the
-    first connection or execution: what is configured must be so before.
+    test has set it, what to execute in the place of each step, and ``on_swallowed`` is told of
+    bodies that went on after they were told to leave. ``is_used`` becomes true with the first
+    connection or execution: what is configured must be so before.
     """
 
     def __init__(self, store: Store | None, registry: Registry, ports: Ports) -> None:
@@ -71,6 +78,7 @@ class Engine:
         self.is_open = False
         self.is_used = False
         self.stand_in: StandIn | None = None
+        self.on_swallowed: Callable[[SwallowedSuspension], None] | None = None
         self.hooks = Hooks()
         self._unlog: Callable[[], None] | None = None
         self._pool: ThreadPoolExecutor | None = None

@@ -195,6 +195,8 @@ class Executor:
             "durable calls"
         )
         log.error("body went on after it was told to leave", **_fields(activation), error=error)
+        if self.engine.on_swallowed is not None:
+            self.engine.on_swallowed(error)
 
     def _verdict(self, activation: Activation) -> Verdict:
         if activation.mismatch is not None:

@@ -206,6 +206,20 @@ class Arguments:
             bound[self._variadic(inspect.Parameter.VAR_POSITIONAL)] = rest
         return {**bound, **others}
 
+    def filled(self, data: bytes) -> dict[str, Any]:
+        """Return stored arguments as :meth:`named` does, and the defaults of those not stored.
+
+        Raises:
+            InvalidValue: they do not fit the signature or an annotation, any more.
+        """
+        named = self.named(data)
+        defaults = {
+            name: parameter.default
+            for name, parameter in self._plan().parameters.items()
+            if parameter.default is not _EMPTY
+        }
+        return {**defaults, **named}
+
     def inject(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:

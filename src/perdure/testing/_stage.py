@@ -7,7 +7,6 @@ next, and says by name what hangs.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Final
@@ -72,7 +71,7 @@ class Stage:
         self.patience = patience
         self.is_dead: Callable[[], bool] = _never
         self.swallowed: list[SwallowedSuspension] = []
-        self._services = services
+        self.services = services
         self._seed = seed
         self._stand_in = stand_in
         self._undo = AsyncExitStack()
@@ -84,15 +83,14 @@ class Stage:
         async with AsyncExitStack() as undo:
             ports = virtual_ports(self.clock, self._seed)
             undo.enter_context(
-                self.app.override(store=self.store, services=self._services, ports=ports)
+                self.app.override(store=self.store, services=self.services, ports=ports)
             )
             engine = self.app.engine
             self._deadlines = engine.deadlines = VirtualDeadlines(self.clock)
             undo.callback(setattr, engine, "stand_in", engine.stand_in)
             engine.stand_in = self._stand_in
-            listener = _Swallowed(self.swallowed)
-            logging.getLogger("perdure.run").addHandler(listener)
-            undo.callback(logging.getLogger("perdure.run").removeHandler, listener)
+            undo.callback(setattr, engine, "on_swallowed", engine.on_swallowed)
+            engine.on_swallowed = self.swallowed.append
             await self.app.connect()
             undo.push_async_callback(self.app.close)
             self._undo = undo.pop_all()
@@ -267,17 +265,3 @@ class Stage:
 
 def _never() -> bool:
     return False
-
-
-class _Swallowed(logging.Handler):
-    """Hears of bodies that went on after they were told to leave: the engine only logs it."""
-
-    def __init__(self, found: list[SwallowedSuspension]) -> None:
-        super().__init__(logging.ERROR)
-        self._found = found
-
-    def emit(self, record: logging.LogRecord) -> None:
-        said = record.args if isinstance(record.args, tuple) else ()
-        for value in (*said, *vars(record).values()):
-            if isinstance(value, SwallowedSuspension):
-                self._found.append(value)

@@ -18,13 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
 from perdure._engine.engine import StandIn
-from perdure.app import App
+from perdure.app import UNCHANGED, App, Unchanged
 from perdure.codec import decode_error, error_summary
 from perdure.duration import Duration, to_micros
-from perdure.errors import StepInterrupted, UsageError
+from perdure.errors import StepInterrupted, UsageError, shown
 from perdure.model.records import Checkpoint, RunQuery, RunRecord, StepOutcome
 from perdure.store import Store
 from perdure.stores.memory import MemoryData, MemoryStore
@@ -39,6 +39,9 @@ from perdure.workflow import Calls
 
 Ledger: TypeAlias = Effects | list[Any] | Callable[[], Iterable[Any]]
 """Where a test's effects are read: a ledger, a list that steps append to, or a function."""
+
+Where: TypeAlias = Literal["memory", "sqlite"]
+"""On which store runs are crashed."""
 
 Repeats: TypeAlias = Literal["in flight", "never"]
 """Which effects may happen once more than undisturbed; see :func:`crash_everywhere`."""
@@ -92,11 +95,12 @@ async def crash_everywhere(
     definition: Calls[..., Any],
     *args: Any,
     effects: Ledger | None = None,
-    store: Literal["memory", "sqlite"] = "memory",
+    store: Where = "memory",
     repeats: Repeats = "in flight",
     kwargs: Mapping[str, Any] | None = None,
     patience: Duration = "10s",
     stand_in: StandIn | None = None,
+    services: object = UNCHANGED,
 ) -> Crashes:
     """Crash a workflow before and after each of its commits, and let a fresh worker continue.
 
@@ -129,6 +133,7 @@ async def crash_everywhere(
         kwargs: the body's keyword arguments.
         patience: real time without progress after which a body hangs.
         stand_in: what is executed in the place of steps; a kit passes its fakes.
+        services: the app's meanwhile; its own where left out. Other processes cannot be given any.
 
     Returns:
         How many commits, boundaries and runs there were.
@@ -144,20 +149,33 @@ async def crash_everywhere(
         report = await crash_everywhere(app, fulfil, order, effects=ledger)
         assert report.visited == len(report.commits)
     """
+    _check_choice("store", store, get_args(Where))
+    _check_choice("repeats", repeats, get_args(Repeats))
     kept_in = effects.path if isinstance(effects, Effects) else None
     directory = Path(tempfile.mkdtemp(prefix="perdure-crashes-"))
     try:
         ground: _Ground = _Memory()
         if store == "sqlite":
+            if not isinstance(services, Unchanged):
+                raise UsageError(
+                    "services given by a test cannot be handed to the processes that are killed on "
+                    'SQLite; let the app make its own, or use store="memory"'
+                )
             ground = _Sqlite(directory, app, definition, effects, stand_in)
         seconds = to_micros(patience) / 1e6
         call = (args, dict(kwargs or {}))
-        trial = _Trial(app, definition, call, _reader(effects), stand_in, seconds, ground)
+        reader = _reader(effects)
+        trial = _Trial(app, definition, call, reader, stand_in, services, seconds, ground)
         return await trial.run(repeats)
     finally:
         if isinstance(effects, Effects):
             effects.keep_in(kept_in)
         shutil.rmtree(directory)
+
+
+def _check_choice(what: str, given: object, choices: tuple[str, ...]) -> None:
+    if given not in choices:
+        raise UsageError(f"{what} is {' or '.join(map(repr, choices))}, got {shown(given)}")
 
 
 class _Ground(Protocol):
@@ -281,12 +299,14 @@ class _Trial:
         call: tuple[tuple[Any, ...], dict[str, Any]],
         read: Callable[[], list[Any]],
         stand_in: StandIn | None,
+        services: object,
         patience: float,
         ground: _Ground,
     ) -> None:
         self.app = app
         self.definition = definition
         self.read = read
+        self._services = services
         self.stand_in = stand_in
         self.patience = patience
         self._args, self._kwargs = call
@@ -358,7 +378,7 @@ class _Trial:
         """Create the run on fresh data, its id the same each time; return how many effects were."""
         self._ground.fresh()
         clock = VirtualClock()
-        stage = Stage(self.app, self._ground.store(clock), clock)
+        stage = Stage(self.app, self._ground.store(clock), clock, services=self._services)
         await stage.connect()
         try:
             await self.definition.enqueue(*self._args, **self._kwargs)
@@ -371,7 +391,15 @@ class _Trial:
         self._lives += 1
         stand_in = self.stand_in if stand_in is None else stand_in
         patience, seed = self.patience, self._lives
-        return Stage(self.app, store, clock, patience=patience, seed=seed, stand_in=stand_in)
+        return Stage(
+            self.app,
+            store,
+            clock,
+            services=self._services,
+            patience=patience,
+            seed=seed,
+            stand_in=stand_in,
+        )
 
     async def _end(self, stage: Stage, begun: int) -> _End:
         runs = {run.run_id: run for run in await stage.runs(RunQuery())}

@@ -28,6 +28,7 @@ class Fake:
 
     Attributes:
         name: the step's.
+        behind: what stands in where this one does not fail.
         calls: the positional and keyword arguments of each execution so far.
     """
 
@@ -35,27 +36,39 @@ class Fake:
     function: Callable[..., Any] | None
     error: BaseException | type[BaseException] | None = None
     times: int | None = None
+    behind: Fake | None = None
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(
         default_factory=list[tuple[tuple[Any, ...], dict[str, Any]]]
     )
 
     def stand_in(self, spec: StepSpec) -> StepSpec:
         """Return how the step is executed instead."""
-        instead = spec.function if self.function is None else self.function
+        # The step's own function, when it comes to that, keeps its thread.
+        threaded = not self.is_replaced and not spec.is_async
 
         async def execute(*args: Any, **kwargs: Any) -> Any:
-            self.fail(args, kwargs)
-            made = instead(*args, **kwargs)
+            made = self.execute(spec.function, args, kwargs)
             return await made if inspect.isawaitable(made) else made
 
         def execute_in_thread(*args: Any, **kwargs: Any) -> Any:
-            self.fail(args, kwargs)
-            return instead(*args, **kwargs)
+            return self.execute(spec.function, args, kwargs)
 
-        # The step's own function, when it comes to that, keeps its thread.
-        threaded = self.function is None and not spec.is_async
         function = execute_in_thread if threaded else execute
         return replace(spec, function=function, is_async=not threaded)
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another function is executed than the step's own."""
+        return self.function is not None or (self.behind is not None and self.behind.is_replaced)
+
+    def execute(
+        self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Note the execution and fail, or do what stands behind, or what the step itself does."""
+        self.fail(args, kwargs)
+        if self.behind is not None:
+            return self.behind.execute(own, args, kwargs)
+        return (own if self.function is None else self.function)(*args, **kwargs)
 
     def fail(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the execution, and raise if it is among those that are to fail."""
@@ -85,14 +98,13 @@ class Fakes:
         """Replace a step; a failure is put before the fake that is there already.
 
         Raises:
-            UsageError: there is no step of that name; the message suggests one.
+            UsageError: a text names no step; the message suggests one.
         """
         name = step if isinstance(step, str) else step.name
         if isinstance(step, str):
             self._check(name, computed=computed)
-        if function is None and (before := self._fakes.get(name)) is not None:
-            function = before.function
-        fake = self._fakes[name] = Fake(name, function, error, times)
+        behind = self._fakes.get(name) if function is None else None
+        fake = self._fakes[name] = Fake(name, function, error, times, behind)
         return fake
 
     def _check(self, name: str, *, computed: bool) -> None:

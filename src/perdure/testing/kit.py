@@ -7,27 +7,28 @@ failure of the test that names the workflow, the run and the place in the code.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from perdure._engine.engine import StandIn
 from perdure.app import UNCHANGED, App
 from perdure.clock import to_datetime
 from perdure.duration import Duration, to_micros
-from perdure.errors import RunNotFound, UsageError
+from perdure.errors import RunNotFound, UsageError, shown
 from perdure.handle import Run
 from perdure.model.lifecycle import decode_keys
 from perdure.model.records import History, RunQuery, RunRecord, Status
+from perdure.model.transitions import CreateRun, Outcome, Transition
 from perdure.step import Step
 from perdure.stores.memory import MemoryStore
 from perdure.testing import _inside as inside
 from perdure.testing._stage import Stage
 from perdure.testing.clock import START, VirtualClock
-from perdure.testing.crashing import Crashes, Ledger, Repeats, crash_everywhere
+from perdure.testing.crashing import Crashes, Ledger, Repeats, Where, crash_everywhere
 from perdure.testing.failures import Hung, Orphaned, Swallowed, WorkLeft
 from perdure.testing.fakes import Fake, Fakes
 from perdure.testing.replaying import Replay, replay
@@ -43,8 +44,8 @@ class Enqueued:
 
     Attributes:
         run: its handle.
-        arguments: the body's, by name, with their defaults; positional-only ones under ``args``.
-        delay: how long it was delayed.
+        arguments: the body's, by name, with their defaults.
+        delay: how long it was delayed by the call that created it.
         parent_id: the run whose body created it, if one did.
     """
 
@@ -58,6 +59,10 @@ class Enqueued:
     meta: Mapping[str, Any]
     tags: tuple[str, ...]
     parent_id: str | None
+
+
+MOST_SKIPS: Final = 10_000
+"""Waits that ``skip_waits`` skips in one test before it takes the test to wait for ever."""
 
 
 class Kit:
@@ -102,9 +107,10 @@ class Kit:
         self.app = app
         self.clock = VirtualClock(start)
         self._fakes = Fakes(app.engine.registry)
+        self._store = _Noting(clock=self.clock)
         self._stage = Stage(
             app,
-            MemoryStore(clock=self.clock),
+            self._store,
             self.clock,
             only=None if only is None else [_name(each) for each in only],
             services=services,
@@ -140,10 +146,10 @@ class Kit:
     ) -> None:
         try:
             await self._stop_watching()
-            if self._hung is not None and isinstance(error, asyncio.CancelledError):
+            if self._hung is not None:
                 assert self._test is not None
                 self._test.uncancel()
-                raise self._hung from None
+                raise self._hung from (None if isinstance(error, asyncio.CancelledError) else error)
             if error is None:
                 await self.check()
         finally:
@@ -274,7 +280,7 @@ class Kit:
             The fake, which notes its ``calls``.
 
         Raises:
-            UsageError: there is no such step; the message suggests one.
+            UsageError: a text names no step (the message suggests one), or an argument is wrong.
         """
         return self._fakes.add(step, function, computed=computed)
 
@@ -295,10 +301,13 @@ class Kit:
             computed: as for :meth:`fake`.
 
         Raises:
-            UsageError: there is no such step; the message suggests one.
+            UsageError: a text names no step (the message suggests one), or an argument is wrong.
         """
         if times is not None and times < 1:
             raise UsageError(f"times must be a whole number above 0, got {times!r}")
+        is_class = isinstance(error, type) and issubclass(error, BaseException)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_class and not isinstance(error, BaseException):
+            raise UsageError(f"what a step fails with is an exception, got {shown(error)}")
         return self._fakes.add(step, None, error=error, times=times, computed=computed)
 
     @property
@@ -329,13 +338,11 @@ class Kit:
 
     def _enqueued(self, run: RunRecord) -> Enqueued:
         definition = self.app.engine.registry[run.definition]
-        args, kwargs = definition.arguments.decode(run.input)
-        waits = run.started_at is None and run.due_at is not None
         return Enqueued(
             run=Run(run.run_id, self.app.engine, definition.result),
             name=run.definition,
-            arguments={"args": args, **kwargs} if args else kwargs,
-            delay=timedelta(microseconds=(run.due_at or 0) - run.created_at if waits else 0),
+            arguments=definition.arguments.filled(run.input),
+            delay=timedelta(microseconds=self._store.delays.get(run.run_id, 0)),
             queue=run.queue,
             priority=run.priority,
             unique_key=run.unique_key,
@@ -362,25 +369,28 @@ class Kit:
 
         Args:
             history: of one run, or the JSON that ``dump_history`` made of it.
-            app: whose code is to be checked; the kit's own, while it is not running, by default.
+            app: whose code is to be checked; the kit's own by default, with the kit's services:
+                call it when the kit has ended, as the app is connected inside of ``async with``.
 
         Raises:
             AppNotReady: that app is connected, as the kit's own is inside of ``async with``.
         """
-        return await replay(history, self.app if app is None else app)
+        if app is None:
+            return await replay(history, self.app, services=self._stage.services)
+        return await replay(history, app)
 
     def crash_everywhere(
         self,
         definition: Calls[P, Any],
         *args: Any,
         effects: Ledger | None = None,
-        store: Literal["memory", "sqlite"] = "memory",
+        store: Where = "memory",
         repeats: Repeats = "in flight",
         kwargs: Mapping[str, Any] | None = None,
     ) -> Crashes:
         """Crash a workflow at every boundary, from a test written with ``def``.
 
-        With the kit's fakes, but on stores of its own; see
+        With the kit's fakes and services, but on stores of its own; see
         :func:`perdure.testing.crash_everywhere`, which is for tests written with ``async def``.
 
         Raises:
@@ -403,6 +413,7 @@ class Kit:
                 kwargs=kwargs,
                 patience=timedelta(seconds=self._stage.patience),
                 stand_in=self._fakes.stand_in if self._fakes else None,
+                services=self._stage.services,
             )
         )
 
@@ -412,6 +423,7 @@ class Kit:
         """Skip waits where that is wanted, and fail the test where it waits for ever."""
         loop = asyncio.get_running_loop()
         before, since = self._state(), loop.time()
+        skipped = 0
         while True:
             await asyncio.sleep(0.005)
             now = self._state()
@@ -419,7 +431,8 @@ class Kit:
                 before, since = now, loop.time()
             if self._moving:
                 continue
-            if self._skip_waits and await self._skipped():
+            if self._skip_waits and skipped < MOST_SKIPS and await self._skipped():
+                skipped += 1
                 continue
             waits_for = await self._waited_for()
             if not waits_for:
@@ -480,6 +493,25 @@ class Kit:
         failure = None if self._watch.cancelled() else self._watch.exception()
         if failure is not None:
             raise failure
+
+
+class _Noting(MemoryStore):
+    """The kit's store; it notes what is not kept of a run: how long it was delayed.
+
+    Attributes:
+        delays: of the runs that were created with one, by their ids.
+    """
+
+    def __init__(self, *, clock: VirtualClock) -> None:
+        super().__init__(clock=clock)
+        self.delays: dict[str, int] = {}
+
+    async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
+        """Note delays, and apply."""
+        for transition in batch:
+            if isinstance(transition, CreateRun) and transition.delay > 0:
+                self.delays.setdefault(transition.run_id, transition.delay)
+        return await super().apply(batch)
 
 
 def _name(definition: Workflow[..., Any] | str) -> str:

@@ -20,8 +20,9 @@ from perdure._engine.activation import Activation
 from perdure._engine.definition import StepSpec
 from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
-from perdure.app import App
+from perdure.app import UNCHANGED, App
 from perdure.codec import error_summary
+from perdure.duration import Duration, named_micros
 from perdure.model.records import History, RunRecord, Status, StepKind
 from perdure.model.transitions import (
     ClaimedRun,
@@ -90,18 +91,26 @@ class Replay:
             )
 
 
-async def replay(history: History | str | bytes, app: App, *, patience: float = 10.0) -> Replay:
+async def replay(
+    history: History | str | bytes,
+    app: App,
+    *,
+    patience: Duration = "10s",
+    services: object = UNCHANGED,
+) -> Replay:
     """Replay a recorded history against the definitions of an app.
 
     Args:
         history: of one run, or the JSON that ``dump_history`` made of it.
         app: whose code is to be checked; it must not be connected.
-        patience: real seconds after which a body that stands in foreign code is given up.
+        patience: real time after which a body that stands in foreign code is given up.
+        services: the app's meanwhile; its own where left out.
 
     Raises:
         AppNotReady: the app is connected.
         UnknownDefinition: it has no definition of that name.
         InvalidValue: the text is no history.
+        InvalidDuration: ``patience`` is none.
         Hung: the body waits for something that is neither recorded nor durable.
 
     Example::
@@ -115,9 +124,10 @@ async def replay(history: History | str | bytes, app: App, *, patience: float = 
     clock = VirtualClock()
     clock.move_to(run.updated_at)
     journal = _Journal(recorded, clock)
-    with app.override(store=journal, ports=virtual_ports(clock)):
+    seconds = named_micros(patience, "patience") / 1e6
+    with app.override(store=journal, services=services, ports=virtual_ports(clock)):
         async with app:
-            return await _Replaying(app, recorded, journal, patience).run()
+            return await _Replaying(app, recorded, journal, seconds).run()
 
 
 class _Replaying:
