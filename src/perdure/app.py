@@ -255,6 +255,7 @@ class App(Generic[Services_co, Meta_co]):
         self._defaults: dict[Kind, RunDefaults] = {"workflow": {}, "job": {}}
         self._users = 0
         self._connecting = asyncio.Lock()
+        self._put_back: Callable[[], None] | None = None
 
     if not TYPE_CHECKING:
 
@@ -610,6 +611,14 @@ class App(Generic[Services_co, Meta_co]):
                 self._users -= 1
                 if not self._users:
                     await self._close()
+                    self._end_override()
+
+    def _end_override(self) -> None:
+        """Put back what an override left that ended while the app was connected."""
+        put_back = self._put_back
+        self._put_back = None
+        if put_back is not None:
+            put_back()
 
     async def _close(self) -> None:
         whole, self._whole, self._held = self._whole, None, None
@@ -668,15 +677,21 @@ class App(Generic[Services_co, Meta_co]):
         )
         self._services = before[2] if isinstance(services, Unchanged) else services
         self._connecting = asyncio.Lock()  # it belongs to the loop in which it was waited for
-        try:
-            yield self
-            self._refuse_if_connected("until the app is closed: end `async with app:` before it")
-        finally:
-            self._users = 0
+
+        def put_back() -> None:
             self._services = before[2]
             self._connecting = asyncio.Lock()
             engine.equip(before[0], before[1])
             engine.is_used = was_used
+
+        try:
+            yield self
+            self._refuse_if_connected("until the app is closed: end `async with app:` before it")
+        finally:
+            if self._users:  # it stands on what it was given until it is closed
+                self._put_back = put_back
+            else:
+                put_back()
 
     def _refuse_if_connected(self, when: str) -> None:
         if self._users:

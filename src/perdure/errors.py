@@ -58,6 +58,17 @@ class PerdureError(Exception):
 
     code = "P000"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be copied as it is, whatever arguments its class takes: process pools pickle errors."""
+        return _copied, (type(self), self.args, self.__dict__)
+
+
+def _copied(kind: type[PerdureError], args: tuple[Any, ...], state: dict[str, Any]) -> PerdureError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class DefinitionError(PerdureError):
     """A workflow, job or step is declared wrongly."""

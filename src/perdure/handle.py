@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -13,14 +14,15 @@ import msgspec
 
 from perdure._engine import scope as scopes
 from perdure._engine import telling
-from perdure._engine.calls import call_site, child_ending, decode_log, mark
+from perdure._engine.calls import call_site, child_ending, decode_log, mark, perform
+from perdure._engine.definition import StepSpec
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call, Scope
 from perdure._engine.sending import Outgoing, send
 from perdure._engine.unawaited import reads_as
 from perdure._runtime.why import Why, why
 from perdure.clock import to_datetime
-from perdure.codec import Schema, decode_error, error_summary, schema
+from perdure.codec import Arguments, Schema, decode_error, schema, shown_error
 from perdure.duration import Duration, named_micros
 from perdure.errors import (
     DefinitionError,
@@ -34,6 +36,7 @@ from perdure.errors import (
     RunUnsuccessful,
     UsageError,
 )
+from perdure.ids import derived_id
 from perdure.model.events import EventRecord, ListenerRecord, cause_of
 from perdure.model.lifecycle import decode_keys
 from perdure.model.records import (
@@ -60,6 +63,7 @@ from perdure.model.transitions import (
     ResumeRun,
     RetryRun,
 )
+from perdure.retry import RetryPolicy
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -280,12 +284,18 @@ class Run(Generic[R]):
     def __repr__(self) -> str:
         return f"<run {self.id}>"
 
-    async def status(self) -> Status:
+    def status(self) -> Coroutine[Any, Any, Status]:
         """Return how the run stands now.
+
+        Inside a body this is a durable call, as are the verbs below: what it answered is recorded,
+        and a replay meets the same.
 
         Raises:
             RunNotFound: there is none of this id.
         """
+        return self._durably("status", lambda _: self._status())
+
+    async def _status(self) -> Status:
         return (await self._record()).status
 
     def result(self, timeout: Duration | None = None) -> Coroutine[Any, Any, R]:
@@ -315,7 +325,7 @@ class Run(Generic[R]):
             )
         return self._inside(self.result_call(scope, call_site(2)), scope.activation.next_join())
 
-    async def cancel(self, *, wait: bool = False) -> Status:
+    def cancel(self, *, wait: bool = False) -> Coroutine[Any, Any, Status]:
         """Ask the run to end without a result.
 
         A run that no worker holds is cancelled at once. One that is executing is told at its next
@@ -331,13 +341,15 @@ class Run(Generic[R]):
             InvalidTransition: it has ended already.
             RunNotFound: there is none of this id.
         """
-        request_id = self._engine.ids.run_id()
-        status = await self._control(CancelRun(self.id, request_id))
+        return self._durably("cancel", lambda request: self._cancel(request, wait=wait))
+
+    async def _cancel(self, request: str, *, wait: bool) -> Status:
+        status = await self._control(CancelRun(self.id, request))
         if wait and status not in TERMINAL:
             return (await self._ending(None)).status
         return status
 
-    async def pause(self, *, wait: bool = False) -> Status:
+    def pause(self, *, wait: bool = False) -> Coroutine[Any, Any, Status]:
         """Let the run do nothing more until it is resumed.
 
         One that no worker holds is paused at once, and its timers stand still. One that is
@@ -354,13 +366,16 @@ class Run(Generic[R]):
             InvalidTransition: it has ended already.
             RunNotFound: there is none of this id.
         """
-        status = await self._control(PauseRun(self.id, self._engine.ids.run_id()))
+        return self._durably("pause", lambda request: self._pause(request, wait=wait))
+
+    async def _pause(self, request: str, *, wait: bool) -> Status:
+        status = await self._control(PauseRun(self.id, request))
         while wait and status is Status.RUNNING:
             await self._engine.clock.sleep(PAUSE_LOOK)
-            status = await self.status()
+            status = await self._status()
         return status
 
-    async def resume(self) -> Status:
+    def resume(self) -> Coroutine[Any, Any, Status]:
         """Let a paused run go on where it was; what it waits for is later by the pause.
 
         A run that was paused by a mismatch is tried again by any worker that knows its definition.
@@ -369,16 +384,16 @@ class Run(Generic[R]):
             InvalidTransition: it is not paused.
             RunNotFound: there is none of this id.
         """
-        return await self._control(ResumeRun(self.id, self._engine.ids.run_id()))
+        return self._durably("resume", lambda request: self._control(ResumeRun(self.id, request)))
 
-    async def retry(self) -> Status:
+    def retry(self) -> Coroutine[Any, Any, Status]:
         """Try a failed or cancelled run again; recorded steps that succeeded are not repeated.
 
         Raises:
             InvalidTransition: it has not ended so, or its unique_key is in use again.
             RunNotFound: there is none of this id.
         """
-        return await self._control(RetryRun(self.id, self._engine.ids.run_id()))
+        return self._durably("retry", lambda request: self._control(RetryRun(self.id, request)))
 
     def send_event(
         self,
@@ -412,9 +427,13 @@ class Run(Generic[R]):
     async def history(self) -> RunHistory[R]:
         """Return everything recorded of the run, in one read.
 
+        Inside a body, look at it in a step: a replay would find another one.
+
         Raises:
+            UsageError: inside a body, outside of its steps.
             RunNotFound: there is none of this id.
         """
+        self._refuse_in_body("history")
         self._engine.check_loop()
         found = await self._engine.store.history(self.id)
         if found is None:
@@ -425,12 +444,14 @@ class Run(Generic[R]):
         """Return why the run is not moving: a sentence, and the facts in it for programs.
 
         Raises:
+            UsageError: inside a body, outside of its steps.
             RunNotFound: there is none of this id.
 
         Example::
 
             print(await run.why())  # run … waits: step 'charge' failed (…) and has attempt 3 at …
         """
+        self._refuse_in_body("why")
         self._engine.check_loop()
         found = await why(self._engine.store, self.id)
         if found is None:
@@ -473,6 +494,36 @@ class Run(Generic[R]):
         raise error
 
     # --- stages ----------------------------------------------------------------------------------
+
+    def _durably(
+        self, verb: str, make: Callable[[str], Coroutine[Any, Any, Status]]
+    ) -> Coroutine[Any, Any, Status]:
+        """Ask for something here and now; in a body as a step, which asks the store once.
+
+        Args:
+            verb: the step's name.
+            make: takes the id of the request, which is the same each time that the step is tried.
+        """
+        scope = scopes.current()
+        if scope is None or scope.in_step or scope.activation.engine is not self._engine:
+            return make(self._engine.ids.run_id())
+        digest = blake2b(self.id.encode(), digest_size=16).digest()
+        call = Call(scope, StepKind.STEP, verb, digest, self.id, call_site(3))
+        run = scope.activation.run
+        request = derived_id(run.run_id, str(run.generation), call.inner_digest().hex())
+
+        async def ask() -> Status:
+            return await make(request)
+
+        return perform(call, _verb_spec(verb, ask), (), {})
+
+    def _refuse_in_body(self, verb: str) -> None:
+        scope = scopes.current()
+        if scope is not None and not scope.in_step and scope.activation.engine is self._engine:
+            raise UsageError(
+                f"run.{verb}() was called in a body, whose replay would find something else; look "
+                f'in a step: await step("{verb}", look, run.id)'
+            )
 
     @reads_as("result(…) without `await`")
     async def _inside(self, call: Call, join: int) -> R:
@@ -546,15 +597,21 @@ class Run(Generic[R]):
 
     def _failure(self, ending: Ending) -> RunFailed:
         data = ending.error or b"null"
-        summary = error_summary(data)
+        summary = shown_error(data)
         failure = RunFailed(
             f"run {self.id} failed ({ending.reason}): {summary.type}: {summary.message}",
             run_id=self.id,
             error_type=summary.type,
             reason=ending.reason or "error",
         )
-        failure.__cause__ = decode_error(data)
+        with suppress(InvalidValue):  # a damaged record: the message says so
+            failure.__cause__ = decode_error(data)
         return failure
+
+
+def _verb_spec(verb: str, ask: Callable[[], Coroutine[Any, Any, Status]]) -> StepSpec:
+    """Return how an operator's verb is executed as a step: once, for its answer is final."""
+    return StepSpec(verb, ask, True, Arguments(ask), RetryPolicy(1), None)
 
 
 def event_entry(record: EventRecord) -> EventEntry:
@@ -598,7 +655,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         result: of the run's definition.
     """
     run = history.run
-    error = None if run.error is None else error_summary(run.error)
+    error = None if run.error is None else shown_error(run.error)
     return RunHistory(
         id=run.run_id,
         name=run.definition,
@@ -702,5 +759,5 @@ def _instant(micros: Micros | None) -> datetime | None:
 def _text(error: bytes | None) -> str | None:
     if error is None:
         return None
-    summary = error_summary(error)
+    summary = shown_error(error)
     return f"{summary.type}: {summary.message}"

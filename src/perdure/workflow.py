@@ -119,7 +119,8 @@ class Calls(Generic[P, R]):
         """Run the body here and now: no store, no worker; inside a run, as part of it.
 
         The arguments, the meta and the result pass the codec just as they would on a worker. As
-        part of a run the body finds that run's meta, unless the call says otherwise.
+        part of a run the body finds that run's meta, unless the call says otherwise. Of the options
+        of a call only ``meta`` means something here: the others are about durable runs.
 
         Returns:
             The body's result.

@@ -459,3 +459,34 @@ def test_a_closed_pipe_is_silent(command: Perdure, shop: str, yard: Path):
         os.close(reading)
         _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
+
+
+def test_an_empty_option_is_not_left_out(command: Perdure, shop: str):
+    """An unset variable of a shell does not choose another store, nor zero slots the default."""
+    listed = command("runs", "--url", "", PERDURE_APP=f"{shop}:app")
+    assert listed.code == 2
+    assert "url" in listed.err
+    none = command("worker", "-c", "0", "--burst", "--app", f"{shop}:app")
+    assert (none.code, "concurrency" in none.err) == (2, True)
+
+
+def test_a_wrong_timeout_starts_nothing(command: Perdure, shop: str, yard: Path):
+    """Whoever tries again after exit code 2 makes no second run."""
+    wrong = command("start", "add", "n=1", "--wait", "--timeout", "banana", "--app", f"{shop}:app")
+    assert (wrong.code, "--timeout" in wrong.err) == (2, True)
+    assert not (yard / "shop.db").exists()
+
+
+def test_a_damaged_error_is_shown_as_such(command: Perdure, shop: str, yard: Path):
+    """One damaged record does not take the list with it."""
+    command("start", "boom", "what=x", "--id", "r", "--app", f"{shop}:app")
+    command("worker", "--burst", "--app", f"{shop}:app")
+    connection = sqlite3.connect(yard / "shop.db")
+    with connection:
+        connection.execute("UPDATE run SET error = CAST('{}' AS BLOB)")
+    connection.close()
+    [listed] = only_json(command("runs", "--json", "--url", URL))
+    assert listed["error"]["type"] == "damaged record"
+    for words in (("show", "r"), ("why", "r")):
+        assert command(*words, "--url", URL).code == 0
+    assert "error-damaged" in command("doctor", "--url", URL).out

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import pickle
 import pkgutil
 import re
 import runpy
@@ -124,3 +125,17 @@ def test_the_example_meets_its_error(
     program.write_text(example.text, "utf-8")
     runpy.run_path(str(program), run_name="__main__")
     assert met
+
+
+def test_errors_are_copied_as_they_are():
+    """Process pools pickle what is raised in them, whatever arguments its class takes."""
+    for error in (
+        errors.RunFailed("no", run_id="r", error_type="ValueError", reason="error"),
+        errors.RunConflict("no", run_id="r"),
+        errors.Mismatch("no", step="s", recorded="a", asked="b"),
+        errors.RetryAfter("10m"),
+        errors.EventConflict("no", event_id="e"),
+    ):
+        copied = pickle.loads(pickle.dumps(error))  # made here
+        assert (type(copied), str(copied)) == (type(error), str(error))
+        assert vars(copied) == vars(error)

@@ -1,6 +1,7 @@
 """App.override: what an app stands on is swapped, and put back."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -29,6 +30,30 @@ async def test_the_store_is_swapped_and_put_back():
             assert await run.result() == "hello you"
     with pytest.raises(AppNotReady, match="no store"):
         await greet.enqueue("you")
+
+
+async def test_an_override_that_ends_while_connected_holds_until_the_app_is_closed(tmp_path):
+    """Whatever ends it: the store that is open is the one that is closed."""
+    app = App("memory://")
+    with pytest.raises(ValueError, match="oops"), app.override(store=f"sqlite:///{tmp_path}/a.db"):
+        await app.connect()
+        raise ValueError("oops")
+    assert app.engine.store.capabilities.name == "sqlite"
+    await app.close()
+    assert app.engine.store.capabilities.name == "memory"
+    assert not [one for one in threading.enumerate() if one.name.startswith("perdure-sqlite")]
+
+
+async def test_a_connect_that_is_cancelled_leaves_nothing_open(tmp_path):
+    """The store that was being opened is closed."""
+    app = App(f"sqlite:///{tmp_path}/a.db")
+    connecting = asyncio.ensure_future(app.connect())
+    await asyncio.sleep(0)
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    assert not app.engine.is_open
+    assert not [one for one in threading.enumerate() if one.name.startswith("perdure-sqlite")]
 
 
 async def test_services_are_swapped():
@@ -67,14 +92,14 @@ async def test_a_connected_app_keeps_its_store():
 
 
 async def test_an_app_that_is_still_connected_at_the_end_is_an_error():
-    """The app is as it was before, all the same."""
+    """The app is as it was before once it is closed."""
     app = App("memory://")
     before, store = app.engine.configured, MemoryStore()
     with pytest.raises(AppNotReady, match="until the app is closed"), app.override(store=store):
         await app.connect()
-        committing = app.engine.committer
+    assert app.engine.configured is store
+    await app.close()
     assert app.engine.configured is before
-    await committing.close()
 
 
 async def test_a_url_that_no_store_answers_changes_nothing():

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from perdure._runtime.doctor import Report, examine
+from perdure.codec import encode_error
 from perdure.model.records import History, RunRecord, Status
+from perdure.model.transitions import Failed
 from perdure.stores.memory import MemoryData, MemoryStore
 from perdure.stores.sqlite import SqliteStore
-from perdure.testing.contract.desk import DONE, FAIL, Desk, ManualClock, child, save, timer
+from perdure.testing.contract.desk import DONE, Desk, ManualClock, child, save, timer
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     desk = Desk(store, ManualClock())
     await desk.worker()
     await desk.end("completed", DONE)
-    await desk.end("failed", FAIL)
+    await desk.end("failed", Failed(encode_error(ValueError("boom"))))
     await desk.create("cancelled")
     await desk.cancel("cancelled")
     grant = await desk.start("parent")
@@ -97,6 +99,12 @@ async def test_planted_damage_is_found(store: SqliteStore, statement: str):
     assert DAMAGES[statement] in found(report)
     assert len(report.findings) <= 2
     assert all(finding.message for finding in report.findings)
+
+
+async def test_an_error_that_cannot_be_read(store: SqliteStore):
+    """Of a run, an attempt or a step: bodies and people are told what is in it."""
+    damage(store, "UPDATE run SET error = CAST('{}' AS BLOB) WHERE id = 'failed'")
+    assert ("error-damaged", "failed") in found(await examine(store))
 
 
 async def test_two_unfinished_runs_of_one_key(store: SqliteStore):

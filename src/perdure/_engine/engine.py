@@ -179,9 +179,13 @@ class Engine:
         try:
             await self.store.open()
             self.heard_store_time(await self.store.now())
-        except StoreError as error:
-            self._tell_of_trouble(error, 1)
-            await self.hooks.close()
+        except BaseException as error:  # also where whoever opens has no patience
+            if isinstance(error, StoreError):
+                self._tell_of_trouble(error, 1)
+            try:
+                await self.hooks.close()
+            finally:
+                await self.store.close()
             raise
         self._loop = asyncio.get_running_loop()
         self.watcher.open()

@@ -14,6 +14,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from perdure.codec import error_summary
+from perdure.errors import InvalidValue
 from perdure.model.records import (
     TERMINAL,
     Control,
@@ -23,6 +25,7 @@ from perdure.model.records import (
     RunQuery,
     RunRecord,
     Status,
+    StepKind,
     StepOutcome,
     WaitKind,
 )
@@ -164,6 +167,7 @@ def _wrong(view: _View) -> Said:
     yield from _of_status(run)
     yield from _of_ending(run, view.endings)
     yield from _of_steps(history)
+    yield from _of_errors(history)
     yield from _of_attempts(history)
     yield from _of_waits(history, view.endings)
 
@@ -268,6 +272,27 @@ def _of_steps(history: History) -> Said:
             )
         if step.due_at is not None and step.outcome is not StepOutcome.PENDING:
             yield "step-due", f"has step {step.key.path!r}, which is {step.outcome} and still due"
+
+
+_FAILED: Final = frozenset({StepOutcome.ERROR, StepOutcome.TIMEOUT})
+
+
+def _of_errors(history: History) -> Said:
+    """What people and bodies are told must be readable."""
+    kept = [("its error", history.run.error)]
+    kept += [(f"the error of attempt {one.number}", one.error) for one in history.attempts]
+    kept += [
+        (f"the error of step {one.key.path!r}", one.value)
+        for one in history.checkpoints
+        if one.outcome in {StepOutcome.ERROR, StepOutcome.TIMEOUT}
+        and one.kind is not StepKind.CHILD
+    ]
+    for what, data in kept:
+        if data is not None:
+            try:
+                error_summary(data)
+            except InvalidValue:
+                yield "error-damaged", f"{what} cannot be read: {data[:40]!r}"
 
 
 def _of_attempts(history: History) -> Said:

@@ -16,7 +16,7 @@ import msgspec
 
 from perdure import defaults
 from perdure.clock import to_datetime
-from perdure.codec import error_summary
+from perdure.codec import shown_error
 from perdure.duration import format_micros, to_micros
 from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.records import (
@@ -359,7 +359,7 @@ def _error(run: RunRecord) -> str:
 
 
 def _summary(error: bytes) -> str:
-    summary = error_summary(error)
+    summary = shown_error(error)
     return f"{summary.type}: {summary.message[:200]}"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from perdure._engine.engine import Engine
 from perdure.clock import to_datetime
-from perdure.codec import error_summary, schema
+from perdure.codec import schema, shown_error
 from perdure.handle import FailedAttempt, StepHistory, readable
 from perdure.model.records import History, Micros, RunRecord
 
@@ -91,7 +91,7 @@ def _iso(instant: datetime | None) -> str | None:
 
 
 def _error(data: bytes) -> dict[str, Any]:
-    summary = error_summary(data)
+    summary = shown_error(data)
     return {"type": summary.type, "message": summary.message, "frames": list(summary.frames)}
 
 

@@ -57,7 +57,8 @@ def place_options(function: F) -> F:
 def settings_of(context: click.Context, **arguments: Any) -> Settings:
     """Return the settings of a command: its own options beat those before its name."""
     before: dict[str, Any] = context.find_root().obj or {}
-    return resolve({**before, **{name: given for name, given in arguments.items() if given}})
+    typed = {name: given for name, given in arguments.items() if given is not None and given != ()}
+    return resolve({**before, **typed})
 
 
 def place_of_code(settings: Settings) -> Place:

@@ -14,7 +14,14 @@ produced, with its path. Bytes are JSON in UTF-8; there is no pickle and no fall
 from __future__ import annotations
 
 from ._arguments import Arguments
-from ._failures import ErrorSummary, decode_error, encode_error, error_summary, replayed_error
+from ._failures import (
+    ErrorSummary,
+    decode_error,
+    encode_error,
+    error_summary,
+    replayed_error,
+    shown_error,
+)
 from ._fingerprints import fingerprint
 from ._schema import Schema, schema
 
@@ -28,4 +35,5 @@ __all__ = [
     "fingerprint",
     "replayed_error",
     "schema",
+    "shown_error",
 ]

@@ -95,6 +95,14 @@ def error_summary(data: bytes) -> ErrorSummary:
     )
 
 
+def shown_error(data: bytes) -> ErrorSummary:
+    """Return what people read of a record, also of one that is damaged: then it says so."""
+    try:
+        return error_summary(data)
+    except InvalidValue:
+        return ErrorSummary("damaged record", f"{data[:60]!r}", ())
+
+
 def replayed_error(error: BaseException) -> tuple[bytes, BaseException]:
     """Return an exception's record and the exception that a replay will see.
 

@@ -10,10 +10,11 @@ import click
 from perdure.app import App
 from perdure.cli._describe import value_of
 from perdure.cli._failures import ExitCode, Failure
-from perdure.cli._meanings import meaning_of, perform
+from perdure.cli._meanings import meaning_of, perform, translated
 from perdure.cli._output import as_json, escape
 from perdure.cli._places import app_option, place_of_code, settings_of
 from perdure.cli._values import parse_arguments
+from perdure.duration import named_micros
 from perdure.errors import PerdureError
 from perdure.handle import Run
 from perdure.workflow import Workflow
@@ -62,6 +63,9 @@ def command(
             why="without --wait nothing is waited for",
             do="add --wait, or leave --timeout out",
         )
+    if timeout is not None:
+        with translated():
+            named_micros(timeout, "--timeout")  # before anything is started
     place = place_of_code(settings_of(context, app=app))
 
     async def work() -> int:

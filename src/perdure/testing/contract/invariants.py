@@ -54,7 +54,8 @@ class Watched:
 async def check_invariants(store: Store) -> None:
     """Assert what must hold of the whole namespace, at an instant when nobody writes."""
     report = await examine(store)
-    assert report.findings == ()
+    # The suite's payloads are any bytes: what is in them is no business of a store.
+    assert [one for one in report.findings if one.code != "error-damaged"] == []
     workers = [worker.worker_id for worker in await store.workers()]
     assert len(set(workers)) == len(workers), "one row a worker"
     for run in await store.list_runs(RunQuery(limit=1_000)):
