@@ -13,6 +13,7 @@ PerdureError
 │   ├── NotInRun                a durable verb was called where no run is executing
 │   └── AppNotReady             the app has no store, is closed, or was configured too late
 ├── InvalidDuration             a text is no duration
+├── InvalidSchedule             a text is no cron expression, interval or time zone
 ├── InvalidValue                a value does not fit its type or cannot be represented
 │   └── PayloadTooLarge         an encoded value is over the limit
 ├── UnknownDefinition           no definition of that name in this app
@@ -129,6 +130,12 @@ class PayloadTooLarge(InvalidValue):
     """An encoded value is larger than the limit of its app."""
 
     code = "P122"
+
+
+class InvalidSchedule(PerdureError, ValueError):
+    """A cron expression, an interval or a time zone that is none."""
+
+    code = "P123"
 
 
 class UnknownDefinition(PerdureError, LookupError):
