@@ -72,6 +72,7 @@ from perdure.ids import check_id
 from perdure.model.events import EventQuery, Unlisten
 from perdure.model.records import REASONS, Count, RunQuery, Status
 from perdure.retry import Backoff, RetryOn
+from perdure.schedule import ScheduleEntry, ScheduleHandle, schedule_entry
 from perdure.step import Step, StepOptions, decorate, refuse_unknown
 from perdure.store import Store
 from perdure.telemetry import Hook, Log, On
@@ -310,6 +311,12 @@ class App(Generic[Services_co, Meta_co]):
                 for several. The body takes the event as its argument. A starting worker registers
                 it in the store, and from then on :meth:`publish` starts a run, also from a process
                 that does not know the workflow.
+            cron, every: start it again and again, with no arguments: a cron expression or alias,
+                or an interval. A starting worker puts the schedule into the store, and takes it out
+                where the option is gone; see :meth:`Workflow.schedule`.
+            timezone, missed: of that schedule.
+            schedule_key: of that schedule; the definition's name by default. Say the old name where
+                the definition was renamed, and no instant is lost or repeated.
             where: a plain function of such an event: a run whose event it returns false for ends
                 completed, with the reason ``declined``, before its body begins.
             version: changes when the code does; a digest of the function's code by default.
@@ -922,6 +929,19 @@ class App(Generic[Services_co, Meta_co]):
         await self._engine.committer.submit(
             Unlisten(definition, None if type is None else type_name(type))
         )
+
+    async def schedules(self) -> list[ScheduleEntry]:
+        """Return all schedules in the order of their keys, whoever put them."""
+        self._engine.check_loop()
+        return [schedule_entry(one) for one in await self._engine.store.schedules()]
+
+    def schedule(self, key: str) -> ScheduleHandle:
+        """Return the handle of a schedule by its key, whether or not there is one.
+
+        Raises:
+            InvalidValue: no schedule can have such a key.
+        """
+        return ScheduleHandle(key, self._engine)
 
     async def workers(self) -> list[WorkerEntry]:
         """Return the registered workers of every process, in order of registration.

@@ -20,6 +20,7 @@ PerdureError
 ├── RunNotFound                 no run of that id in this namespace
 ├── RunConflict                 an id or unique_key is taken by a run made from other values
 ├── EventConflict               an event's id is taken by another event
+├── ScheduleNotFound            no schedule of that key in this namespace
 ├── InvalidTransition           the run's status does not allow this verb
 ├── ResultTimeout               the run did not finish within the caller's patience
 ├── RunUnsuccessful             awaiting a result found no result
@@ -168,6 +169,12 @@ class EventConflict(PerdureError):
     def __init__(self, message: str, *, event_id: str) -> None:
         super().__init__(message)
         self.event_id = event_id
+
+
+class ScheduleNotFound(PerdureError, LookupError):
+    """There is no schedule of this key in this namespace."""
+
+    code = "P136"
 
 
 class InvalidTransition(PerdureError):

@@ -66,7 +66,8 @@ from typing import Protocol
 import msgspec
 
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
-from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
+from perdure.model.records import Count, Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
+from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
 
 
@@ -206,6 +207,18 @@ class Store(Protocol):
 
     async def listeners(self) -> list[ListenerRecord]:
         """Return the registered listeners by type, then definition, also those not announced."""
+        ...
+
+    async def schedules(self, *, due_by: Micros | None = None) -> list[ScheduleRecord]:
+        """Return the schedules, in the order of their keys.
+
+        Args:
+            due_by: only those that are not paused and whose next instant is not after this one.
+        """
+        ...
+
+    async def fires(self, key: str, limit: int = 100) -> list[Fire]:
+        """Return what became of the instants of a schedule, newest first; at most so many."""
         ...
 
     async def workers(self) -> list[WorkerRecord]:

@@ -35,7 +35,7 @@ from perdure._engine import scope as scopes
 from perdure._engine.calls import call_site, child_token, in_pool, perform_inline, start_child
 from perdure._engine.committer import MAX_BATCH
 from perdure._engine.context import CallOptions, encode_options
-from perdure._engine.definition import Definition, check_function, refuse_a_call
+from perdure._engine.definition import Definition, Recurring, check_function, refuse_a_call
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call
 from perdure._engine.services import Held
@@ -55,10 +55,13 @@ from perdure.event import types_of
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
 from perdure.model.records import StepKey, StepKind
+from perdure.model.schedules import Missed, Schedule
 from perdure.model.transitions import Created, CreateRun, Exists, Outcome
 from perdure.retry import Backoff, RetryOn, RetryPolicy
+from perdure.schedule import ScheduleHandle, put_schedule, timing_given
 from perdure.step import Step, refuse_unknown
 from perdure.telemetry import OfRun, On
+from perdure.timing import Timing, timing_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,6 +83,9 @@ class Options:
     priority: int | None = None
     meta: object = None
     tags: tuple[str, ...] = ()
+    timezone: str | None = None
+    missed: Missed = Missed.ONCE
+    schedule_key: str | None = None
     overrides: CallOptions = CallOptions()  # noqa: RUF009 -- a frozen struct
 
 
@@ -170,6 +176,71 @@ class Calls(Generic[P, R]):
         """
         micros = named_micros(delay, "delay")
         return self._start(args, kwargs, micros)
+
+    def schedule(
+        self, when: str | Duration, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, ScheduleHandle]:
+        """Start a run with these arguments again and again, from now on.
+
+        When this returns it survives whatever happens. The same again changes nothing; with another
+        time or options under the same key it is replaced. Each instant is fired exactly once, by
+        any worker, however many there are and whether or not they know the definition. An instant
+        that passed while nobody was there is late: by the option ``missed``, ``once`` starts one
+        run for the newest of them, ``all`` one for each (at most 100), and ``skip`` none where it
+        is more than a minute late.
+
+        Args:
+            when: a cron expression (``"0 8 * * MON-FRI"``, with seconds in front if there are six
+                fields, or an alias such as ``"@daily"``), or an interval (``"5m"``, a timedelta).
+            *args: the body's own arguments.
+            **kwargs: the body's own arguments.
+
+        Returns:
+            The schedule's handle. Its key is the option ``schedule_key``, or follows from the
+            definition and the arguments.
+
+        Raises:
+            InvalidSchedule, InvalidDuration: ``when`` or the option ``timezone`` is none.
+            InvalidValue, PayloadTooLarge: an argument does not fit; nothing is stored.
+            UsageError: in a body, outside of its steps; or with ``id`` or ``unique_key``, which
+                name one run.
+            AppNotReady: the app has no store or is not connected.
+
+        Example::
+
+            await send_mail.options(timezone="Europe/Vienna").schedule("0 8 * * *", "a@b.c")
+        """
+        scope = scopes.current()
+        if scope is not None and not scope.in_step:
+            raise UsageError("schedule(…) is no durable call; call it in a step of the body")
+        if self._options.id is not None or self._options.unique_key is not None:
+            raise UsageError("options(id=…) and options(unique_key=…) name one run, not many")
+        timing = timing_given(when, self._options.timezone)
+        bound = self._find(True)
+        return self._put_schedule(bound, timing, self._input(bound, args, kwargs))
+
+    @reads_as("schedule(…) without `await`")
+    async def _put_schedule(self, bound: Bound, timing: Timing, data: bytes) -> ScheduleHandle:
+        definition, options = bound.definition, self._options
+        key = options.schedule_key
+        if key is None:
+            key = f"{definition.name}:{blake2b(data, digest_size=6).hexdigest()}"
+        template = self._transition(bound, data, self._meta(bound), delay=0, run_id="template")
+        schedule = Schedule(
+            key,
+            timing,
+            definition.name,
+            data,
+            template.version,
+            template.queue,
+            template.priority,
+            template.meta,
+            template.options,
+            template.tags,
+            options.missed,
+        )
+        await put_schedule(bound.engine, schedule)
+        return ScheduleHandle(key, bound.engine)
 
     async def enqueue_many(
         self, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
@@ -442,6 +513,9 @@ class Definable(Calls[P, R]):
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
         timeout: Duration | None = None,
+        timezone: str | None = None,
+        missed: Literal["skip", "once", "all"] = "once",
+        schedule_key: str | None = None,
     ) -> Calls[P, R]:
         """Return the same verbs with options for one call.
 
@@ -459,10 +533,16 @@ class Definable(Calls[P, R]):
             backoff: the delay before the next attempt, instead of the definition's. Not a function:
                 it is stored with the run.
             timeout: how long one attempt may hold a worker, instead of the definition's.
+            timezone: of ``schedule``: an IANA name; UTC by default.
+            missed: of ``schedule``: what becomes of instants that nobody fired; see there.
+            schedule_key: of ``schedule``: by which it is found again.
 
         Raises:
             InvalidValue, UsageError: an option is wrong.
         """
+        policy = checked_missed(missed)
+        if schedule_key is not None:
+            check_id(schedule_key, "schedule_key")
         if id is not None:
             check_id(id, "id")
         if unique_key is not None:
@@ -486,7 +566,18 @@ class Definable(Calls[P, R]):
         if timeout is not None:
             seconds = named_micros(timeout, f"timeout of {self.name!r}") / 1e6
         overrides = CallOptions(max_attempts, backoff, seconds)
-        given = Options(id, unique_key, queue, priority, meta, check_tags(tags), overrides)
+        given = Options(
+            id,
+            unique_key,
+            queue,
+            priority,
+            meta,
+            check_tags(tags),
+            timezone,
+            policy,
+            schedule_key,
+            overrides,
+        )
         return Calls(self._find, given)
 
     def __call__(self, *_: P.args, **__: P.kwargs) -> NoReturn:
@@ -578,6 +669,11 @@ class Settings(RunDefaults, total=False):
     tags: tuple[str, ...]
     on: object
     where: Callable[[Any], bool] | None
+    cron: str | None
+    every: Duration | None
+    timezone: str | None
+    missed: Literal["skip", "once", "all"]
+    schedule_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -596,6 +692,11 @@ class Declaration:
     tags: tuple[str, ...] = ()
     on: object = None
     where: Callable[[Any], bool] | None = None
+    cron: str | None = None
+    every: Duration | None = None
+    timezone: str | None = None
+    missed: Literal["skip", "once", "all"] = "once"
+    schedule_key: str | None = None
 
     @classmethod
     def of(cls, kind: Kind, of_app: RunDefaults, settings: Settings) -> Self:
@@ -660,7 +761,32 @@ class Declaration:
             tags=check_tags(self.tags),
             on=events,
             where=self.where,
+            recurring=self._recurring(name),
         )
+
+    def _recurring(self, name: str) -> Recurring | None:
+        missed = checked_missed(self.missed)
+        if self.cron is None and self.every is None:
+            if self.timezone is not None or self.schedule_key is not None:
+                raise DefinitionError(
+                    f"timezone= and schedule_key= of {name!r} belong to a schedule; say when: "
+                    "cron=… or every=…"
+                )
+            return None
+        key = name if self.schedule_key is None else check_id(self.schedule_key, "schedule_key")
+        return Recurring(key, timing_of(self.cron, self.every, self.timezone), missed)
+
+
+def checked_missed(given: object) -> Missed:
+    """Return the policy for instants that nobody fired.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    try:
+        return Missed(given)  # type: ignore[arg-type]  # that is what is asked here
+    except ValueError:
+        raise UsageError(f"missed is 'skip', 'once' or 'all', got {shown(given)}") from None
 
 
 def _check_where(where: object, events: tuple[object, ...], name: str) -> None:

@@ -249,10 +249,25 @@ def _wait_for_event(_: Desk, row: Row) -> Any:
     return perdure.wait_for_event("happened", **{row.parameter: thaw(row.value)})
 
 
+def _schedule(of: str) -> Call:
+    def call(desk: Desk, row: Row) -> Any:
+        verb = getattr(desk, of).schedule
+        if row.parameter == "when":
+            return verb(thaw(row.value), 1)
+        if row.parameter == "kwargs":
+            return verb("@daily", **thaw(row.value))
+        return verb("@daily", *(row.value if isinstance(row.value, tuple) else (thaw(row.value),)))
+
+    return call
+
+
 CALLS: dict[str, Call] = {
     "App": _constructed(App),
     "App.connect": _connect,
     "App.counts": lambda desk, row: desk.app.counts(**{row.parameter: thaw(row.value)}),
+    "App.schedule": lambda desk, row: desk.app.schedule(thaw(row.value)),
+    "Workflow.schedule": _schedule("anything"),
+    "Declared.schedule": _schedule("declared"),
     "App.events": lambda desk, row: desk.app.events(**{row.parameter: thaw(row.value)}),
     "App.publish": lambda desk, row: _with_event(desk.app.publish, row),
     "App.unlisten": _unlisten,

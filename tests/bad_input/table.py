@@ -14,6 +14,7 @@ from perdure.errors import (
     DefinitionError,
     DuplicateName,
     InvalidDuration,
+    InvalidSchedule,
     InvalidTransition,
     InvalidValue,
     NotInRun,
@@ -140,6 +141,50 @@ ROWS: list[Row] = [
         for entry in ("App.publish", "Run.send_event", "App.events", "App.unlisten")
     ],
     Row("App.publish", "event", Fresh(forgotten), UsageError, "did you forget `await`?"),
+    *each({"App.schedule": "key"}, NO_NAMES[:8], InvalidValue),
+    *each(dict.fromkeys(OPTIONS, "schedule_key"), NO_NAMES[:8], InvalidValue),
+    *[
+        Row(entry, "when", value, error, says)
+        for entry in ("Workflow.schedule", "Declared.schedule")
+        for value, error, says in (
+            ("61 * * * *", InvalidSchedule, "is no cron expression: Bad minute"),
+            ("0 0 31 2 *", InvalidSchedule, "is no cron expression"),
+            ("@often", InvalidSchedule, "there are @yearly"),
+            ("0s", InvalidSchedule, "shorter than a second"),
+            (5, InvalidSchedule, "needs a unit"),
+            (None, InvalidSchedule, "either cron=… or every=…"),
+        )
+    ],
+    *[
+        Row(entry, "missed", value, UsageError, "missed is 'skip', 'once' or 'all'")
+        for entry in (*OPTIONS, *BODIES)
+        for value in ("never", None, 1)
+    ],
+    *[
+        Row(entry, parameter, value, error, says)
+        for entry in BODIES
+        for parameter, value, error, says in (
+            ("cron", "* *", InvalidSchedule, "is no cron expression"),
+            ("cron", 5, InvalidSchedule, "a cron expression is a text"),
+            ("every", "0s", InvalidSchedule, "shorter than a second"),
+            ("every", 5, InvalidSchedule, "needs a unit"),
+            ("timezone", "UTC", DefinitionError, "belong to a schedule"),
+            ("schedule_key", "x", DefinitionError, "belong to a schedule"),
+        )
+    ],
+    *[
+        Row(entry, parameter, value, InvalidValue, says, path)
+        for entry in ("Workflow.schedule", "Declared.schedule")
+        for parameter, value, says, path in (
+            ("args", (), "is missing 'value'", "$.value"),
+            ("args", Fresh(forgotten), "did you forget `await`?", "$.value"),
+            ("kwargs", {"valu": 1}, "did you mean 'value'?", "$.valu"),
+        )
+    ],
+    *[
+        Row("Worker", "scheduler", value, UsageError, "scheduler is true or false, got")
+        for value in (1, None, "no")
+    ],
     Row("App.events", "limit", 0, UsageError, "from 1 to 1000, got 0"),
     Row("App.events", "before", "nothing", UsageError, "there is no event 'nothing'"),
     Row("Run.send_event", NO_PARAMETER, "nobody", RunNotFound, "there is no run 'nobody'"),
@@ -685,6 +730,11 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("App.override", "services"): "any object is services",
     ("App.workers", NO_PARAMETER): "it takes nothing, and there may be none",
     ("App.close", NO_PARAMETER): "closing one that is not open is harmless",
+    ("App.schedules", NO_PARAMETER): "it takes nothing, and there may be none",
+    **{
+        (entry, "timezone"): "checked when it is used; tests/engine/test_schedules.py"
+        for entry in OPTIONS
+    },
     ("App.listeners", NO_PARAMETER): "it takes nothing, and there may be none",
     ("Event", "*"): "made by App.publish",
     ("Event.runs", NO_PARAMETER): "it takes nothing, and there may be none",

@@ -49,6 +49,7 @@ COMMANDS = {
             "perdure migrate --plan",
             "perdure doctor",
             "perdure send OrderPlaced order_id=o7 cents=499 --id message-7",
+            "perdure schedules",
             "perdure check",
             "perdure pull order-1 --out order-1.json",
             "perdure replay order-1.json",

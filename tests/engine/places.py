@@ -190,6 +190,14 @@ class Mortal:
         """Return the registered listeners."""
         return await self._read(self.inner.listeners)
 
+    async def schedules(self, *, due_by: int | None = None) -> Any:
+        """Return the schedules."""
+        return await self._read(lambda: self.inner.schedules(due_by=due_by))
+
+    async def fires(self, key: str, limit: int = 100) -> Any:
+        """Return what became of the instants of a schedule."""
+        return await self._read(self.inner.fires, key, limit)
+
     async def plan(self) -> list[str]:
         """Return what opening would create."""
         return await self.inner.plan()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.errors import OutcomeUnknown, StoreBusy, StoreError, StoreFull, StoreReadOnly
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
 from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
+from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
 from perdure.stores.memory import MemoryStore
@@ -150,6 +151,12 @@ class FaultyStore:
 
     async def listeners(self) -> list[ListenerRecord]:
         return await self._read(self._inner.listeners)
+
+    async def schedules(self, *, due_by: int | None = None) -> list[ScheduleRecord]:
+        return await self._read(lambda: self._inner.schedules(due_by=due_by))
+
+    async def fires(self, key: str, limit: int = 100) -> list[Fire]:
+        return await self._read(lambda: self._inner.fires(key, limit))
 
     async def workers(self) -> list[WorkerRecord]:
         return await self._read(self._inner.workers)

@@ -67,6 +67,7 @@ from perdure import (
 from perdure.errors import RunFailed
 from perdure.handle import EventEntry, ListenerEntry, WorkerEntry
 from perdure.model.records import Count
+from perdure.schedule import FireEntry, ScheduleEntry, ScheduleHandle
 
 # --- what apps are made of ------------------------------------------------------------------------
 
@@ -420,6 +421,18 @@ async def calls() -> None:
     assert_type(await app.counts(by_definition=True), list[Count])
     assert_type(await app.workers(), list[WorkerEntry])
     assert_type(await app.events(type=Paid, key="k", run="r", limit=5), list[EventEntry])
+    assert_type(await app.schedules(), list[ScheduleEntry])
+    calls = hello.options(timezone="UTC", missed="all", schedule_key="k")
+    daily = assert_type(await calls.schedule("@daily", "Ada"), ScheduleHandle)
+    assert_type(await daily.get(), ScheduleEntry)
+    assert_type(await daily.fires(), list[FireEntry])
+    assert_type(await app.schedule(daily.key).next(2), list[datetime])
+    assert_type(await daily.trigger(), Run[Any])
+    first = datetime(2020, 1, 1, tzinfo=UTC)
+    assert_type(await daily.backfill(first, first + timedelta(days=1)), list[Run[Any]])
+    await daily.pause()
+    await daily.resume()
+    await daily.remove()
     assert_type(await app.listeners(), list[ListenerEntry])
     assert_type(await app.unlisten("book", type=Paid), None)
     assert_type((await run.why()).sentence, str)
@@ -482,6 +495,7 @@ async def mistakes() -> None:
     await add.delay("1s", "a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await add.delay("1s", 1, c=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await add.delay(1, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await hello.schedule("@daily", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await greet.options(id="x").enqueue()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await greet.options(id="x").enqueue(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await greet.options(id="x").enqueue("a", b=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

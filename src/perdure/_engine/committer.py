@@ -43,6 +43,17 @@ from perdure.model.events import (
     TimedOut,
     Unlisten,
 )
+from perdure.model.schedules import (
+    Fired,
+    FireSchedule,
+    Passed,
+    PauseSchedule,
+    PutSchedule,
+    RemoveSchedule,
+    ResumeSchedule,
+    Scheduled,
+    Unscheduled,
+)
 from perdure.model.transitions import (
     Beaten,
     CancelRun,
@@ -187,6 +198,17 @@ class Committer:
     def submit(
         self, transition: RetireWorker | RescueWorker | GiveBack, *, patient: bool = ...
     ) -> asyncio.Future[Rescued]: ...
+    @overload
+    def submit(
+        self,
+        transition: PutSchedule | PauseSchedule | ResumeSchedule | RemoveSchedule,
+        *,
+        patient: bool = ...,
+    ) -> asyncio.Future[Scheduled | Unscheduled]: ...
+    @overload
+    def submit(
+        self, transition: FireSchedule, *, patient: bool = ...
+    ) -> asyncio.Future[Fired | Passed | Unscheduled]: ...
     @overload
     def submit(
         self, transition: Listen | Unlisten, *, patient: bool = ...

@@ -10,10 +10,13 @@ from typing import Any, TypeAlias
 
 from perdure._engine.services import Held
 from perdure.codec import Arguments, Schema
-from perdure.errors import DefinitionError, UsageError, shown
+from perdure.errors import DefinitionError, InvalidValue, UsageError, shown
 from perdure.event import type_name
 from perdure.model.events import Listener
+from perdure.model.records import Micros
+from perdure.model.schedules import Missed, PutSchedule, Schedule
 from perdure.retry import RetryPolicy
+from perdure.timing import Timing, next_instant
 
 Function: TypeAlias = Callable[..., Any]
 """A user's function: its result is a value (``def``) or an awaitable of one (``async def``)."""
@@ -97,6 +100,21 @@ class StepSpec:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Recurring:
+    """When a definition is started again and again.
+
+    Args:
+        key: of the schedule in the store.
+        timing: checked.
+        missed: what becomes of instants that nobody fired.
+    """
+
+    key: str
+    timing: Timing
+    missed: Missed
+
+
 @dataclass(slots=True)
 class Definition:
     """A workflow or job as the engine sees it.
@@ -116,6 +134,7 @@ class Definition:
         description, tags: for people.
         on: the types of the events that start it.
         where: says of such an event whether it is wanted; None for all.
+        recurring: when it is started again and again; None for never.
     """
 
     name: str
@@ -133,6 +152,7 @@ class Definition:
     tags: tuple[str, ...]
     on: tuple[object, ...] = ()
     where: Callable[[Any], bool] | None = None
+    recurring: Recurring | None = None
     _result: Schema[Any] | None = field(default=None, init=False, repr=False)
     _injects: bool | None = field(default=None, init=False, repr=False)
 
@@ -170,6 +190,36 @@ class Definition:
             )
             for one in self.on
         ]
+
+    def put_schedule(self, now: Micros) -> PutSchedule | None:
+        """Return what puts its schedule into the store; None where it has none.
+
+        Raises:
+            DefinitionError: its body cannot be called without arguments.
+        """
+        recurring = self.recurring
+        if recurring is None:
+            return None
+        try:
+            data = self.arguments.encode((), {})
+        except InvalidValue as error:
+            raise DefinitionError(
+                f"{self.name!r} (declared at {self.place}) is started by its schedule, so its body "
+                f"needs no arguments: {error}; give them defaults, or use .schedule(…) with them"
+            ) from error
+        schedule = Schedule(
+            recurring.key,
+            recurring.timing,
+            self.name,
+            data,
+            self.version,
+            self.queue,
+            self.priority,
+            tags=self.tags,
+            missed=recurring.missed,
+            from_code=True,
+        )
+        return PutSchedule(schedule, next_instant(recurring.timing, now))
 
     @property
     def injects(self) -> bool:

@@ -24,6 +24,7 @@ from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
 from perdure._engine.sleepers import Sleepers
 from perdure._runtime.heartbeat import Heart, Pulse
+from perdure._runtime.scheduler import Scheduler
 from perdure.clock import to_datetime
 from perdure.codec import encode_error, error_summary
 from perdure.duration import Duration, named_micros
@@ -32,6 +33,7 @@ from perdure.ids import check_id
 from perdure.model.events import Listen, Publish, SendEvent
 from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.records import Control, Grant, RunRecord
+from perdure.model.schedules import FireSchedule, RemoveSchedule
 from perdure.model.transitions import (
     CancelRun,
     Claim,
@@ -63,6 +65,7 @@ REASONS = frozenset(
     {
         *(CreateRun, Settle, CancelRun, ResumeRun, RetryRun),
         *(RescueWorker, RetireWorker, RegisterWorker, GiveBack, Publish, SendEvent),
+        FireSchedule,
     }
 )
 """Transitions after which something may be claimable, or due at another time, than before."""
@@ -128,6 +131,7 @@ class Worker:
         poll: how often it looks by itself.
         grace: what a stop gives the bodies that are executing before they are handed back.
         crash_cap: claims in a row that may die without a new checkpoint.
+        scheduler: whether it fires schedules, of whatever definitions; any number of workers may.
 
     Raises:
         UsageError, InvalidDuration, InvalidValue: an option is wrong.
@@ -150,6 +154,7 @@ class Worker:
         poll: Duration = defaults.POLL,
         grace: Duration = defaults.GRACE,
         crash_cap: int = defaults.CRASH_CAP,
+        scheduler: bool = True,
     ) -> None:
         _check_count("concurrency", concurrency)
         _check_count("crash_cap", crash_cap)
@@ -157,7 +162,10 @@ class Worker:
             raise UsageError(f"Worker takes an App, got {shown(app)}")
         if named_micros(poll, "poll") <= 0:
             raise UsageError(f"poll must be longer than nothing, got {poll!r}")
+        if type(scheduler) is not bool:
+            raise UsageError(f"scheduler is true or false, got {shown(scheduler)}")
         self._app = app
+        self.scheduler = Scheduler(app.engine) if scheduler else None
         self._engine = app.engine
         self.concurrency = concurrency
         self._queues = _checked_names("queues", queues)
@@ -210,6 +218,7 @@ class Worker:
         self._names = self._serves()
         for name in self._names:
             self._engine.registry[name].listeners()  # raises where one is declared wrongly
+            self._engine.registry[name].put_schedule(0)
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -235,6 +244,8 @@ class Worker:
         self._engine.committer.add_claimant(self)
         self._engine.controlled.append(self.controlled)
         self._tell_ready()
+        if self.scheduler is not None:
+            self.scheduler.start()
         self.look()
 
     @property
@@ -271,6 +282,8 @@ class Worker:
     async def _stop(self, seconds: float) -> None:
         self._state = State.STOPPING
         self._stop_looking()
+        if self.scheduler is not None:
+            await self.scheduler.stop()
         try:
             await self._stop_rejoining()
             await self._drain(seconds)
@@ -346,6 +359,21 @@ class Worker:
         self._announce_at = self._loop.time() + ANNOUNCE
         if listeners:
             await self._engine.committer.submit(Listen(tuple(listeners)))
+        await self._put_schedules()
+
+    async def _put_schedules(self) -> None:
+        """Bring the store's schedules in line with those that are declared with definitions."""
+        engine = self._engine
+        declared = [engine.registry[name] for name in self._names]
+        puts = [put for one in declared if (put := one.put_schedule(engine.store_now()))]
+        if puts:
+            await asyncio.gather(*(engine.committer.submit(put) for put in puts))
+        keys = {put.schedule.key for put in puts}
+        for record in await engine.store.schedules():
+            schedule = record.schedule
+            is_ours = schedule.from_code and schedule.definition in self._names
+            if is_ours and schedule.key not in keys:  # its cron= was taken out
+                await engine.committer.submit(RemoveSchedule(schedule.key))
 
     def _announce(self) -> None:
         """Say now and then that the listeners are still there."""
@@ -398,6 +426,8 @@ class Worker:
                 self._engine.committer.kick()
 
     def _stop_looking(self) -> None:
+        if self.scheduler is not None:
+            self.scheduler.drop()
         self._stop_poll()
         self._end_probation()
         if self._unlisten is not None:
@@ -479,6 +509,8 @@ class Worker:
         self._claiming = False
         self._token = 0
         self._engine.heard_store_time(answer.now)
+        if self.scheduler is not None:
+            self.scheduler.heard(answer.next_fire_at)
         if not answer.known:
             self.lost()
             return

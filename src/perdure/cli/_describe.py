@@ -11,6 +11,7 @@ from perdure.clock import to_datetime
 from perdure.codec import schema, shown_error
 from perdure.handle import FailedAttempt, StepHistory, readable
 from perdure.model.records import History, Micros, RunRecord
+from perdure.schedule import ScheduleEntry
 
 
 def run_fields(run: RunRecord) -> dict[str, Any]:
@@ -80,6 +81,21 @@ def value_of(data: bytes) -> Any:
         return json.loads(data or b"null")
     except ValueError:
         return data.decode("utf-8", "backslashreplace")
+
+
+def schedule_fields(schedule: ScheduleEntry) -> dict[str, Any]:
+    """Return a schedule."""
+    return {
+        "key": schedule.key,
+        "name": schedule.name,
+        "when": schedule.when,
+        "missed": schedule.missed,
+        "next_at": _iso(schedule.next_at),
+        "last_at": _iso(schedule.last_at),
+        "paused_at": _iso(schedule.paused_at),
+        "created_at": _iso(schedule.created_at),
+        "from_code": schedule.from_code,
+    }
 
 
 def _instant(micros: Micros | None) -> str | None:

@@ -30,6 +30,8 @@ COMMANDS: Final = {
     "worker": "Execute the runs of an app until told to stop.",
     "start": "Start a run.",
     "send": "Publish an event, or send it to one run.",
+    "schedules": "List schedules.",
+    "schedule": "Look at, run, pause, resume, backfill or remove a schedule.",
     "runs": "List runs, newest first.",
     "show": "Show a run with its attempts and steps.",
     "why": "Say why a run is not moving.",

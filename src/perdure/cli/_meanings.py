@@ -13,6 +13,7 @@ from perdure.errors import (
     DefinitionError,
     EventConflict,
     InvalidDuration,
+    InvalidSchedule,
     InvalidTransition,
     InvalidValue,
     PerdureError,
@@ -20,6 +21,7 @@ from perdure.errors import (
     RunConflict,
     RunNotFound,
     RunUnsuccessful,
+    ScheduleNotFound,
     SchemaTooNew,
     StoreBusy,
     StoreCorrupt,
@@ -44,6 +46,16 @@ MEANINGS: Final[dict[type[PerdureError], Meaning]] = {
         ExitCode.REFUSED,
         "the id or unique_key is taken",
         "choose another, or start it with the same arguments",
+    ),
+    ScheduleNotFound: (
+        ExitCode.NOT_FOUND,
+        "there is no such schedule",
+        "perdure schedules",
+    ),
+    InvalidSchedule: (
+        ExitCode.USAGE,
+        "that is no time for a schedule",
+        "mend it as the message says",
     ),
     EventConflict: (
         ExitCode.REFUSED,

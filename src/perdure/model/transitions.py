@@ -37,6 +37,20 @@ from perdure.model.records import (
     StepOutcome,
     Wait,
 )
+from perdure.model.schedules import (
+    Fired,
+    FireSchedule,
+    Passed,
+    PauseSchedule,
+    PutSchedule,
+    RemoveSchedule,
+    ResumeSchedule,
+    Schedule,
+    Scheduled,
+    Unscheduled,
+    cause_of_firing,
+    fired_run,
+)
 
 # --- work ------------------------------------------------------------------------------------
 
@@ -68,6 +82,24 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     root_id: str | None = None
     by: Grant | None = None
     caused_by: str | None = None
+
+
+def start_of(schedule: Schedule, instant: Micros) -> CreateRun:
+    """Return the create of the run that a schedule starts for an instant."""
+    run_id, token = fired_run(schedule.key, instant)
+    return CreateRun(
+        run_id,
+        schedule.definition,
+        schedule.input,
+        token,
+        schedule.version,
+        schedule.queue,
+        schedule.priority,
+        meta=schedule.meta,
+        options=schedule.options,
+        tags=schedule.tags,
+        caused_by=cause_of_firing(schedule.key, instant),
+    )
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -366,6 +398,11 @@ Transition: TypeAlias = (
     | SendEvent
     | TakeEvent
     | GiveUpEvent
+    | PutSchedule
+    | RemoveSchedule
+    | PauseSchedule
+    | ResumeSchedule
+    | FireSchedule
 )
 
 # --- answers ---------------------------------------------------------------------------------
@@ -404,6 +441,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
         runs: what was given, in the order in which to start it.
         now: the store's time.
         next_due_at: the earliest ``due_at`` of any waiting run; None where there is none.
+        next_fire_at: the earliest next instant of a schedule that is not paused; None for none.
         suspects: suspects that this worker could take are queued.
         known: the worker is registered.
     """
@@ -413,6 +451,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     next_due_at: Micros | None
     suspects: bool
     known: bool = True
+    next_fire_at: Micros | None = None
 
 
 class Saved(msgspec.Struct, frozen=True, gc=False):
@@ -502,4 +541,8 @@ Outcome: TypeAlias = (
     | Taken
     | TimedOut
     | Awaiting
+    | Scheduled
+    | Unscheduled
+    | Fired
+    | Passed
 )

@@ -177,6 +177,9 @@ class Stage:
         """Return when time brings something next, or None; timeouts of steps included."""
         dues = [run.due_at for run in await self.unfinished() if self._will_be_claimed(run)]
         dues += [inside.next_due(self.worker), self._deadlines.next_due()]
+        now = self.clock.now()
+        schedules = [one for one in await self.store.schedules() if one.paused_at is None]
+        dues += [one.next_at for one in schedules if one.next_at is not None and one.next_at > now]
         return min((due for due in dues if due is not None), default=None)
 
     def _will_be_claimed(self, run: RunRecord) -> bool:
@@ -191,6 +194,8 @@ class Stage:
         self.clock.move_to(instant)
         self._deadlines.fire()
         inside.elapse(self.worker, self.clock.now())
+        if self.worker.scheduler is not None:
+            self.worker.scheduler.look()
         self.worker.look()
 
     async def advance_to(self, target: Micros) -> None:

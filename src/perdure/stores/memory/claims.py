@@ -10,6 +10,7 @@ from perdure.model import lifecycle
 from perdure.model.records import Micros, Rank, WaitKind
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
 from perdure.stores.memory.reads import endings
+from perdure.stores.memory.schedules import next_fire_at
 from perdure.stores.memory.space import Heap, Place, Row, Space, WorkerRow, place_of
 
 
@@ -26,7 +27,7 @@ def claim(space: Space, asked: Claim, now: Micros) -> Claimed:
         for row in given or _give_paused(space, worker, asked, now) or _give(space, asked, now)
     )
     suspects = any(lane.first() for lane in space.lanes_of(asked, suspect=True))
-    return Claimed(runs, now, space.next_due_at(), suspects)
+    return Claimed(runs, now, space.next_due_at(), suspects, next_fire_at=next_fire_at(space))
 
 
 def _give_paused(space: Space, worker: WorkerRow, asked: Claim, now: Micros) -> list[Row]:

@@ -14,6 +14,13 @@ from perdure.model.events import (
     Unlisten,
 )
 from perdure.model.records import Micros
+from perdure.model.schedules import (
+    FireSchedule,
+    PauseSchedule,
+    PutSchedule,
+    RemoveSchedule,
+    ResumeSchedule,
+)
 from perdure.model.transitions import (
     CancelRun,
     Claim,
@@ -31,7 +38,7 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.memory import claims, events, operators, runs, workers
+from perdure.stores.memory import claims, events, operators, runs, schedules, workers
 from perdure.stores.memory.space import Space
 
 VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
@@ -54,6 +61,11 @@ VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     SendEvent: events.send,
     TakeEvent: events.take,
     GiveUpEvent: events.give_up,
+    PutSchedule: schedules.put,
+    RemoveSchedule: schedules.remove,
+    PauseSchedule: schedules.pause,
+    ResumeSchedule: schedules.resume,
+    FireSchedule: schedules.fire,
 }
 
 

@@ -29,6 +29,7 @@ from perdure.model.records import (
     WaitKind,
     WorkerRecord,
 )
+from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Claim
 
 Place: TypeAlias = tuple[Rank, int, int, str]
@@ -109,6 +110,8 @@ class Space:
         self.event_seq = 0
         self.listeners: dict[tuple[str, str], ListenerRecord] = {}  # by type and definition
         self._waiters: dict[str, dict[str, None]] = {}  # child -> runs with a wait row naming it
+        self.schedules: dict[str, ScheduleRecord] = {}
+        self.fires: dict[str, list[Fire]] = {}
         self._event_waiters: dict[str, dict[str, None]] = {}  # type -> runs with a wait for it
         self._lanes: dict[tuple[str, str, bool], Heap[Place]] = {}
         self._dues: Heap[Due] = Heap(self._is_due)

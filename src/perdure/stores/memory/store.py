@@ -24,9 +24,10 @@ from perdure.model.records import (
     RunRecord,
     WorkerRecord,
 )
+from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
-from perdure.stores.memory import events, journal, reads
+from perdure.stores.memory import events, journal, reads, schedules
 from perdure.stores.memory.space import Space
 
 
@@ -179,6 +180,18 @@ class MemoryStore:
         space = self._space()
         with self.data.lock:
             return events.listeners(space)
+
+    async def schedules(self, *, due_by: Micros | None = None) -> list[ScheduleRecord]:
+        """Return the schedules, in the order of their keys."""
+        space = self._space()
+        with self.data.lock:
+            return schedules.schedules(space, due_by)
+
+    async def fires(self, key: str, limit: int = 100) -> list[Fire]:
+        """Return what became of the instants of a schedule, newest first."""
+        space = self._space()
+        with self.data.lock:
+            return schedules.fires(space, key, limit)
 
     async def workers(self) -> list[WorkerRecord]:
         """Return the registered workers in order of registration."""

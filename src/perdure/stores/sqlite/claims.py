@@ -21,6 +21,7 @@ from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import unpack_texts
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
+from perdure.stores.sqlite.schedules import next_fire_at
 from perdure.stores.sqlite.unit import NotQuick, Unit
 from perdure.stores.sqlite.workers import is_registered, versions_of
 
@@ -151,7 +152,13 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
             raise NotQuick
         runs = _give(unit, transition, taken)
         resumed = [row for row in runs if row.run.epoch > 1]
-    return Claimed(_with_history(unit, runs, resumed), unit.now, next_due_at, bool(suspects))
+    return Claimed(
+        _with_history(unit, runs, resumed),
+        unit.now,
+        next_due_at,
+        bool(suspects),
+        next_fire_at=next_fire_at(unit),
+    )
 
 
 def _are_many_due(unit: Unit) -> bool:

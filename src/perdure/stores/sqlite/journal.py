@@ -21,6 +21,13 @@ from perdure.model.events import (
     Unlisten,
 )
 from perdure.model.records import Status
+from perdure.model.schedules import (
+    FireSchedule,
+    PauseSchedule,
+    PutSchedule,
+    RemoveSchedule,
+    ResumeSchedule,
+)
 from perdure.model.transitions import (
     CancelRun,
     Claim,
@@ -40,7 +47,7 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.sqlite import events, rows, runs, saving, workers
+from perdure.stores.sqlite import events, rows, runs, saving, schedules, workers
 from perdure.stores.sqlite.claims import claim
 from perdure.stores.sqlite.connecting import lengthen_log
 from perdure.stores.sqlite.failures import UNFIT_VALUES, is_busy, store_error
@@ -69,6 +76,11 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     SendEvent: events.send,
     TakeEvent: events.take,
     GiveUpEvent: events.give_up,
+    PutSchedule: schedules.put,
+    RemoveSchedule: schedules.remove,
+    PauseSchedule: schedules.pause,
+    ResumeSchedule: schedules.resume,
+    FireSchedule: schedules.fire,
 }
 
 _MOST_HELD = 10_000

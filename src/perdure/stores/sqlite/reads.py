@@ -13,12 +13,14 @@ from perdure.model.records import (
     Count,
     Ending,
     History,
+    Micros,
     RunQuery,
     RunRecord,
     WorkerRecord,
     count_order,
 )
-from perdure.stores.sqlite import events, rows
+from perdure.model.schedules import Fire, ScheduleRecord
+from perdure.stores.sqlite import events, rows, schedules
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import STATUSES, pack_id
 from perdure.stores.sqlite.listing import events_statement, list_statement
@@ -134,6 +136,21 @@ class Reader:
         """Return the registered listeners by type, then definition."""
         with self._instant() as namespace:
             return events.listeners(self._all(events.LISTENERS, namespace), self._names)
+
+    def schedules(self, due_by: Micros | None) -> list[ScheduleRecord]:
+        """Return the schedules, in the order of their keys."""
+        with self._instant() as namespace:
+            if due_by is None:
+                found = self._all(schedules.ALL, namespace)
+            else:
+                found = self._all(schedules.DUE, namespace, due_by)
+            return [schedules.schedule_of(row) for row in found]
+
+    def fires(self, key: str, limit: int) -> list[Fire]:
+        """Return what became of the instants of a schedule, newest first."""
+        with self._instant() as namespace:
+            found = self._all(schedules.FIRES, namespace, key, limit)
+            return [schedules.fire_of(row) for row in found]
 
     def damage(self) -> list[str]:
         """Return what SQLite's check of the file finds."""

@@ -190,6 +190,34 @@ CREATE TABLE listener (
     PRIMARY KEY (namespace, type, definition)
 ) WITHOUT ROWID;
 
+CREATE TABLE schedule (
+    namespace INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    content BLOB NOT NULL,       -- JSON: what it says, and of which runs
+    revision INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    next_at INTEGER,
+    last_at INTEGER,
+    paused_at INTEGER,
+    PRIMARY KEY (namespace, key)
+) WITHOUT ROWID;
+CREATE INDEX schedule_due ON schedule (namespace, next_at)
+    WHERE paused_at IS NULL AND next_at IS NOT NULL;
+
+CREATE TABLE fire (              -- what became of the instants of a schedule
+    seq INTEGER PRIMARY KEY,
+    namespace INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    expected INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    until INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    run TEXT
+);
+CREATE INDEX fire_key ON fire (namespace, key, seq);
+
 -- For people with nothing but the sqlite3 command; Perdure itself does not read it.
 CREATE VIEW runs AS
 SELECT

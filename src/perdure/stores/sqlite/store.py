@@ -38,6 +38,7 @@ from perdure.model.records import (
     RunRecord,
     WorkerRecord,
 )
+from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import (
     Claim,
     CreateRun,
@@ -283,6 +284,14 @@ class SqliteStore:
     async def listeners(self) -> list[ListenerRecord]:
         """Return the registered listeners by type, then definition."""
         return await self._read(lambda reader: reader.listeners())
+
+    async def schedules(self, *, due_by: Micros | None = None) -> list[ScheduleRecord]:
+        """Return the schedules, in the order of their keys."""
+        return await self._read(lambda reader: reader.schedules(due_by), quick=True)
+
+    async def fires(self, key: str, limit: int = 100) -> list[Fire]:
+        """Return what became of the instants of a schedule, newest first."""
+        return await self._read(lambda reader: reader.fires(key, limit))
 
     async def damage(self) -> list[str]:
         """Return what SQLite's check of the file finds."""

@@ -45,3 +45,33 @@ CREATE TABLE listener (
     announced_at INTEGER NOT NULL,
     PRIMARY KEY (namespace, type, definition)
 ) WITHOUT ROWID;
+
+-- Schedules.
+
+CREATE TABLE schedule (
+    namespace INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    content BLOB NOT NULL,
+    revision INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    next_at INTEGER,
+    last_at INTEGER,
+    paused_at INTEGER,
+    PRIMARY KEY (namespace, key)
+) WITHOUT ROWID;
+CREATE INDEX schedule_due ON schedule (namespace, next_at)
+    WHERE paused_at IS NULL AND next_at IS NOT NULL;
+
+CREATE TABLE fire (
+    seq INTEGER PRIMARY KEY,
+    namespace INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    expected INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    until INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    run TEXT
+);
+CREATE INDEX fire_key ON fire (namespace, key, seq);
