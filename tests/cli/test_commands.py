@@ -490,3 +490,80 @@ def test_a_damaged_error_is_shown_as_such(command: Perdure, shop: str, yard: Pat
     for words in (("show", "r"), ("why", "r")):
         assert command(*words, "--url", URL).code == 0
     assert "error-damaged" in command("doctor", "--url", URL).out
+
+
+# --- whatever else is raised --------------------------------------------------------------------
+
+RAISING = """
+from perdure import App
+
+def services():
+    raise RuntimeError("no\\x1b[2J way")
+
+app = App("sqlite:///shop.db", services=services, services_scope="process")
+
+@app.job
+async def add(n: int) -> int:
+    return n
+"""
+
+
+def test_what_no_command_expects_is_9(command: Perdure, yard: Path):
+    """Code of the user's that raises is not a failed run: three lines, escaped, no traceback."""
+    (yard / "raising.py").write_text(RAISING, "utf-8")
+    words = ("start", "add", "n=1", "--app", "raising:app")
+    answer = command(*words)
+    assert (answer.code, answer.out) == (9, "")
+    assert lines_of(answer) == [
+        "RuntimeError was raised where nothing should be",
+        "no\\x1b[2J way",
+        "perdure --traceback … or PERDURE_TRACEBACK=1 shows where",
+    ]
+    in_json = command(*words, "--json")
+    assert (in_json.code, in_json.error["exit_code"]) == (9, 9)
+
+
+def test_a_traceback_on_request(command: Perdure, yard: Path):
+    """By the option or the variable, also behind a failure that was expected; always escaped."""
+    (yard / "raising.py").write_text(RAISING, "utf-8")
+    (yard / "broken.py").write_text("1 / 0", "utf-8")
+    words = ("start", "add", "n=1", "--app", "raising:app")
+    for answer in (command("--traceback", *words), command(*words, PERDURE_TRACEBACK="1")):
+        assert answer.code == 9
+        assert 'raising.py", line 5, in services' in answer.err
+        assert "\x1b" not in answer.err
+    told = command("--traceback", *words, "--json").error["traceback"]
+    assert told[-1] == "RuntimeError: no\x1b[2J way"
+    broken = command("worker", "broken:app", PERDURE_TRACEBACK="1")
+    assert (broken.code, "ZeroDivisionError" in broken.err) == (2, True)
+    assert "Traceback" in broken.err
+    assert "Traceback" not in command("worker", "broken:app", PERDURE_TRACEBACK="0").err
+    assert command("config", "--json", PERDURE_TRACEBACK="1").json["unknown_variables"] == {}
+
+
+def test_a_module_that_ends_the_process(command: Perdure, yard: Path):
+    """A script that calls sys.exit where it is imported is an app that cannot be imported."""
+    (yard / "leaving.py").write_text("raise SystemExit('bye\\x1b[2J')", "utf-8")
+    answer = command("worker", "leaving:app")
+    assert (answer.code, answer.out) == (2, "")
+    assert lines_of(answer)[:2] == ["importing leaving:app failed", "SystemExit: bye\\x1b[2J"]
+
+
+def test_bytes_that_are_no_text_are_no_id(command: Perdure, shop: str):
+    """Refused before a store is asked."""
+    command("start", "add", "n=1", "--id", "r", "--app", f"{shop}:app")
+    for words in (("show",), ("why",), ("runs", "--parent"), ("cancel",)):
+        answer = command(*words, "\udcff", "--url", URL)
+        assert (answer.code, answer.out) == (2, "")
+        assert "lone surrogates" in lines_of(answer)[1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_output_that_cannot_be_written(shop: str, yard: Path):
+    """A full disk is told, and is no success."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command_line("config", "--json"), stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 9
+    assert json.loads(done.stderr)["error"]["what"].startswith("OSError was raised")

@@ -6,14 +6,19 @@ errors mean is in :mod:`perdure.cli._meanings`.
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from perdure.cli._output import as_json, escape, is_terminal
+
+TRACEBACK: Final = "PERDURE_TRACEBACK"
+"""The variable that asks for tracebacks. No setting: it holds before any setting is read."""
 
 
 class ExitCode(IntEnum):
@@ -28,6 +33,7 @@ class ExitCode(IntEnum):
     TIMED_OUT = 6
     PARTIAL = 7
     FOUND_PROBLEMS = 8
+    UNEXPECTED = 9
     INTERRUPTED = 130
 
 
@@ -71,7 +77,8 @@ def print_failure(failure: Failure, *, in_json: bool) -> None:
         return
     label = click.style("error:", fg="red", bold=True) if is_terminal(sys.stderr) else "error:"
     lines = [f"{label} {escape(failure.what)}", f"  why: {escape(failure.why)}"]
-    click.echo("\n".join([*lines, f"  do:  {escape(failure.do)}"]), err=True)
+    below = (f"    {escape(line)}" for line in failure.details.get("traceback", ()))
+    click.echo("\n".join([*lines, f"  do:  {escape(failure.do)}", *below]), err=True)
 
 
 def of_usage(error: click.UsageError) -> Failure:
@@ -99,6 +106,35 @@ def of_file(error: click.FileError) -> Failure:
     """Return what click says about a file that it cannot open."""
     what = f"cannot open {error.ui_filename}"
     return Failure(ExitCode.USAGE, what, why=error.message, do="name a file that can be read")
+
+
+def of_anything(error: BaseException) -> Failure:
+    """Return what no command expected: code of the user's that raised, or a mistake of ours."""
+    return Failure(
+        ExitCode.UNEXPECTED,
+        f"{type(error).__name__} was raised where nothing should be",
+        why=str(error) or "it says nothing more",
+        do=f"perdure --traceback … or {TRACEBACK}=1 shows where",
+    )
+
+
+def with_traceback(failure: Failure, error: BaseException | None) -> Failure:
+    """Return a failure with the traceback of the error behind it; where there is none, as it is."""
+    if error is None:
+        return failure
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return Failure(
+        failure.exit_code,
+        failure.what,
+        why=failure.why,
+        do=failure.do,
+        details={**failure.details, "traceback": lines},
+    )
+
+
+def wants_traceback(arguments: list[str]) -> bool:
+    """Tell whether to print tracebacks: the option asks for it, or the environment."""
+    return "--traceback" in arguments or os.environ.get(TRACEBACK, "0") not in {"", "0"}
 
 
 def _one_line(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Final
 
 from perdure.cli._failures import ExitCode, Failure
 from perdure.clock import to_datetime
+from perdure.ids import check_id
 from perdure.model.records import RunQuery, RunRecord
 from perdure.store import Store
 
@@ -19,7 +20,10 @@ async def resolve_id(store: Store, typed: str) -> str:
 
     Raises:
         Failure: no run's id begins so, or those of several do: it lists them.
+        InvalidValue: it holds what no id does.
     """
+    if typed:
+        check_id(typed, "ID")
     if await store.get(typed) is not None:
         return typed
     found = await store.list_runs(RunQuery(id_prefix=typed, limit=MOST_CANDIDATES + 1))

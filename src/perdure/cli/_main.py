@@ -20,10 +20,13 @@ from perdure._version import __version__
 from perdure.cli._failures import (
     ExitCode,
     Failure,
+    of_anything,
     of_file,
     of_usage,
     print_failure,
     wants_json,
+    wants_traceback,
+    with_traceback,
 )
 
 COMMANDS: Final = {
@@ -123,6 +126,9 @@ class Commands(click.Group):
 )
 @click.option("--app", metavar="MOD:APP", help="The app; as the option of each command.")
 @click.option("--url", metavar="URL", help="The store; as the option of each command.")
+@click.option(
+    "--traceback", is_flag=True, expose_value=False, help="Show where an error was raised."
+)
 @click.version_option(__version__, prog_name="perdure", message="%(prog)s %(version)s")
 @click.pass_context
 def root(context: click.Context, app: str | None, url: str | None) -> None:
@@ -148,27 +154,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     _print_whatever_comes()
     try:
-        code = _run(given)
-        sys.stdout.flush()
+        return _run(given)
     except (BrokenPipeError, ReaderGone):
         _forget_output()
         return ExitCode.OK
-    return code
 
 
 def _run(arguments: list[str]) -> int:
+    """Run a command; however it ends, the exit code says which kind of end that is."""
+    cause: BaseException | None
     try:
         answer: Any = root.main(arguments, prog_name="perdure", standalone_mode=False)
+        sys.stdout.flush()
     except Failure as failure:
-        problem = failure
+        problem, cause = failure, failure.__cause__
     except click.FileError as error:
-        problem = of_file(error)
+        problem, cause = of_file(error), error
     except click.UsageError as error:
-        problem = of_usage(error)
+        problem, cause = of_usage(error), None
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
+    except (BrokenPipeError, ReaderGone):
+        raise
+    except BaseException as error:  # noqa: BLE001 -- a SystemExit of the user's code, too
+        problem, cause = of_anything(error), error
+        _forget_unwritten()
     else:
         return answer if isinstance(answer, int) else ExitCode.OK
+    if wants_traceback(arguments):
+        problem = with_traceback(problem, cause)
     print_failure(problem, in_json=wants_json(arguments))
     return problem.exit_code
 
@@ -178,6 +192,14 @@ def _print_whatever_comes() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_unwritten() -> None:
+    """Where the output cannot be written (a full disk), the last flush must not end the process."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _forget_output()
 
 
 def _forget_output() -> None:

@@ -183,7 +183,7 @@ def _imported(name: str, where: str) -> Any:
             close = difflib.get_close_matches(name, near, n=1)
             hint = f"did you mean {close[0]}:app?" if close else "run it where the module is"
         raise Failure(ExitCode.USAGE, f"cannot import {where}", why=str(error), do=hint) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself where it is imported
         raise Failure(
             ExitCode.USAGE,
             f"importing {where} failed",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from perdure import defaults
-from perdure.cli._failures import ExitCode, Failure
+from perdure.cli._failures import TRACEBACK, ExitCode, Failure
 from perdure.duration import to_micros
 from perdure.errors import InvalidDuration
 
@@ -223,7 +223,7 @@ def _refuse_unknown(file: Path, table: Mapping[str, object]) -> None:
 
 def strange_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the PERDURE_ variables that set nothing, each with what was probably meant."""
-    known = {variable(name) for name in SETTINGS}
+    known = {TRACEBACK, *(variable(name) for name in SETTINGS)}
     strange: dict[str, str] = {}
     for name in sorted(environment):
         if name.startswith("PERDURE_") and name not in known:
