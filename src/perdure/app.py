@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import importlib
-import re
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -40,7 +38,6 @@ from typing import (
     cast,
     overload,
 )
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from perdure._engine.calls import call_site
 from perdure._engine.context import PLAIN_META, MetaSchema
@@ -76,6 +73,7 @@ from perdure.schedule import ScheduleEntry, ScheduleHandle, schedule_entry
 from perdure.step import Step, StepOptions, decorate, refuse_unknown
 from perdure.store import Store
 from perdure.telemetry import Hook, Log, On
+from perdure.url import open_store
 from perdure.workflow import (
     Declaration,
     Definable,
@@ -127,12 +125,6 @@ Managed: TypeAlias = (
 """A factory with clean-up: a generator function, or one that returns a context manager."""
 
 ServicesScope: TypeAlias = Literal["run", "process"]
-
-STORES = {"memory": "perdure.stores.memory", "sqlite": "perdure.stores.sqlite"}
-"""The module of each URL scheme; it has ``from_url(path, options)``. Loaded when asked for."""
-
-
-_NO_PATH = re.compile("[\x00\ud800-\udfff]")
 
 
 class Unchanged(Enum):
@@ -1134,31 +1126,3 @@ def _checked_limit(given: object) -> int:
     if type(given) is not int or given < 1:
         raise UsageError(f"payload_limit is a whole number of bytes, got {shown(given)}")
     return given
-
-
-def open_store(url: str) -> Store:
-    """Return the unopened store of a URL.
-
-    Raises:
-        UsageError: the URL has no known scheme, or an option that the store does not know.
-        InvalidValue: its namespace is no name.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise UsageError(f"{url!r} is no URL of a store: {error}") from error
-    module = STORES.get(parts.scheme)
-    if module is None:
-        known = ", ".join(f"{scheme}://" for scheme in sorted(STORES))
-        raise UsageError(
-            f"no store answers to {url!r}; this version knows {known} "
-            '(a file is "sqlite:///relative.db" or "sqlite:////absolute.db")'
-        )
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    path = unquote(parts.netloc + parts.path)
-    if _NO_PATH.search(path):
-        raise UsageError(f"{url!r} names no file: a path holds no NUL and no lone surrogate")
-    if "namespace" in options:
-        check_id(options["namespace"], "namespace")
-    store: Store = importlib.import_module(module).from_url(path, options)
-    return store

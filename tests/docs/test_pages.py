@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from perdure.app import STORES
 from perdure.model.records import REASONS, Status, StepKind, StepOutcome, WaitKind
+from perdure.url import STORES
 from tests.docs.test_blocks import PAGES, ROOT
 
 DOCS = ROOT / "docs"

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import click
 
@@ -19,6 +18,7 @@ from perdure.cli._failures import ExitCode, Failure
 from perdure.cli._meanings import translated
 from perdure.cli._settings import Settings, resolve
 from perdure.errors import UsageError
+from perdure.url import without_password
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,7 +95,7 @@ def place_of_store(settings: Settings) -> Place:
             raise Failure(
                 ExitCode.USAGE,
                 f"{name} is no store",
-                why=str(error).replace(url.value, name),
+                why=str(error),
                 do="name one: --url sqlite:///shop.db",
             ) from error
     if app.value is None:
@@ -125,16 +125,6 @@ async def opened(place: Place) -> AsyncGenerator[App, None]:
         )
     async with place.app:
         yield place.app
-
-
-def without_password(url: str) -> str:
-    """Return the URL with ``***`` in the place of its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    netloc = f"{user.partition(':')[0]}:***@{host}"
-    return urlunsplit(parts._replace(netloc=netloc))
 
 
 # --- importing -----------------------------------------------------------------------------------

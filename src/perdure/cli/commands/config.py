@@ -9,8 +9,9 @@ import click
 
 from perdure.cli._failures import ExitCode
 from perdure.cli._output import as_json, escape, table
-from perdure.cli._places import place_options, settings_of, without_password
+from perdure.cli._places import place_options, settings_of
 from perdure.cli._settings import SETTINGS, strange_variables, variable
+from perdure.url import without_password
 
 
 @click.command("config", short_help="Show each setting, its value and where that comes from.")

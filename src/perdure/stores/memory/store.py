@@ -29,6 +29,7 @@ from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
 from perdure.stores.memory import events, journal, reads, schedules
 from perdure.stores.memory.space import Space
+from perdure.url import without_password
 
 
 class MemoryData:
@@ -244,6 +245,6 @@ def from_url(path: str, options: dict[str, str]) -> MemoryStore:
     """
     namespace = options.pop("namespace", "default")
     if path or options:
-        given = path or ", ".join(options)
+        given = without_password(path) or ", ".join(options)
         raise UsageError(f"memory:// takes nothing but ?namespace=…, got {given!r}")
     return MemoryStore(namespace)

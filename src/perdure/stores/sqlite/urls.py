@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure.errors import UsageError
 from perdure.stores.sqlite.store import SqliteStore
+from perdure.url import without_password
 
 
 def from_url(path: str, options: dict[str, str]) -> SqliteStore:
@@ -18,7 +19,7 @@ def from_url(path: str, options: dict[str, str]) -> SqliteStore:
     """
     if not path.startswith("/") or path.endswith("/"):
         raise UsageError(
-            f"sqlite://{path} names no file; write sqlite:///relative.db or sqlite:////absolute.db"
+            f"{without_password(f'sqlite://{path}')} names no file; write sqlite:///relative.db or sqlite:////absolute.db"
         )
     namespace = options.pop("namespace", "default")
     synchronous = options.pop("synchronous", "full")
