@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar, cast
 
@@ -192,6 +192,8 @@ class WorkerEntry:
         definitions: name to version of what it serves.
         slots: how many runs it executes at once.
         beat_at: when it last gave a sign of life.
+        lease: how long its beat may stand still before other workers take its runs over.
+        heartbeat: how often it gives a sign of life.
     """
 
     id: str
@@ -202,6 +204,8 @@ class WorkerEntry:
     slots: int
     started_at: datetime
     beat_at: datetime
+    lease: timedelta
+    heartbeat: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -643,6 +647,8 @@ def worker_entry(record: WorkerRecord) -> WorkerEntry:
         slots=record.slots,
         started_at=to_datetime(record.started_at),
         beat_at=to_datetime(record.beat_at),
+        lease=timedelta(microseconds=record.lease),
+        heartbeat=timedelta(microseconds=record.heartbeat),
     )
 
 

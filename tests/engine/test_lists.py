@@ -85,8 +85,10 @@ async def test_counts_and_workers(app: App):
         Count(Status.QUEUED, "good", "default", 5),
     ]
     assert await app.workers() == []
-    async with Worker(app, queues=("none",), concurrency=3) as worker:
+    options = {"lease": "60s", "heartbeat": "20s"}
+    async with Worker(app, queues=("none",), concurrency=3, **options) as worker:
         [entry] = await app.workers()
+        assert (entry.lease, entry.heartbeat) == (timedelta(seconds=60), timedelta(seconds=20))
         assert (entry.id, entry.queues, entry.slots) == (worker.worker_id, ("none",), 3)
         assert entry.definitions.keys() == {"good", "bad"}
         assert entry.started_at.tzinfo is not None

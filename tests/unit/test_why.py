@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure._runtime.why import Why, why
 from perdure.clock import to_datetime
@@ -271,6 +272,19 @@ async def test_each_cause_is_named(desk: Desk, produce: Callable[[Desk], Awaitab
     assert found.sentence.startswith("run r of 'd' ")
     assert sentence in found.sentence
     assert str(found) == found.sentence
+
+
+async def test_a_worker_is_silent_by_its_own_lease(desk: Desk):
+    """One that told a longer lease is not called dead before it ends."""
+    await desk.do(replace(register("w"), lease=MINUTE, heartbeat=20 * SECOND))
+    await desk.start()
+    causes: list[str] = []
+    for _ in range(2):
+        desk.clock.advance(40 * SECOND)
+        found = await why(desk.store, "r")
+        assert found is not None
+        causes.append(found.cause)
+    assert causes == ["executing", "silent_worker"]
 
 
 def test_every_cause_is_tested():

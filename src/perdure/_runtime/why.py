@@ -14,10 +14,9 @@ from typing import Final
 
 import msgspec
 
-from perdure import defaults
 from perdure.clock import to_datetime
 from perdure.codec import shown_error
-from perdure.duration import format_micros, to_micros
+from perdure.duration import format_micros
 from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.records import (
     Control,
@@ -159,7 +158,7 @@ def _running(view: _View) -> Why:
         )
     where = f"worker {worker.worker_id} on {worker.host}, pid {worker.pid}"
     silent = view.now - worker.beat_at
-    if silent > to_micros(defaults.LEASE):
+    if silent > worker.lease:
         return _say(
             view,
             "silent_worker",

@@ -346,6 +346,8 @@ class Worker:
                 {name: versions[name] for name in self._names},
                 self._queues,
                 self.concurrency,
+                round(self._pulse.lease * 1e6),
+                round(self._pulse.interval * 1e6),
             )
         )
         await self._listen()

@@ -283,6 +283,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, gc=False):
     """One worker that holds, or held until it was found dead, a lease.
 
     ``beat`` rises with every heartbeat; it is compared for equality only, never with a clock.
+    ``lease`` and ``heartbeat`` are what it told: for people, who judge by them whether it lives.
     """
 
     worker_id: str
@@ -294,6 +295,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, gc=False):
     started_at: Micros
     beat_at: Micros
     beat: int
+    lease: Micros
+    heartbeat: Micros
 
 
 class History(msgspec.Struct, frozen=True, gc=False):

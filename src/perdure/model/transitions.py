@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from perdure import defaults
+from perdure.duration import to_micros
 from perdure.model.events import (
     Awaiting,
     GiveUpEvent,
@@ -315,6 +317,7 @@ class RegisterWorker(msgspec.Struct, frozen=True, gc=False):
     """Announce a worker with beat 0, and with the version in which it has each definition.
 
     Key: ``worker_id``: the same again changes nothing, the beat included. Answers: Beaten.
+    ``lease`` and ``heartbeat`` are kept and shown; no store acts on them.
     """
 
     worker_id: str
@@ -323,6 +326,8 @@ class RegisterWorker(msgspec.Struct, frozen=True, gc=False):
     definitions: dict[str, str]
     queues: tuple[str, ...]
     slots: int
+    lease: Micros = to_micros(defaults.LEASE)
+    heartbeat: Micros = to_micros(defaults.HEARTBEAT)
 
 
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):

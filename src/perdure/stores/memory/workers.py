@@ -32,6 +32,8 @@ def register(space: Space, asked: RegisterWorker, now: Micros) -> Beaten:
                 started_at=now,
                 beat_at=now,
                 beat=0,
+                lease=asked.lease,
+                heartbeat=asked.heartbeat,
             )
         )
     return _beaten(space, asked.worker_id)

@@ -7,6 +7,8 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from perdure import defaults
+from perdure.duration import to_micros
 from perdure.model.records import (
     Attempt,
     Audit,
@@ -502,12 +504,18 @@ def audit(row: SqlRow, run_id: str) -> Audit:
     return Audit(request_id, run_id, action, at)
 
 
-WORKER: Final = "id, host, pid, definitions, queues, slots, started_at, beat_at, beat"
+_LEASE: Final = to_micros(defaults.LEASE)
+_HEARTBEAT: Final = to_micros(defaults.HEARTBEAT)
+
+WORKER: Final = (
+    "id, host, pid, definitions, queues, slots, started_at, beat_at, beat, lease, heartbeat"
+)
 
 
 def worker(row: SqlRow, names: Names) -> WorkerRecord:
     """Read the columns WORKER."""
-    number, host, pid, definitions, queues, slots, started_at, beat_at, beat = row
+    number, host, pid, definitions, queues, slots, started_at, beat_at, beat, *told = row
+    lease, heartbeat = told
     return WorkerRecord(
         names.texts[number],
         host,
@@ -518,4 +526,6 @@ def worker(row: SqlRow, names: Names) -> WorkerRecord:
         started_at,
         beat_at,
         beat,
+        _LEASE if lease is None else lease,  # written with schema 1
+        _HEARTBEAT if heartbeat is None else heartbeat,
     )

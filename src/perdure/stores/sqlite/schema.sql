@@ -148,7 +148,9 @@ CREATE TABLE worker (
     slots INTEGER,
     started_at INTEGER,
     beat_at INTEGER,
-    beat INTEGER
+    beat INTEGER,
+    lease INTEGER,               -- microseconds, as told; NULL: registered with schema 1
+    heartbeat INTEGER
 );
 CREATE UNIQUE INDEX worker_id ON worker (namespace, id);
 

@@ -34,7 +34,7 @@ from perdure.stores.sqlite.unit import Unit
 BEAT = "SELECT beat FROM worker WHERE namespace = ? AND id = ?"
 
 INSERT = (
-    f"INSERT INTO worker (namespace, {rows.WORKER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    f"INSERT INTO worker (namespace, {rows.WORKER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT DO NOTHING"
 )
 
@@ -70,6 +70,8 @@ def register(unit: Unit, transition: RegisterWorker) -> Outcome:
         unit.now,
         unit.now,
         0,
+        transition.lease,
+        transition.heartbeat,
     )
     unit.connection.execute(INSERT, worker)
     return _beaten(unit, transition.worker_id)

@@ -19,6 +19,7 @@ from perdure.model.transitions import (
 from perdure.testing.contract.desk import (
     CRASH,
     DONE,
+    SECOND,
     START,
     Desk,
     child,
@@ -36,7 +37,11 @@ from perdure.testing.contract.desk import (
 async def test_a_worker_is_registered_with_what_it_told(desk: Desk):
     """The record holds everything, with beat 0 at the store's time."""
     announced = replace(
-        register("w'é", {"é'": "v'1", "d": ""}, ("default", "q'")), host="h", pid=2**31 + 1
+        register("w'é", {"é'": "v'1", "d": ""}, ("default", "q'")),
+        host="h",
+        pid=2**31 + 1,
+        lease=60 * SECOND,
+        heartbeat=1,
     )
     assert await desk.do(announced) == Beaten(known=True, beat=0, held=0)
     assert await desk.store.workers() == [
@@ -50,6 +55,8 @@ async def test_a_worker_is_registered_with_what_it_told(desk: Desk):
             started_at=START,
             beat_at=START,
             beat=0,
+            lease=60 * SECOND,
+            heartbeat=1,
         )
     ]
 

@@ -3,6 +3,11 @@
 ALTER TABLE run ADD COLUMN caused_by TEXT;
 CREATE INDEX run_caused ON run (namespace, caused_by) WHERE caused_by IS NOT NULL;
 
+-- Workers.
+
+ALTER TABLE worker ADD COLUMN lease INTEGER;
+ALTER TABLE worker ADD COLUMN heartbeat INTEGER;
+
 -- Events.
 
 ALTER TABLE wait ADD COLUMN event_key TEXT;
