@@ -184,8 +184,40 @@ async def asked_to_end(desk: Desk) -> None:
 async def silent(desk: Desk) -> None:
     await desk.worker()
     await desk.start()
+    await desk.worker("u")
+    desk.clock.advance(20 * SECOND)
+    await desk.worker("v")
+
+
+async def only_silent(desk: Desk) -> None:
+    await desk.worker()
     await desk.worker("v")
     desk.clock.advance(20 * SECOND)
+    await desk.create("r")
+
+
+async def silent_one_able(desk: Desk) -> None:
+    await desk.worker()
+    desk.clock.advance(20 * SECOND)
+    await desk.worker("v", {"other": "1"})
+    await desk.create("r")
+
+
+async def silent_one_free(desk: Desk) -> None:
+    await desk.worker("idle")
+    desk.clock.advance(20 * SECOND)
+    await all_busy(desk)
+
+
+async def mismatched_since(desk: Desk) -> None:
+    await mismatched(desk)
+    desk.clock.advance(20 * SECOND)
+
+
+async def claimable_by_the_living(desk: Desk) -> None:
+    await desk.worker("dead")
+    desk.clock.advance(20 * SECOND)
+    await claimable(desk)
 
 
 CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int | None, str]] = {
@@ -195,7 +227,7 @@ CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int |
         "no_capable_worker",
         (),
         None,
-        "none of the 1 worker has that definition; they have other, third",
+        "none of the 1 live worker has that definition; they have other, third",
     ),
     other_queue: ("queue_not_served", (), None, "in queue 'slow', and the workers that have its"),
     all_busy: ("workers_full", ("w",), None, "all 8 slots of worker w are taken"),
@@ -255,8 +287,23 @@ CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int |
         "silent_worker",
         ("w",),
         None,
-        "gave no sign of life for 20s; any other worker takes over, and there is 1 other worker",
+        "gave no sign of life for 20s; any other worker takes over, and there is 1 live worker",
     ),
+    only_silent: (
+        "only_silent_workers",
+        ("w", "v"),
+        None,
+        "no worker lives: the last sign of life of workers w, v was 20s ago; start one",
+    ),
+    silent_one_able: (
+        "no_capable_worker",
+        (),
+        None,
+        "none of the 1 live worker has that definition; they have other",
+    ),
+    silent_one_free: ("workers_full", ("w",), None, "all 8 slots of worker w are taken"),
+    mismatched_since: ("mismatch", ("2",), None, "and no live worker has it now"),
+    claimable_by_the_living: ("claimable", (), None, "queued 0s ago; worker w can take it"),
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -41,7 +41,8 @@ class Why(msgspec.Struct, frozen=True):
     Args:
         run_id: which run.
         cause: what it is, for programs: ``ended``, ``executing``, ``silent_worker``,
-            ``no_worker``, ``no_capable_worker``, ``queue_not_served``, ``workers_full``,
+            ``no_worker``, ``only_silent_workers``, ``no_capable_worker``, ``queue_not_served``,
+            ``workers_full``,
             ``suspect``, ``claimable``, ``delay``, ``retry``, ``sleep``, ``child``, ``event``,
             ``due``, ``mismatch``, ``paused``.
         sentence: the same for people, with who and until when.
@@ -60,11 +61,26 @@ class Why(msgspec.Struct, frozen=True):
 
 
 class _View(msgspec.Struct, frozen=True):
-    """What there is to judge by."""
+    """What there is to judge by.
+
+    ``live`` are the workers whose lease has not run out, ``silent`` those that are still
+    registered although theirs has: nobody was there to rescue what they held.
+    """
 
     history: History
-    workers: tuple[WorkerRecord, ...]
+    live: tuple[WorkerRecord, ...]
+    silent: tuple[WorkerRecord, ...]
     now: Micros
+
+    @classmethod
+    def of(cls, history: History, workers: Sequence[WorkerRecord], now: Micros) -> Self:
+        is_silent = [now - worker.beat_at > worker.lease for worker in workers]
+        return cls(
+            history,
+            tuple(one for one, silent in zip(workers, is_silent, strict=True) if not silent),
+            tuple(one for one, silent in zip(workers, is_silent, strict=True) if silent),
+            now,
+        )
 
     @property
     def run(self) -> RunRecord:
@@ -82,7 +98,7 @@ async def why(store: Store, run_id: str) -> Why | None:
     history = await store.history(run_id)
     if history is None:
         return None
-    view = _View(history, tuple(await store.workers()), await store.now())
+    view = _View.of(history, await store.workers(), await store.now())
     match view.run.status:
         case Status.QUEUED:
             return await _queued(store, view)
@@ -130,11 +146,11 @@ def _paused(view: _View) -> Why:
     live = sorted(
         {
             worker.definitions[run.definition]
-            for worker in view.workers
+            for worker in view.live
             if run.definition in worker.definitions
         }
     )
-    have = f"workers have {', '.join(map(repr, live))}" if live else "no worker has it"
+    have = f"workers have {', '.join(map(repr, live))}" if live else "no live worker has it"
     return _say(
         view,
         "mismatch",
@@ -150,22 +166,16 @@ def _paused(view: _View) -> Why:
 
 def _running(view: _View) -> Why:
     run = view.run
-    worker = next((one for one in view.workers if one.worker_id == run.worker_id), None)
     assert run.worker_id is not None
+    silent = next((one for one in view.silent if one.worker_id == run.worker_id), None)
+    if silent is not None:
+        return _held_by_silent(view, silent)
+    worker = next((one for one in view.live if one.worker_id == run.worker_id), None)
     if worker is None:
         return _say(
             view, "executing", f"is held by worker {run.worker_id}, just gone", [run.worker_id]
         )
-    where = f"worker {worker.worker_id} on {worker.host}, pid {worker.pid}"
-    silent = view.now - worker.beat_at
-    if silent > worker.lease:
-        return _say(
-            view,
-            "silent_worker",
-            f"is held by {where}, which gave no sign of life for {format_micros(silent)}; any "
-            f"other worker takes over, and there {_are(len(view.workers) - 1, 'other worker')}",
-            [worker.worker_id],
-        )
+    where = _where(worker)
     asked = {Control.CANCEL: "; it is asked to end", Control.PAUSE: "; it is asked to pause"}
     return _say(
         view,
@@ -174,6 +184,21 @@ def _running(view: _View) -> Why:
         f"{asked.get(run.control, '')}",
         [worker.worker_id],
     )
+
+
+def _held_by_silent(view: _View, worker: WorkerRecord) -> Why:
+    return _say(
+        view,
+        "silent_worker",
+        f"is held by {_where(worker)}, which gave no sign of life for "
+        f"{view.ago(worker.beat_at)}; any other worker takes over, and there "
+        f"{_are(len(view.live), 'live worker')}",
+        [worker.worker_id],
+    )
+
+
+def _where(worker: WorkerRecord) -> str:
+    return f"worker {worker.worker_id} on {worker.host}, pid {worker.pid}"
 
 
 def _last_step(view: _View) -> str:
@@ -200,15 +225,15 @@ def _age(view: _View) -> str:
 async def _unserved(store: Store, view: _View) -> Why | None:
     """Return why no worker takes a run that may be claimed; None where one should at once."""
     run = view.run
-    if not view.workers:
-        return _say(view, "no_worker", f"is {_age(view)} and no worker is registered; start one")
-    able = [worker for worker in view.workers if run.definition in worker.definitions]
+    if not view.live:
+        return _nobody(view)
+    able = [worker for worker in view.live if run.definition in worker.definitions]
     if not able:
         return _say(
             view,
             "no_capable_worker",
-            f"is {_age(view)} and none of the {_count(len(view.workers), 'worker')} has that "
-            f"definition; they have {_listed(_known(view.workers))}",
+            f"is {_age(view)} and none of the {_count(len(view.live), 'live worker')} has that "
+            f"definition; they have {_listed(_known(view.live))}",
         )
     serving = [worker for worker in able if run.queue in worker.queues]
     if not serving:
@@ -238,6 +263,20 @@ async def _unserved(store: Store, view: _View) -> Why | None:
     return None
 
 
+def _nobody(view: _View) -> Why:
+    if not view.silent:
+        return _say(view, "no_worker", f"is {_age(view)} and no worker is registered; start one")
+    names = [worker.worker_id for worker in view.silent]
+    last = view.ago(max(worker.beat_at for worker in view.silent))
+    return _say(
+        view,
+        "only_silent_workers",
+        f"is {_age(view)} and no worker lives: the last sign of life of "
+        f"{'worker' if len(names) == 1 else 'workers'} {_listed(names)} was {last} ago; start one",
+        names,
+    )
+
+
 async def _held(store: Store) -> Counter[str]:
     """Return how many runs each worker holds, of the newest thousand that are held."""
     running = await store.list_runs(RunQuery(statuses=(Status.RUNNING,), limit=1_000))
@@ -252,7 +291,7 @@ def _capable_names(view: _View) -> str:
     run = view.run
     names = [
         worker.worker_id
-        for worker in view.workers
+        for worker in view.live
         if run.definition in worker.definitions and run.queue in worker.queues
     ]
     return f"{'worker' if len(names) == 1 else 'workers'} {_listed(names)}"
