@@ -1,6 +1,7 @@
 """Why a run is not moving: each cause is produced, and named with its holder and its time."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from perdure._runtime.why import Why, why
 from perdure.clock import to_datetime
 from perdure.codec import encode_error
 from perdure.errors import Mismatch
-from perdure.model.records import StepOutcome, Wait, WaitKind
+from perdure.model.records import Ending, StepOutcome, Wait, WaitKind
 from perdure.model.transitions import (
     CancelRun,
     Mismatched,
@@ -140,6 +141,18 @@ async def many_children(desk: Desk) -> None:
     await desk.claim(limit=1)
 
 
+async def joined(desk: Desk) -> None:
+    await desk.worker()
+    await desk.suspend(await desk.start(), child("kid"), coalesce=SECOND)
+    await desk.end("kid")
+
+
+async def due_long_ago(desk: Desk) -> None:
+    await desk.worker()
+    await desk.create("r", delay=SECOND)
+    desk.clock.advance(MINUTE)
+
+
 async def one_event(desk: Desk) -> None:
     await desk.worker()
     await desk.suspend(await desk.start(), Wait(WaitKind.EVENT, "packed"))
@@ -240,7 +253,13 @@ CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int |
         "may not start before 2027-01-15T08:01:00+00:00, in 40s",
     ),
     due: ("due", (), START + SECOND, "is due for 2s; the next look of a worker takes it"),
-    due_without_worker: ("no_worker", (), None, "no worker is registered"),
+    due_without_worker: ("no_worker", (), None, "is due for 2s and no worker is registered"),
+    due_long_ago: (
+        "only_silent_workers",
+        ("w",),
+        None,
+        "is due for 59s and no worker lives: the last sign of life of worker w was 1m ago",
+    ),
     run_retrying: (
         "retry",
         (),
@@ -263,6 +282,12 @@ CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int |
             "waits for 6 of 6 runs to end: kid0 of 'd', running, kid1 of 'd', running, "
             "kid2 of 'd', queued and 3 more"
         ),
+    ),
+    joined: (
+        "child",
+        (),
+        START + SECOND,
+        "waited for kid, which ended, and goes on in 1s",
     ),
     one_event: ("event", ("packed",), None, "waits since 1m for an event 'packed'"),
     events_in_time: (
@@ -337,7 +362,58 @@ async def test_a_worker_is_silent_by_its_own_lease(desk: Desk):
 def test_every_cause_is_tested():
     """What the record says there is, is produced above."""
     documented = {part for part in (Why.__doc__ or "").split("``") if part.isidentifier()}
-    assert {case[0] for case in CASES.values()} == documented - {"cause"}
+    assert {case[0] for case in CASES.values()} | {"damaged"} == documented - {"cause"}
+
+
+class EndedBetween(MemoryStore):
+    """A store in which the children of a run end after its history was read."""
+
+    async def endings(self, run_ids: Iterable[str]) -> dict[str, Ending]:
+        """End what is asked for, then answer."""
+        asked = list(run_ids)
+        await self.apply([CancelRun(run_id, "q") for run_id in asked])
+        return await super().endings(asked)
+
+
+async def test_children_that_end_between_two_reads():
+    """The sentence has an end, too."""
+    desk = Desk(EndedBetween(clock=(clock := ManualClock())), clock)
+    await desk.store.open()
+    await one_child(desk)
+    found = await why(desk.store, "r")
+    assert found is not None
+    assert (found.cause, found.holder) == ("child", ())
+    assert found.sentence.endswith("waited for kid, which ended, and goes on at once")
+    await desk.store.close()
+
+
+DAMAGES = {
+    "held by nobody": (executing, "worker = NULL", "which worker holds it"),
+    "delayed for ever": (delayed, "due_at = NULL", "until when"),
+    "asleep for ever": (sleeping, "due_at = NULL", "until when"),
+    "waiting for nothing": (sleeping, "waiting_for = NULL, due_at = NULL", "for what"),
+    "waiting for no child": (sleeping, "waiting_for = 2, due_at = NULL", "for which"),
+    "waiting for no event": (sleeping, "waiting_for = 4, due_at = NULL", "for which"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+async def test_a_damaged_record_is_told_as_such(tmp_path: Path, name: str):
+    """A record that cannot be is named, with the command that looks for more of the kind."""
+    produce, change, says = DAMAGES[name]
+    clock = ManualClock()
+    store = SqliteStore(tmp_path / "perdure.db", clock=clock)
+    await store.open()
+    await produce(Desk(store, clock))
+    connection = sqlite3.connect(tmp_path / "perdure.db")
+    with connection:
+        connection.execute(f"UPDATE run SET {change} WHERE id = 'r'")
+    connection.close()
+    found = await why(store, "r")
+    assert found is not None
+    assert found.cause == "damaged"
+    assert found.sentence.endswith(f"and its record does not say {says}; perdure doctor tells more")
+    await store.close()
 
 
 async def test_an_unknown_run_has_no_reason(desk: Desk):

@@ -44,7 +44,7 @@ class Why(msgspec.Struct, frozen=True):
             ``no_worker``, ``only_silent_workers``, ``no_capable_worker``, ``queue_not_served``,
             ``workers_full``,
             ``suspect``, ``claimable``, ``delay``, ``retry``, ``sleep``, ``child``, ``event``,
-            ``due``, ``mismatch``, ``paused``.
+            ``due``, ``mismatch``, ``paused``, ``damaged``.
         sentence: the same for people, with who and until when.
         holder: who or what it waits for: a worker's id, runs' ids, a step's path; empty for none.
         until: when that ends by itself, if it does.
@@ -166,7 +166,8 @@ def _paused(view: _View) -> Why:
 
 def _running(view: _View) -> Why:
     run = view.run
-    assert run.worker_id is not None
+    if run.worker_id is None:
+        return _damaged(view, "is running", "which worker holds it")
     silent = next((one for one in view.silent if one.worker_id == run.worker_id), None)
     if silent is not None:
         return _held_by_silent(view, silent)
@@ -219,6 +220,8 @@ async def _queued(store: Store, view: _View) -> Why:
 
 
 def _age(view: _View) -> str:
+    if view.run.status is Status.WAITING:
+        return f"due for {view.ago(view.run.due_at)}"
     return f"queued {view.ago(view.run.updated_at)} ago"
 
 
@@ -303,11 +306,9 @@ def _capable_names(view: _View) -> str:
 async def _waiting(store: Store, view: _View) -> Why:
     run = view.run
     if run.due_at is not None and run.due_at <= view.now:
-        late = f"is due for {view.ago(run.due_at)}"
-        unserved = await _unserved(store, view)
-        if unserved is not None:
-            return unserved
-        return _say(view, "due", f"{late}; the next look of a worker takes it", until=run.due_at)
+        return await _unserved(store, view) or _say(
+            view, "due", f"is {_age(view)}; the next look of a worker takes it", until=run.due_at
+        )
     match run.waiting_for:
         case WaitKind.DELAY:
             return _until(view, "delay", "may not start before")
@@ -317,13 +318,16 @@ async def _waiting(store: Store, view: _View) -> Why:
             return _until(view, "sleep", "sleeps until", _paths(view, WaitKind.SLEEP))
         case WaitKind.EVENT:
             return _event(view)
-        case _:
+        case WaitKind.CHILD:
             return await _children(store, view)
+        case None:
+            return _damaged(view, "waits", "for what")
 
 
 def _until(view: _View, cause: str, what: str, holder: Sequence[str] = ()) -> Why:
     due_at = view.run.due_at
-    assert due_at is not None
+    if due_at is None:
+        return _damaged(view, f"waits ({cause})", "until when")
     at = to_datetime(due_at).isoformat(timespec="seconds")
     named = f" (step {holder[0]!r})" if holder and holder[0] != "sleep" else ""
     return _say(view, cause, f"{what} {at}, in {view.left(due_at)}{named}", holder, due_at)
@@ -331,6 +335,8 @@ def _until(view: _View, cause: str, what: str, holder: Sequence[str] = ()) -> Wh
 
 def _event(view: _View) -> Why:
     waits = [wait for wait in view.history.waits if wait.kind is WaitKind.EVENT]
+    if not waits:
+        return _woken(view, "event", "an event, which has come,")
     first = min(waits, key=lambda wait: (wait.due_at is None, wait.due_at or 0))
     with_key = "" if first.match is None else f" with key {first.match!r}"
     more = f", and for {_count(len(waits) - 1, 'other event')}" if len(waits) > 1 else ""
@@ -374,6 +380,9 @@ async def _children(store: Store, view: _View) -> Why:
     )
     ended = await store.endings(waited)
     still = [run_id for run_id in waited if run_id not in ended]
+    if not still:
+        those = _listed(waited) or "child runs"
+        return _woken(view, "child", f"{those}, which ended,", certain=bool(waited))
     told: list[str] = []
     for run_id in still[:MOST_NAMED]:
         child = await store.get(run_id)
@@ -382,6 +391,33 @@ async def _children(store: Store, view: _View) -> Why:
     joined = f"{len(still)} of {_count(len(waited), 'run')} to end: " if len(waited) > 1 else ""
     due_at = view.run.due_at
     return _say(view, "child", f"waits for {joined}{', '.join(told)}{more}", still, due_at)
+
+
+def _woken(view: _View, cause: str, what: str, *, certain: bool = False) -> Why:
+    """Return what stands of a run whose waits have just been fulfilled.
+
+    Args:
+        view: its run.
+        cause: what it waited for.
+        what: the same for people.
+        certain: what it waited for is known to have happened, since its record was read.
+    """
+    due_at = view.run.due_at
+    if due_at is not None:  # its wake-ups coalesce
+        return _say(
+            view, cause, f"waited for {what} and goes on in {view.left(due_at)}", (), due_at
+        )
+    if certain:
+        return _say(view, cause, f"waited for {what} and goes on at once")
+    return _damaged(view, f"waits ({cause})", "for which")
+
+
+def _damaged(view: _View, stands: str, unknown: str) -> Why:
+    return _say(
+        view,
+        "damaged",
+        f"{stands}, and its record does not say {unknown}; perdure doctor tells more",
+    )
 
 
 def _as_child(child: RunRecord) -> str:
