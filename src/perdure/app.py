@@ -7,7 +7,6 @@ definitions here and now; everything durable needs one and says so.
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -39,6 +38,8 @@ from typing import (
     overload,
 )
 
+from msgspec.structs import replace
+
 from perdure._engine.calls import call_site
 from perdure._engine.context import PLAIN_META, MetaSchema
 from perdure._engine.definition import Definition
@@ -47,6 +48,7 @@ from perdure._engine.registry import Registry
 from perdure._engine.sending import Outgoing, publish
 from perdure._engine.services import Held, hold
 from perdure._engine.unawaited import reads_as
+from perdure._runtime.queries import check_known, optional_id, run_query
 from perdure.clock import to_micros_instant
 from perdure.codec import schema
 from perdure.context import Context, Values
@@ -67,7 +69,7 @@ from perdure.handle import (
 )
 from perdure.ids import check_id
 from perdure.model.events import EventQuery, Unlisten
-from perdure.model.records import REASONS, Count, RunQuery, Status
+from perdure.model.records import Count, Status
 from perdure.retry import Backoff, RetryOn
 from perdure.schedule import ScheduleEntry, ScheduleHandle, schedule_entry
 from perdure.step import Step, StepOptions, decorate, refuse_unknown
@@ -758,40 +760,24 @@ class App(Generic[Services_co, Meta_co]):
                 page = await app.runs(status="failed", name="fulfil", before=page[-1])
         """
         _check_limit(limit)
-        if reason is not None:
-            _check_one_of("reason", reason, REASONS)
-        statuses = _statuses(status)
-        self._engine.check_loop()
-        names = tuple(check_id(one, "name") for one in _several(name))
-        query = RunQuery(
-            statuses=statuses,
-            definitions=names,
+        query = run_query(
+            status=status,
+            name=name,
             reason=reason,
+            queue=queue,
+            unique_key=unique_key,
+            tag=tag,
             parent_id=_id_of(parent, "parent"),
-            queue=_optional(queue, "queue"),
-            unique_key=_optional(unique_key, "unique_key"),
-            tag=_optional(tag, "tag"),
             created_after=None if created_after is None else to_micros_instant(created_after),
             created_before=None if created_before is None else to_micros_instant(created_before),
-            text=_optional(text, "text"),
-            id_prefix=_optional(id_prefix, "id_prefix"),
-            limit=limit,
-            before=await self._seq_of(_id_of(before, "before")),
+            text=text,
+            id_prefix=id_prefix,
         )
-        for one in names:
-            await self._check_known(one)
-        found = await self._engine.store.list_runs(query)
+        self._engine.check_loop()
+        page = await self._seq_of(_id_of(before, "before"))
+        await check_known(query, self._registry, self._engine.store)
+        found = await self._engine.store.list_runs(replace(query, limit=limit, before=page))
         return [run_of(run, self._engine) for run in found]
-
-    async def _check_known(self, name: str) -> None:
-        """Raise for a name that nobody knows, with a suggestion where one is written alike.
-
-        An app that defines nothing is a client of others, and takes any name.
-        """
-        if not len(self._registry) or self._registry.find(name) is not None:
-            return
-        if not await self._engine.store.list_runs(RunQuery(definitions=(name,), limit=1)):
-            self._registry[name]
 
     async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
         """Return how many runs there are of each status, all as of one instant.
@@ -882,7 +868,7 @@ class App(Generic[Services_co, Meta_co]):
         given = before if isinstance(before, str | None) else before.id
         query = EventQuery(
             type=None if type is None else type_name(type),
-            key=_optional(key, "key"),
+            key=optional_id(key, "key"),
             run_id=_id_of(run, "run"),
             limit=limit,
             before=await self._seq_of_event(given),
@@ -1022,38 +1008,7 @@ class StepDecorator:
 
 
 def _id_of(run: Run[Any] | str | None, what: str) -> str | None:
-    return run.id if isinstance(run, Run) else _optional(run, what)
-
-
-def _optional(given: str | None, what: str) -> str | None:
-    return None if given is None else check_id(given, what)
-
-
-def _several(given: object) -> tuple[Any, ...]:
-    """Return what was given as one or as several."""
-    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
-        return tuple(cast("Any", given))
-    return (given,)
-
-
-def _statuses(given: Status | str | Iterable[Status | str]) -> tuple[Status, ...]:
-    """Return the statuses of these names.
-
-    Raises:
-        UsageError: there is none of that name; the message suggests or lists those that there are.
-    """
-    names = _several(given)
-    for name in names:
-        _check_one_of("status", name, tuple(Status))
-    return tuple(Status(name) for name in names)
-
-
-def _check_one_of(what: str, given: object, known: tuple[str, ...]) -> None:
-    if given in known:
-        return
-    close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
-    hint = f"did you mean {str(close[0])!r}?" if close else f"there are {', '.join(known)}"
-    raise UsageError(f"there is no {what} {shown(given)}; {hint}")
+    return run.id if isinstance(run, Run) else optional_id(run, what)
 
 
 def _checked_store(given: Store | None) -> Store | None:

@@ -90,6 +90,29 @@ def test_filters_of_runs(filled: None, perdure: Perdure):
     assert both.code == ExitCode.USAGE
 
 
+WRONG_FILTERS = {
+    ("--reason", "crahs"): (ExitCode.USAGE, "did you mean 'crash'?"),
+    ("--name", "fulfi"): (ExitCode.NOT_FOUND, "did you mean 'fulfil'?"),
+    ("--name", "\udcff"): (ExitCode.USAGE, "name must not contain"),
+    ("--queue", "\udcff"): (ExitCode.USAGE, "queue must not contain"),
+    ("--key", ""): (ExitCode.USAGE, "unique_key must not be empty"),
+    ("--tag", "\x1b"): (ExitCode.USAGE, "tag must not contain"),
+    ("--text", "\n"): (ExitCode.USAGE, "text must not be empty or blank"),
+    ("--id", "\udcff"): (ExitCode.USAGE, "id_prefix must not contain"),
+}
+
+
+@pytest.mark.parametrize("words", WRONG_FILTERS)
+def test_a_filter_that_no_run_can_match(shop: str, perdure: Perdure, words: tuple[str, str]):
+    """It is told as in `app.runs`, rather than as an empty list; a definition may be new."""
+    code, says = WRONG_FILTERS[words]
+    assert perdure("start", "add", "n=1", "--app", shop).code == 0
+    answer = perdure("runs", *words, "--app", shop)
+    assert (answer.code, answer.out) == (code, "")
+    assert says in answer.err
+    assert perdure("runs", "--name", "boom", "--app", shop).out == "no runs\n"
+
+
 def test_a_full_list_says_that_there_may_be_more(filled: None, perdure: Perdure):
     """On standard error, so that a program that reads the list is not disturbed."""
     answer = perdure("runs", "--url", URL, "--limit", "2")

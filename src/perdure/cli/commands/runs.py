@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 from msgspec.structs import replace
 
+from perdure._runtime.queries import check_known, run_query
 from perdure.cli._describe import run_fields
 from perdure.cli._failures import ExitCode, Failure
 from perdure.cli._ids import resolve_id
@@ -18,7 +19,7 @@ from perdure.cli._places import opened, place_of_store, place_options, settings_
 from perdure.clock import to_datetime, to_micros_instant
 from perdure.duration import format_micros, to_micros
 from perdure.errors import InvalidDuration
-from perdure.model.records import Micros, RunQuery, RunRecord, Status
+from perdure.model.records import REASONS, Micros, RunQuery, RunRecord, Status
 from perdure.store import Store
 
 PAGE: Final = 1_000
@@ -56,7 +57,7 @@ def _when(
 @click.option("-Q", "--queue", help="The queue they wait in.")
 @click.option("--key", help="Their unique_key.")
 @click.option("--tag", help="One of their tags.")
-@click.option("--reason", help="Why they failed: error, crash, timeout, invalid_input, mismatch.")
+@click.option("--reason", help=f"Why they stand so: {', '.join(REASONS)}.")
 @click.option("--parent", metavar="ID", help="Whose body started them.")
 @click.option("--since", callback=_when, help='Created from then on: "2h" ago, or an instant.')
 @click.option("--until", callback=_when, help="Created before then.")
@@ -99,9 +100,9 @@ def command(
         async with opened(place) as opened_app:
             store = opened_app.engine.store
             now = await store.now()
-            query = RunQuery(
-                statuses=tuple(Status(status) for status in filters["statuses"]),
-                definitions=tuple(filters["names"]),
+            query = run_query(
+                status=filters["statuses"],
+                name=filters["names"],
                 reason=filters["reason"],
                 parent_id=None if parent is None else await resolve_id(store, parent),
                 queue=filters["queue"],
@@ -112,6 +113,7 @@ def command(
                 text=filters["text"],
                 id_prefix=filters["id_prefix"],
             )
+            await check_known(query, opened_app.engine.registry, store)
             runs = await _listed(store, query, limit)
             _print(runs, now, in_json=in_json, in_lines=in_lines, limit=limit)
         return ExitCode.OK

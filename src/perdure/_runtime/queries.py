@@ -1,0 +1,97 @@
+"""Which runs somebody asks for: checked once, for ``app.runs`` and for the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, cast
+
+from perdure._engine.registry import Registry
+from perdure.errors import UsageError, shown
+from perdure.ids import check_id
+from perdure.model.records import REASONS, Micros, RunQuery, Status
+from perdure.store import Store
+
+
+def run_query(
+    *,
+    status: Status | str | Iterable[Status | str] = (),
+    name: str | Iterable[str] = (),
+    reason: str | None = None,
+    queue: str | None = None,
+    unique_key: str | None = None,
+    tag: str | None = None,
+    parent_id: str | None = None,
+    created_after: Micros | None = None,
+    created_before: Micros | None = None,
+    text: str | None = None,
+    id_prefix: str | None = None,
+) -> RunQuery:
+    """Return the query of these filters; limit and page are left to the caller.
+
+    Args are those of :meth:`perdure.App.runs`, with instants in the store's microseconds.
+
+    Raises:
+        UsageError: there is no such status or reason; the message suggests or lists those there
+            are.
+        InvalidValue: another filter holds what no id, name or key does.
+    """
+    if reason is not None:
+        _check_one_of("reason", reason, REASONS)
+    return RunQuery(
+        statuses=_statuses(status),
+        definitions=tuple(check_id(one, "name") for one in _several(name)),
+        reason=reason,
+        parent_id=optional_id(parent_id, "parent"),
+        queue=optional_id(queue, "queue"),
+        unique_key=optional_id(unique_key, "unique_key"),
+        tag=optional_id(tag, "tag"),
+        created_after=created_after,
+        created_before=created_before,
+        text=optional_id(text, "text"),
+        id_prefix=optional_id(id_prefix, "id_prefix"),
+    )
+
+
+async def check_known(query: RunQuery, registry: Registry, store: Store) -> None:
+    """Raise for a definition's name that nobody knows, with one that is written alike.
+
+    An app that defines nothing is a client of others, and takes any name.
+
+    Raises:
+        UnknownDefinition: neither has this app a definition of that name, nor is there a run.
+    """
+    if not len(registry):
+        return
+    for name in query.definitions:
+        if registry.find(name) is not None:
+            continue
+        if not await store.list_runs(RunQuery(definitions=(name,), limit=1)):
+            registry[name]
+
+
+def optional_id(given: str | None, what: str) -> str | None:
+    """Return an id, a name or a key if one is given, and refuse what is none."""
+    return None if given is None else check_id(given, what)
+
+
+def _several(given: object) -> tuple[Any, ...]:
+    """Return what was given as one or as several."""
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
+        return tuple(cast("Any", given))
+    return (given,)
+
+
+def _statuses(given: Status | str | Iterable[Status | str]) -> tuple[Status, ...]:
+    names = _several(given)
+    for name in names:
+        _check_one_of("status", name, tuple(Status))
+    return tuple(Status(name) for name in names)
+
+
+def _check_one_of(what: str, given: object, known: tuple[str, ...]) -> None:
+    if given in known:
+        return
+    close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
+    hint = f"did you mean {str(close[0])!r}?" if close else f"there are {', '.join(known)}"
+    raise UsageError(f"there is no {what} {shown(given)}; {hint}")
