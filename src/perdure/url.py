@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 import re
+from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from perdure.errors import UsageError
 from perdure.ids import check_id
@@ -59,6 +60,19 @@ def open_store(url: str) -> Store:
         check_id(options["namespace"], "namespace")
     store: Store = importlib.import_module(module).from_url(path, options)
     return store
+
+
+def relative_to(url: str, directory: Path) -> str:
+    """Return the URL of a file with its path made absolute; any other URL as it is.
+
+    Args:
+        url: ``sqlite:///relative.db`` is of a file.
+        directory: where a relative path counts from.
+    """
+    scheme, separator, path = url.partition(":///")
+    if scheme != "sqlite" or not separator or not path or Path(unquote(path)).is_absolute():
+        return url
+    return f"{scheme}:///{quote(directory.resolve().as_posix())}/{path}"
 
 
 def without_password(url: str) -> str:

@@ -1,5 +1,6 @@
 """The command line in a directory of its own, with a small app beside it."""
 
+import asyncio
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from perdure.cli import main
+from perdure.stores.sqlite import SqliteStore
 
 SHOP = """
 from dataclasses import dataclass
@@ -90,10 +92,22 @@ def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def shop(yard: Path) -> str:
-    """The name of the app's module; its app is `NAME:app`."""
+    """The name of the app's module; its app is `NAME:app`, its store is there and empty."""
     name = f"shop{next(_numbers)}"
     (yard / f"{name}.py").write_text(SHOP, "utf-8")
+    create(yard / "shop.db")
     return name
+
+
+def create(path: Path) -> None:
+    """Create an empty store."""
+
+    async def work() -> None:
+        store = SqliteStore(path)
+        await store.open()
+        await store.close()
+
+    asyncio.run(work())
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Perdure
+from tests.cli.conftest import Perdure, create
 
 BEFORE = """
 from perdure import App, patched, sleep, step
@@ -40,6 +40,7 @@ def in_flight(command: Perdure, yard: Path) -> Path:
     """The module of an app with one run that sleeps behind a step, and one that has not begun."""
     module = yard / "code_in_flight.py"
     module.write_text(BEFORE, "utf-8")
+    create(yard / "shop.db")
     where = ("--app", "code_in_flight:app")
     assert command("start", "fulfil", "name=o1", "--id", "slept", *where).code == 0
     assert command("worker", "--burst", *where).code == 0

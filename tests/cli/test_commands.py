@@ -18,7 +18,7 @@ from perdure._version import __version__
 from perdure.cli._main import COMMANDS
 from perdure.cli._places import load_app
 from perdure.workflow import Workflow
-from tests.cli.conftest import Answer, Perdure, command_line
+from tests.cli.conftest import Answer, Perdure, command_line, create
 
 PATIENCE = 30.0
 URL = "sqlite:///shop.db"
@@ -110,7 +110,6 @@ def test_start_burst_and_show(command: Perdure, shop: str):
 
 def test_runs_as_text_json_and_lines(command: Perdure, shop: str):
     """The same list in three forms, and an empty one."""
-    assert command("migrate", "--url", URL).out.startswith("did: create ")
     assert command("runs", "--url", URL).out == "no runs\n"
     for n in ("1", "2"):
         command("start", "add", f"n={n}", "--id", f"add-{n}", "--app", f"{shop}:app")
@@ -258,6 +257,7 @@ def test_why(command: Perdure, shop: str):
 def test_send(command: Perdure, yard: Path):
     """An event is published with what it starts, or sent to one run; no code is needed."""
     (yard / "listening.py").write_text(LISTENING, "utf-8")
+    create(yard / "shop.db")
     where = ("--app", "listening:app")
     assert command("start", "wait", "--id", "order-1", *where).code == 0
     assert command("worker", "--burst", *where).code == 0
@@ -470,11 +470,11 @@ def test_an_empty_option_is_not_left_out(command: Perdure, shop: str):
     assert (none.code, "concurrency" in none.err) == (2, True)
 
 
-def test_a_wrong_timeout_starts_nothing(command: Perdure, shop: str, yard: Path):
+def test_a_wrong_timeout_starts_nothing(command: Perdure, shop: str):
     """Whoever tries again after exit code 2 makes no second run."""
     wrong = command("start", "add", "n=1", "--wait", "--timeout", "banana", "--app", f"{shop}:app")
     assert (wrong.code, "--timeout" in wrong.err) == (2, True)
-    assert not (yard / "shop.db").exists()
+    assert command("runs", "--url", URL).out == "no runs\n"
 
 
 def test_a_damaged_error_is_shown_as_such(command: Perdure, shop: str, yard: Path):
@@ -511,6 +511,7 @@ async def add(n: int) -> int:
 def test_what_no_command_expects_is_9(command: Perdure, yard: Path):
     """Code of the user's that raises is not a failed run: three lines, escaped, no traceback."""
     (yard / "raising.py").write_text(RAISING, "utf-8")
+    create(yard / "shop.db")
     words = ("start", "add", "n=1", "--app", "raising:app")
     answer = command(*words)
     assert (answer.code, answer.out) == (9, "")
@@ -526,6 +527,7 @@ def test_what_no_command_expects_is_9(command: Perdure, yard: Path):
 def test_a_traceback_on_request(command: Perdure, yard: Path):
     """By the option or the variable, also behind a failure that was expected; always escaped."""
     (yard / "raising.py").write_text(RAISING, "utf-8")
+    create(yard / "shop.db")
     (yard / "broken.py").write_text("1 / 0", "utf-8")
     words = ("start", "add", "n=1", "--app", "raising:app")
     for answer in (command("--traceback", *words), command(*words, PERDURE_TRACEBACK="1")):

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import sys
 from pathlib import Path
 
 import click
@@ -14,7 +15,7 @@ from perdure.cli._output import as_json, escape, table, width
 from perdure.cli._places import load_app
 from perdure.model.transitions import CreateRun
 from perdure.stores.sqlite import SqliteStore
-from tests.cli.conftest import Perdure
+from tests.cli.conftest import Perdure, create
 
 URL = "sqlite:///shop.db"
 
@@ -181,6 +182,7 @@ def test_the_app_of_the_file_is_imported_from_beside_it(
     """Also in a directory below."""
     (yard / "pyproject.toml").write_text(f'[tool.perdure]\napp = "{shop}:app"\n')
     (yard / "below").mkdir()
+    create(yard / "below" / "shop.db")
     monkeypatch.chdir(yard / "below")
     assert perdure("start", "add", "n=1").code == 0
 
@@ -192,6 +194,66 @@ def test_apps_are_found_by_module_and_by_file(shop: str, yard: Path):
     assert load_app(f"{shop}:app") is by_module
     assert load_app(f"{shop}.py") is by_module
     assert load_app(f"{yard / shop}.py:app") is by_module
+
+
+@pytest.mark.parametrize("stem", ["types", "json", "my-app", "a.b", "twice_there"])
+def test_a_file_is_loaded_by_its_path(yard: Path, perdure: Perdure, stem: str):
+    """Whatever else is called so; who has the name keeps it, and a second load is no copy."""
+    for directory in (yard / "one", yard / "two"):
+        directory.mkdir()
+        text = f"from perdure import App\napp = App('memory://')\nplace = {directory.name!r}\n"
+        (directory / f"{stem}.py").write_text(text, "utf-8")
+    before = sys.modules.get(stem)
+    one, two = (load_app(f"{name}/{stem}.py:app") for name in ("one", "two"))
+    assert one is not two
+    assert load_app(f"one/{stem}.py") is one
+    assert before is None or sys.modules[stem] is before
+    wrong = perdure("worker", f"one/{stem}.py:ap")
+    assert f"did you mean one/{stem}.py:app?" in wrong.err
+
+
+def test_a_file_that_is_not_there(yard: Path, perdure: Perdure):
+    """The message suggests one that is, and what a file cannot import is told as for modules."""
+    (yard / "shop.py").write_text("import a_module_that_does_not_exist", "utf-8")
+    missing = perdure("worker", "shp.py:app")
+    assert (missing.code, "did you mean shop.py:app?" in missing.err) == (ExitCode.USAGE, True)
+    needy = perdure("worker", "shop.py:app")
+    assert (needy.code, "mend what it imports" in needy.err) == (ExitCode.USAGE, True)
+
+
+def test_paths_in_the_file_count_from_where_it_is(
+    shop: str, perdure: Perdure, yard: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The URL of a store and the file of an app, for a command in a directory below."""
+    (yard / "pyproject.toml").write_text(
+        f'[tool.perdure]\nurl = "sqlite:///shop.db"\napp = "{shop}.py:app"\n', "utf-8"
+    )
+    assert perdure("start", "add", "n=1", "--id", "r").code == 0
+    (yard / "below").mkdir()
+    monkeypatch.chdir(yard / "below")
+    assert perdure("show", "r", "--json").json["id"] == "r"
+    assert perdure("worker", "--only", "nobody").code == ExitCode.NOT_FOUND, "the app was found"
+    assert perdure("migrate", "--url", "sqlite:///new.db").code == 0
+    assert (yard / "below" / "new.db").exists()
+
+
+def test_a_mistake_of_place_makes_no_store(shop: str, perdure: Perdure, yard: Path):
+    """`start` refuses a store that is not there and says how to create it; memory needs none."""
+    (yard / "away.py").write_text(
+        "from perdure import App, job\napp = App('sqlite:///away.db')\nheap = App('memory://')\n"
+        "@job\nasync def add(n: int) -> int: ...\napp.include(add)\nheap.include(add)\n",
+        "utf-8",
+    )
+    refused = perdure("start", "add", "n=1", "--app", "away:app")
+    assert (refused.code, refused.out) == (ExitCode.UNREACHABLE, "")
+    assert "perdure migrate --app away:app creates it" in refused.err
+    assert not (yard / "away.db").exists()
+    assert perdure("start", "add", "n=1", "--app", "away:heap").code == 0
+    created = perdure("worker", "away:app", "--burst")
+    assert created.code == 0
+    assert f"will create {yard / 'away.db'} with schema 2" in created.err
+    assert perdure("start", "add", "n=1", "--app", "away:app").code == 0
+    assert "note:" not in perdure("worker", "away:app", "--burst").err
 
 
 NO_APPS = {

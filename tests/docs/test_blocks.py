@@ -37,6 +37,7 @@ COMMANDS = {
     "python3 dev.py check": "tests/unit/test_dev.py::test_every_gate_runs_and_counts",
     **dict.fromkeys(
         (
+            "perdure migrate",
             "perdure start fulfil order_id=o1 cents=499 --id order-1",
             "perdure start fulfil order_id=o2 cents=1499 --id order-2",
             "perdure worker --burst --log-level error",

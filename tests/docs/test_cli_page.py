@@ -13,7 +13,7 @@ VOLATILE = {
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?": "INSTANT",
     r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b": "UUID",
     r"\b\d+(\.\d+)?m?s$": "LENGTH",
-    r"[\w/.-]+/(elsewhere\.db|pyproject\.toml)": r"/srv/\1",
+    r"[\w/.-]+/((?:elsewhere|shop)\.db|pyproject\.toml)": r"/srv/\1",
     r"[\w/.-]+/shop\.py": "shop.py",
     r" {2,}": "  ",
     r"-{3,}": "---",

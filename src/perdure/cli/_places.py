@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, TypeVar
 
 import click
@@ -16,7 +18,7 @@ import click
 from perdure.app import App
 from perdure.cli._failures import ExitCode, Failure
 from perdure.cli._meanings import translated
-from perdure.cli._settings import Settings, resolve
+from perdure.cli._settings import IN_FILE, Settings, resolve
 from perdure.errors import UsageError
 from perdure.url import without_password
 
@@ -75,9 +77,11 @@ def place_of_code(settings: Settings) -> Place:
             why=f"this command needs its code, and there is neither {NO_PLACE}",
             do="name it: --app mod:app",
         )
-    if settings.file is not None and settings.chosen["app"].rank == 2:
-        _make_importable(settings.file.parent)
-    return Place(load_app(where), where, f"--app {where}")
+    directory = None
+    if settings.file is not None and settings.chosen["app"].rank == IN_FILE:
+        directory = settings.file.parent
+        _make_importable(directory)
+    return Place(load_app(where, directory), where, f"--app {where}")
 
 
 def place_of_store(settings: Settings) -> Place:
@@ -130,10 +134,14 @@ async def opened(place: Place) -> AsyncGenerator[App, None]:
 # --- importing -----------------------------------------------------------------------------------
 
 
-def load_app(where: str) -> App:
-    """Import ``module:name`` or ``file.py:name`` and return the app that is there.
+def load_app(where: str, directory: Path | None = None) -> App:
+    """Import ``module:name`` or load ``file.py:name`` and return the app that is there.
 
     Without ``:name`` it is ``app``. The working directory, and a file's own, can be imported from.
+
+    Args:
+        where: what was typed.
+        directory: where a relative path counts from; the working directory by default.
 
     Raises:
         Failure: there is none; the message says what there is.
@@ -141,10 +149,9 @@ def load_app(where: str) -> App:
     module_name, _, attribute = where.partition(":")
     _make_importable(Path.cwd())
     if module_name.endswith(".py"):
-        file = Path(module_name)
-        _make_importable(file.parent)
-        module_name = file.stem
-    module = _imported(module_name, where)
+        module = _loaded((directory or Path.cwd()) / module_name, where)
+    else:
+        module = _imported(module_name, where)
     found: Any = module
     for name in (attribute or "app").split("."):
         if not hasattr(found, name):
@@ -161,34 +168,92 @@ def load_app(where: str) -> App:
 
 
 def _imported(name: str, where: str) -> Any:
+    """Import a module by its name."""
+    try:
+        with _told(where, f"python -c 'import {name}'"):
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        near = [file.stem for file in sorted(Path.cwd().glob("*.py"))]
+        do = _suggestion(name, near, "{}:app") or "run it where the module is"
+        if not f"{name}.".startswith(f"{error.name}."):
+            do = "install or mend what it imports"
+        raise _not_there(where, str(error), do) from error
+
+
+def _loaded(file: Path, where: str) -> Any:
+    """Load a module from its file, whatever other modules are called."""
+    file = file.resolve()
+    _make_importable(file.parent)
+    if not file.is_file():
+        near = [other.name for other in sorted(file.parent.glob("*.py"))]
+        do = _suggestion(file.name, near, "{}:app") or "name a file that is there"
+        raise _not_there(where, f"there is no file {file}", do)
+    known = sys.modules.get(file.stem)
+    if known is not None and _is_of(known, file):
+        return known
+    # A name that somebody else has, or Python itself will want to import, must stay theirs.
+    is_free = known is None and file.stem not in sys.stdlib_module_names
+    name = file.stem if is_free else f"{file.stem} at {file.parent}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None, "of a name that ends in .py"
+    assert spec.loader is not None, "there is one for such a name"
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        with _told(where, f"python {file}"):
+            spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, ImportError):
+            raise _not_there(where, str(error), "install or mend what it imports") from error
+        raise
+    return module
+
+
+def _is_of(module: ModuleType, file: Path) -> bool:
+    place = getattr(module, "__file__", None)
+    return place is not None and Path(place).resolve() == file
+
+
+@contextmanager
+def _told(where: str, shows: str) -> Generator[None, None, None]:
+    """Turn what a module raises while it is imported into a failure; a missing import passes."""
     try:
         with translated():
-            return importlib.import_module(name)
+            yield
     except Failure:
         raise
+    except ModuleNotFoundError:
+        raise
     except ImportError as error:
-        hint = "install or mend what it imports"
-        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-            near = [file.stem for file in sorted(Path.cwd().glob("*.py"))]
-            close = difflib.get_close_matches(name, near, n=1)
-            hint = f"did you mean {close[0]}:app?" if close else "run it where the module is"
-        raise Failure(ExitCode.USAGE, f"cannot import {where}", why=str(error), do=hint) from error
+        raise _not_there(where, str(error), "install or mend what it imports") from error
     except (Exception, SystemExit) as error:  # a script that ends itself where it is imported
         raise Failure(
             ExitCode.USAGE,
             f"importing {where} failed",
             why=f"{type(error).__name__}: {error}",
-            do=f"mend it; python -c 'import {name}' shows where",
+            do=f"mend it; {shows} shows where",
         ) from error
+
+
+def _not_there(where: str, why: str, do: str) -> Failure:
+    return Failure(ExitCode.USAGE, f"cannot import {where}", why=why, do=do)
+
+
+def _suggestion(name: str, near: list[str], form: str) -> str:
+    close = difflib.get_close_matches(name, near, n=1)
+    return f"did you mean {form.format(close[0])}?" if close else ""
 
 
 def _no_attribute(where: str, module: Any, name: str) -> Failure:
     close = difflib.get_close_matches(name, dir(module), n=1)
     apps = _apps_in(module)
     do = f"its apps are: {apps}" if apps else "make one: app = App(…)"
+    shown = where.partition(":")[0]
     if close:
-        do = f"did you mean {module.__name__}:{close[0]}?"
-    why = f"module {module.__name__} has no {name!r}"
+        do = f"did you mean {shown}:{close[0]}?"
+    why = f"module {shown} has no {name!r}"
     return Failure(ExitCode.USAGE, f"there is no app at {where}", why=why, do=do)
 
 

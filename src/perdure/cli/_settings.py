@@ -18,8 +18,12 @@ from perdure import defaults
 from perdure.cli._failures import TRACEBACK, ExitCode, Failure
 from perdure.duration import to_micros
 from perdure.errors import InvalidDuration
+from perdure.url import relative_to
 
 LEVELS: Final = ("debug", "info", "warning", "error")
+IN_FILE: Final = 2
+"""The rank of what the file says."""
+
 FORMATS: Final = ("text", "json")
 
 
@@ -156,8 +160,8 @@ def resolve(
             chosen[name] = _checked(name, given, 0, "argument")
         elif variables.get(variable(name)):
             chosen[name] = _checked(name, variables[variable(name)], 1, variable(name))
-        elif name in table:
-            chosen[name] = _checked(name, table[name], 2, str(file))
+        elif name in table and file is not None:
+            chosen[name] = _from_beside(_checked(name, table[name], IN_FILE, str(file)), name, file)
         else:
             chosen[name] = Chosen(setting.default, 3, "default")
     return Settings(chosen, file)
@@ -173,6 +177,13 @@ def _checked(name: str, given: object, rank: int, origin: str) -> Chosen:
             why=f"{'the ' if rank == 0 else ''}{origin} says so, and it must be {expected}",
             do=f"set it to {expected}: {SETTINGS[name].meaning}",
         ) from expected
+
+
+def _from_beside(chosen: Chosen, name: str, file: Path) -> Chosen:
+    """Return a value of the file: what names a file counts from where that one is."""
+    if name != "url":
+        return chosen
+    return Chosen(relative_to(chosen.value, file.parent), chosen.rank, chosen.origin)
 
 
 def _from_file(directory: Path) -> tuple[Path | None, Mapping[str, object]]:

@@ -12,7 +12,7 @@ from perdure.cli._describe import value_of
 from perdure.cli._failures import ExitCode, Failure
 from perdure.cli._meanings import meaning_of, perform, translated
 from perdure.cli._output import as_json, escape
-from perdure.cli._places import app_option, place_of_code, settings_of
+from perdure.cli._places import app_option, opened, place_of_code, settings_of
 from perdure.cli._values import parse_arguments
 from perdure.duration import named_micros
 from perdure.errors import PerdureError
@@ -69,7 +69,7 @@ def command(
     place = place_of_code(settings_of(context, app=app))
 
     async def work() -> int:
-        async with place.app:
+        async with opened(place):
             run = await _start(place.app, name, arguments, delay, options)
             if not wait:
                 click.echo(as_json({"id": run.id}) if in_json else escape(run.id))

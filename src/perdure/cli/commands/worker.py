@@ -57,6 +57,11 @@ def command(
 
 async def _work(settings: Settings, *, burst: bool) -> int:
     place = place_of_code(settings)
+    for sentence in await place.app.engine.store.plan():
+        click.echo(
+            f"note: no store is ready at {escape(place.name)}; this worker will {escape(sentence)}",
+            err=True,
+        )
     worker = Worker(
         place.app,
         concurrency=settings["concurrency"],
