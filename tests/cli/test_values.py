@@ -111,6 +111,54 @@ def test_words_that_are_no_arguments(word: str, why: str):
     assert caught.value.do
 
 
+def test_numbers_without_end_are_no_json():
+    """What JSON cannot hold is a text, or refused where a text does not do."""
+    assert parsed("text=1e999", "maybe=-1e999") == {"text": "1e999", "maybe": "-1e999"}
+    for word in ("anything:=1e999", "number:=-1e999"):
+        with pytest.raises(Failure) as caught:
+            parsed(word)
+        assert "is no JSON" in caught.value.why
+
+
+def test_what_nests_for_ever_is_refused():
+    """A text for a text, and otherwise an error of ours."""
+    deep = "[" * 100_000
+    assert parsed(f"text={deep}") == {"text": deep}
+    with pytest.raises(Failure, match="cannot read the argument"):
+        parsed(f"anything:={deep}")
+    with pytest.raises(InvalidValue, match="names"):
+        parsed(f"names={deep}")
+
+
+def test_bytes_that_are_no_text_are_told_as_such():
+    """Before anybody takes them for JSON; a JSON escape of half a character is none either."""
+    for word in ("text=a\udcff", "te\udcffxt=a", "text:=\udcff"):
+        with pytest.raises(Failure) as caught:
+            parsed(word)
+        assert "no UTF-8" in caught.value.why
+    assert parsed('text="\\ud800"') == {"text": '"\\ud800"'}
+
+
+def test_names_that_no_parameter_has():
+    """They are of **others where there is such a one, each read by its annotation."""
+
+    def open_ended(n: int, **others: int | str) -> None:
+        """Take anything."""
+
+    arguments = Arguments(open_ended)
+    _, kwargs = parse_arguments(["n=1", "a=1", "b=x", 'c="2"'], arguments)
+    assert kwargs == {"n": 1, "a": 1, "b": "x", "c": "2"}
+
+    def numbers(**others: int) -> None:
+        """Take numbers."""
+
+    assert parse_arguments(["a=1"], Arguments(numbers)) == ((), {"a": 1})
+    with pytest.raises(InvalidValue, match=r"\$\.a"):
+        parse_arguments(["a=x"], Arguments(numbers))
+    with pytest.raises(InvalidValue, match="did you mean 'number'"):
+        parsed("numbr=1")
+
+
 def test_an_argument_is_given_once():
     """The second would silently win."""
     with pytest.raises(Failure, match="number=2") as caught:

@@ -9,16 +9,21 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from perdure.cli._failures import ExitCode, Failure
 from perdure.codec import Arguments
 from perdure.errors import InvalidValue
 
 _NONE: Final = object()
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What the shell's bytes become where they are no UTF-8."""
 
 
 def parse_arguments(
@@ -39,7 +44,7 @@ def parse_arguments(
     while True:
         chosen = {name: readings[0] for name, readings in given.items()}
         try:
-            return arguments.decode(json.dumps(chosen).encode())
+            return arguments.decode_named(chosen)
         except InvalidValue as error:
             unfit = _parameter(error.path, given)
             if unfit is None or len(given[unfit]) == 1:
@@ -64,6 +69,8 @@ def plain_values(words: Sequence[str]) -> dict[str, Any]:
 
 def _split(word: str) -> tuple[str, list[Any]]:
     """Return a word's name and what its value may mean, the likeliest first."""
+    if not word.isascii() and _SURROGATE.search(word):
+        raise _refuse(word, "it holds bytes that are no UTF-8", "give such a value as base64")
     name, equals, text = word.partition("=")
     as_json = name.endswith(":")
     name = name.removesuffix(":")
@@ -89,14 +96,11 @@ def _content(word: str, path: str) -> str:
 
 
 def _json(text: str) -> Any:
+    """Return what the codec reads: no NaN, no number without end, nothing that nests for ever."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except ValueError:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
         return _NONE
-
-
-def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON")
 
 
 def _parameter(path: str, given: dict[str, list[Any]]) -> str | None:

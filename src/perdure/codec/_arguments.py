@@ -193,6 +193,24 @@ class Arguments:
             return (), {}
         return self._ready(plan, *self._load(plan, self._stored(data)))
 
+    def decode_named(self, named: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what somebody wrote as JSON by name, as :meth:`decode` does what was stored.
+
+        Args:
+            named: values that JSON has; a name that no parameter has is one of ``**kwargs``.
+
+        Raises:
+            InvalidValue: they do not fit the signature or an annotation.
+        """
+        plan = self._plan()
+        stored = {name: value for name, value in named.items() if name in plan.parameters}
+        others = {name: value for name, value in named.items() if name not in plan.parameters}
+        if others and plan.others is None:
+            self._refuse_name(plan, next(iter(others)))
+        if others:
+            stored[_KWARGS] = others
+        return self._ready(plan, *self._load(plan, stored))
+
     def named(self, data: bytes) -> dict[str, Any]:
         """Return stored arguments by the names of their parameters, to be looked at.
 
