@@ -141,6 +141,16 @@ class StepOptions:
             at_most_once=self.at_most_once,
         )
 
+    def check(self) -> None:
+        """Refuse what no function could be a step with.
+
+        Raises:
+            DefinitionError, InvalidDuration: an option does not do.
+        """
+        self._policy("step.options(…)")
+        if self.timeout is not None:
+            named_micros(self.timeout, "timeout of step.options(…)")
+
     def _policy(self, name: str) -> RetryPolicy:
         if not isinstance(self.at_most_once, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(
@@ -374,10 +384,15 @@ class StepVerb(Inline):
             timeout: how long one attempt may take; None for no limit.
             at_most_once: record the start before the function is called, which costs one more
                 write, and never call it again: see :meth:`App.step`.
+
+        Raises:
+            DefinitionError, InvalidDuration: an option does not do.
         """
-        return Inline(
-            StepOptions(None, max_attempts, backoff, retry_on, timeout, at_most_once=at_most_once)
+        chosen = StepOptions(
+            None, max_attempts, backoff, retry_on, timeout, at_most_once=at_most_once
         )
+        chosen.check()
+        return Inline(chosen)
 
 
 def decorate(function: Callable[P, R], options: StepOptions) -> Step[P, R]:

@@ -229,6 +229,24 @@ def test_cancel_and_retry(command: Perdure, shop: str):
     assert (refused.code, refused.out) == (4, "")
 
 
+def test_all_are_asked_before_any_is_waited_for(command: Perdure, shop: str, yard: Path):
+    """One whose worker is dead does not keep the next from being cancelled."""
+    command("start", "hold", "--id", "held", "--app", f"{shop}:app")
+    command("start", "add", "n=1", "--id", "queued", "--app", f"{shop}:app")
+    with background("worker", f"{shop}:app", "-Q", "slow") as worker:
+        wait_for(yard / "held")
+        worker.kill()
+    with background("cancel", "held", "queued", "--wait", "--url", URL) as cancel:
+        deadline = time.monotonic() + PATIENCE
+        while "cancelled" not in command("show", "queued", "--url", URL).out:
+            assert time.monotonic() < deadline, "it is not asked"
+        assert cancel.poll() is None, "the first has not ended"
+        assert command("worker", f"{shop}:app", "--burst").code == 0, "it rescues the first"
+        out, _ = cancel.communicate(timeout=PATIENCE)
+    assert cancel.returncode == 0
+    assert out == "held  ⊘ cancelled\nqueued  ⊘ cancelled\n"
+
+
 def test_pause_and_resume(command: Perdure, shop: str):
     """A paused run is listed as such; resuming one that is not paused is refused."""
     command("start", "add", "n=1", "--id", "add-1", "--app", f"{shop}:app")

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.duration import to_micros
-from perdure.errors import DefinitionError, NonRetryable, RetryAfter
+from perdure.errors import DefinitionError, InvalidDuration, NonRetryable, RetryAfter
 from perdure.retry import Backoff, RetryPolicy, constant, exponential, linear
+from perdure.step import step
 
 SECOND = 1_000_000
 
@@ -181,3 +182,12 @@ def test_a_predicate_that_returns_a_coroutine_gives_up():
     policy = RetryPolicy(2, retry_on=functools.partial(lambda ask, error: ask(error), later))
     assert decide(policy, error) is None
     assert "async" in error.__notes__[0]
+
+
+def test_options_of_an_inline_step_are_refused_where_they_are_given():
+    """Not first in the body that makes the call, where they would fail the run."""
+    for wrong in ({"max_attempts": 0}, {"at_most_once": True, "max_attempts": 2}, {"backoff": 3}):
+        with pytest.raises(DefinitionError):
+            step.options(**wrong)
+    with pytest.raises(InvalidDuration, match=r"step\.options"):
+        step.options(timeout="soon")

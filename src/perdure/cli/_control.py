@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import click
 
+from perdure.app import App
 from perdure.cli._failures import ExitCode, Failure, print_failure
 from perdure.cli._ids import resolve_id
 from perdure.cli._meanings import meaning_of, perform
@@ -71,28 +73,38 @@ def control(
     async def work() -> int:
         answers: list[dict[str, Any]] = []
         codes: list[int] = []
-        async with opened(place) as app:
-            for typed in dict.fromkeys(ids):
-                run_id = None
-                try:
-                    run_id = await resolve_id(app.engine.store, typed)
-                    status = await act(app.get(run_id))
-                except Failure as failure:
-                    problem = failure
-                except PerdureError as error:
-                    problem = meaning_of(error, run_id)
-                else:
-                    answers.append({"id": run_id, "status": str(status)})
-                    codes.append(ExitCode.OK)
+        async with opened(place) as app, asyncio.TaskGroup() as group:
+            # All at once: one that takes its time to end does not keep the others from being asked.
+            doing = {typed: group.create_task(_do(app, typed, act)) for typed in dict.fromkeys(ids)}
+            for typed, task in doing.items():
+                done = await task
+                if isinstance(done, Failure):
+                    answers.append({"id": typed, "error": done.as_fields()})
+                    codes.append(done.exit_code)
                     if not in_json:
-                        click.echo(f"{escape(run_id)}  {status_text(status)}")
+                        print_failure(done, in_json=False)
                     continue
-                answers.append({"id": typed, "error": problem.as_fields()})
-                codes.append(problem.exit_code)
+                run_id, status = done
+                answers.append({"id": run_id, "status": str(status)})
+                codes.append(ExitCode.OK)
                 if not in_json:
-                    print_failure(problem, in_json=False)
+                    click.echo(f"{escape(run_id)}  {status_text(status)}")
         if in_json:
             click.echo(as_json(answers))
         return codes[0] if len(set(codes)) == 1 else ExitCode.PARTIAL
 
     return perform(work)
+
+
+async def _do(
+    app: App, typed: str, act: Callable[[Run[Any]], Awaitable[Status]]
+) -> tuple[str, Status] | Failure:
+    """Return a run's id and how it stands after something was done to it, or why it was not."""
+    run_id = None
+    try:
+        run_id = await resolve_id(app.engine.store, typed)
+        return run_id, await act(app.get(run_id))
+    except Failure as failure:
+        return failure
+    except PerdureError as error:
+        return meaning_of(error, run_id)
