@@ -317,6 +317,64 @@ def test_json_is_an_object_a_line_with_the_fields(written: io.StringIO):
     }
 
 
+class Unspeakable:
+    """A value that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_json_loses_no_line_for_a_field(written: io.StringIO, capsys: pytest.CaptureFixture[str]):
+    """What JSON cannot hold is written as its text, the fields beside it as they are."""
+    configure_logging("warning", "json", stream=written)
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    extra = {
+        "keys": {(1, 2): 3},
+        "nan": float("nan"),
+        "deep": {"x": [float("inf")]},
+        "cycle": cycle,
+        "odd": Unspeakable(),
+        "fine": {"a": [1, None]},
+    }
+    logging.getLogger("perdure.worker").warning("odd fields", extra=extra)
+    Log("perdure.worker").warning("odd fields", **extra)
+    assert capsys.readouterr().err == ""
+
+    def refuse(text: str) -> None:
+        raise AssertionError(text)
+
+    for text in written.getvalue().splitlines():
+        line = json.loads(text, parse_constant=refuse)
+        assert line["fact"].startswith("odd fields")
+        assert (line["keys"], line["nan"], line["deep"]) == ("{(1, 2): 3}", "nan", "{'x': [inf]}")
+        assert line["cycle"] == "[[...]]"
+        assert line["odd"] == "<Unspeakable that cannot be shown: RuntimeError>"
+        assert line["fine"] == {"a": [1, None]}
+    assert len(written.getvalue().splitlines()) == 2
+
+
+def test_a_field_called_as_one_of_ours_is_kept(written: io.StringIO):
+    """Beside ours, with its name made longer."""
+    configure_logging("warning", "json", stream=written)
+    extra = {"level": 9, "at": "noon", "traceback": "mine"}
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logging.getLogger("perdure.worker").exception("taken", extra=extra)
+    line = json.loads(written.getvalue())
+    assert (line["level"], line["level_"], line["at_"]) == ("error", 9, "noon")
+    assert line["traceback"].endswith("ValueError: no")
+    assert line["traceback_"] == "mine"
+
+
+def test_text_shows_what_cannot_be_shown(written: io.StringIO):
+    """The line is not lost for a value whose __str__ fails."""
+    configure_logging("warning", stream=written)
+    Log("perdure.worker").warning("odd", value=Unspeakable())
+    assert "Unspeakable that cannot be shown" in written.getvalue()
+
+
 HOSTILE = "a\n2026 ERROR forged\r\x1b[2J\x9b\u2028\u202e\ud800b"
 
 

@@ -130,7 +130,7 @@ class _Line:
 
 
 def _quoted(value: object) -> str:
-    text = str(value)
+    text = _text(value)
     if _PLAIN.fullmatch(text):
         return text
     return escaped(json.dumps(text, ensure_ascii=False))
@@ -166,19 +166,53 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: at, level, logger, fact, the fields, and traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as JSON in ASCII: nothing in it needs escaping on a terminal."""
+        """Return the record as JSON in ASCII: nothing in it needs escaping on a terminal.
+
+        No line is lost for a field: what JSON cannot hold is written as its text, and a field that
+        is called as one of ours has a ``_`` behind its name.
+        """
         fields: dict[str, Any] = {
             "at": _instant(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "fact": getattr(record, "fact", None) or record.getMessage(),
         }
-        for key, value in record.__dict__.items():
-            if key not in _STANDARD:
-                fields.setdefault(key, value)
         if below := _below(self, record):
             fields["traceback"] = below
-        return json.dumps(fields, default=str)
+        for key, value in record.__dict__.items():
+            if key not in _STANDARD:
+                fields[_free(key, fields)] = value
+        try:
+            return _dumped(fields)
+        except (ValueError, TypeError, RecursionError):
+            return _dumped({name: _as_json(value) for name, value in fields.items()})
+
+
+def _free(name: str, taken: Mapping[str, object]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _dumped(value: object) -> str:
+    return json.dumps(value, default=_text, allow_nan=False)
+
+
+def _as_json(value: object) -> object:
+    """Return a field as it is if JSON can hold it: no NaN, no keys that are no texts, no cycle."""
+    try:
+        _dumped(value)
+    except (ValueError, TypeError, RecursionError):
+        return _text(value)
+    return value
+
+
+def _text(value: object) -> str:
+    """Return a value as text, also one whose own ``__str__`` fails."""
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001 -- code of the user's; the line must not be lost
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
 
 
 def _below(formatter: logging.Formatter, record: logging.LogRecord) -> str:
