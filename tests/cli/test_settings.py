@@ -48,6 +48,16 @@ def test_every_setting_has_a_variable_and_a_key(tmp_path: Path):
         (tmp_path / "pyproject.toml").unlink()
 
 
+def test_the_help_shows_the_defaults_of_the_table(perdure: Perdure):
+    """What `worker --help` says of an option is what holds where nobody says otherwise."""
+    shown = " ".join(perdure("worker", "--help").out.split())
+    for name, setting in SETTINGS.items():
+        if name not in {"app", "url", "only"}:
+            default = setting.default
+            text = ", ".join(default) if isinstance(default, tuple) else default
+            assert f"[{text}]" in shown.partition(f"--{name.rstrip('s').replace('_', '-')}")[2]
+
+
 def test_the_nearest_file_with_a_table_counts(tmp_path: Path):
     """A pyproject.toml without [tool.perdure] is passed over."""
     file = write(tmp_path, '[tool.perdure]\nurl = "memory://"\n')

@@ -436,6 +436,24 @@ def test_configuring_again_replaces_and_undoing_restores(written: io.StringIO):
     assert (logger.level, logger.propagate, list(logger.handlers)) == before
 
 
+def test_a_whole_process_logs_through_the_same_call(written: io.StringIO):
+    """Each line once, the user's loggers too; undone, the root logger is as it was."""
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+    configure_logging("debug", stream=io.StringIO())
+    undo = configure_logging("info", "json", stream=written, whole_process=True)
+    Log("perdure.worker").warning("ours")
+    logging.getLogger("shop").info("theirs")
+    logging.getLogger("shop").debug("not at this level")
+    undo()
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["logger"], line["fact"]) for line in lines] == [
+        ("perdure.worker", "ours"),
+        ("shop", "theirs"),
+    ]
+    assert (root.level, list(root.handlers)) == before
+
+
 @pytest.mark.parametrize("wrong", [("loud", "text"), ("info", "xml")])
 def test_unknown_levels_and_formats_are_refused(wrong: Any):
     """The message names those that there are."""

@@ -12,19 +12,20 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 from perdure import defaults
 from perdure.cli._failures import TRACEBACK, ExitCode, Failure
 from perdure.duration import to_micros
 from perdure.errors import InvalidDuration
+from perdure.telemetry import Format, Level
 from perdure.url import relative_to
 
-LEVELS: Final = ("debug", "info", "warning", "error")
+LEVELS: Final[tuple[str, ...]] = get_args(Level)
+FORMATS: Final[tuple[str, ...]] = get_args(Format)
+
 IN_FILE: Final = 2
 """The rank of what the file says."""
-
-FORMATS: Final = ("text", "json")
 
 
 def _text(given: object) -> str:

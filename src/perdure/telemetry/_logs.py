@@ -28,6 +28,7 @@ Format: TypeAlias = Literal["text", "json"]
 Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
 """From where on lines are written."""
 
+_root = logging.getLogger()
 _library = logging.getLogger("perdure")
 # Without it the standard library prints warnings of a program that configured nothing.
 _library.addHandler(logging.NullHandler())
@@ -229,7 +230,11 @@ _FORMATTERS: dict[str, type[logging.Formatter]] = {"text": TextFormatter, "json"
 
 
 def configure_logging(
-    level: Level = "info", format: Format = "text", *, stream: TextIO | None = None
+    level: Level = "info",
+    format: Format = "text",
+    *,
+    stream: TextIO | None = None,
+    whole_process: bool = False,
 ) -> Callable[[], None]:
     """Write the library's log lines to a stream.
 
@@ -240,6 +245,9 @@ def configure_logging(
             attempt of a step, ``warning`` for what is not as it should be.
         format: ``text`` for people, ``json`` for machines: an object a line.
         stream: where to; standard error when left out.
+        whole_process: write what any logger says, that of your bodies too, as ``perdure worker``
+            does. Called before your modules are imported, it makes a ``basicConfig`` in them do
+            nothing.
 
     Returns:
         A function that undoes it.
@@ -251,32 +259,38 @@ def configure_logging(
         raise UsageError(f"level is one of {', '.join(get_args(Level))}; got {level!r}")
     if format not in _FORMATTERS:
         raise UsageError(f"format is one of {', '.join(_FORMATTERS)}; got {format!r}")
-    handler = _Handler(stream)
+    for logger in (_library, _root):
+        for old in [old for old in logger.handlers if isinstance(old, _Handler)]:
+            old.leave()
+    handler = _Handler(_root if whole_process else _library, stream)
     handler.setFormatter(_FORMATTERS[format]())
-    before = _library.level, _library.propagate
-    for old in [old for old in _library.handlers if isinstance(old, _Handler)]:
-        _library.removeHandler(old)
-        before = old.before
-    handler.before = before
-    _library.addHandler(handler)
-    _library.setLevel(level.upper())
-    # A program that configured the root logger, too, would see each line twice.
-    _library.propagate = False
-
-    def undo() -> None:
-        if handler in _library.handlers:
-            _library.removeHandler(handler)
-            was, _library.propagate = handler.before
-            _library.setLevel(was)
-
-    return undo
+    handler.enter(level.upper())
+    return handler.leave
 
 
 class _Handler(logging.StreamHandler[Any]):
     """The handler that :func:`configure_logging` installs.
 
-    Attributes:
-        before: the library's level, and whether its lines went on to the root, before.
+    Args:
+        logger: which one it changes, and leaves as it was.
+        stream: where lines go.
     """
 
-    before: tuple[int, bool] = (logging.NOTSET, True)
+    def __init__(self, logger: logging.Logger, stream: TextIO | None) -> None:
+        super().__init__(stream)
+        self._logger = logger
+        self._before = logger.level, logger.propagate
+
+    def enter(self, level: str) -> None:
+        """Begin to write what the logger is told."""
+        self._logger.addHandler(self)
+        self._logger.setLevel(level)
+        # A program that configured the root logger, too, would see each line twice.
+        self._logger.propagate = False
+
+    def leave(self) -> None:
+        """Leave the logger as it was before; the second time nothing happens."""
+        if self in self._logger.handlers:
+            self._logger.removeHandler(self)
+            level, self._logger.propagate = self._before
+            self._logger.setLevel(level)

@@ -63,7 +63,9 @@ def _when(
 @click.option("--until", callback=_when, help="Created before then.")
 @click.option("--text", help="A part of id, name, key or tag.")
 @click.option("--id", "id_prefix", metavar="PREFIX", help="How their ids begin.")
-@click.option("--limit", type=click.IntRange(1), default=20, help="At most so many.  [20]")
+@click.option(
+    "--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many."
+)
 @click.option("--json", "in_json", is_flag=True, help="Print one JSON list.")
 @click.option("--jsonl", "in_lines", is_flag=True, help="Print a line of JSON a run.")
 @click.pass_context

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -13,27 +13,50 @@ from perdure._platform import hear_stop_signals
 from perdure._runtime.worker import State, Worker
 from perdure._version import __version__
 from perdure.cli._failures import ExitCode, Failure
-from perdure.cli._logs import log_to_stderr
 from perdure.cli._meanings import perform
 from perdure.cli._output import as_json, escape
 from perdure.cli._places import Place, app_option, place_of_code, settings_of
-from perdure.cli._settings import FORMATS, LEVELS, Settings
+from perdure.cli._settings import FORMATS, LEVELS, SETTINGS, Settings
+from perdure.telemetry import configure_logging
+
+
+def _text(name: str, text: str) -> str:
+    """Return the help of an option with the default that its setting has."""
+    default = SETTINGS[name].default
+    shown = ", ".join(cast("tuple[str, ...]", default)) if isinstance(default, tuple) else default
+    return f"{text}  [{shown}]"
 
 
 @click.command("worker", short_help="Execute the runs of an app until told to stop.")
 @click.argument("place", metavar="[APP]", required=False)
 @app_option
-@click.option("-Q", "--queue", "queues", multiple=True, help="A queue to serve; several times.")
+@click.option(
+    "-Q",
+    "--queue",
+    "queues",
+    multiple=True,
+    help=_text("queues", "A queue to serve; several times."),
+)
 @click.option("--only", multiple=True, metavar="NAME", help="A definition to serve, of all.")
-@click.option("-c", "--concurrency", type=int, metavar="N", help="Runs at once.  [100]")
+@click.option(
+    "-c", "--concurrency", type=int, metavar="N", help=_text("concurrency", "Runs at once.")
+)
 @click.option("--burst", is_flag=True, help="Execute what can be executed now, then end.")
-@click.option("--grace", metavar="DURATION", help="For what executes when it stops.  [25s]")
-@click.option("--lease", metavar="DURATION", help="Without a sign of life it is dead.  [15s]")
-@click.option("--heartbeat", metavar="DURATION", help="Between signs of life.  [5s]")
-@click.option("--poll", metavar="DURATION", help="Between looks of its own.  [1s]")
-@click.option("--crash-cap", type=int, metavar="N", help="Dead workers in a row.  [10]")
-@click.option("--log-level", type=click.Choice(LEVELS), help="[info]")
-@click.option("--log-format", type=click.Choice(FORMATS), help="[text]")
+@click.option(
+    "--grace", metavar="DURATION", help=_text("grace", "For what executes when it stops.")
+)
+@click.option(
+    "--lease", metavar="DURATION", help=_text("lease", "Without a sign of life it is dead.")
+)
+@click.option("--heartbeat", metavar="DURATION", help=_text("heartbeat", "Between signs of life."))
+@click.option("--poll", metavar="DURATION", help=_text("poll", "Between looks of its own."))
+@click.option(
+    "--crash-cap", type=int, metavar="N", help=_text("crash_cap", "Dead workers in a row.")
+)
+@click.option(
+    "--log-level", type=click.Choice(LEVELS), help=_text("log_level", "From where on it logs.")
+)
+@click.option("--log-format", type=click.Choice(FORMATS), help=_text("log_format", "How it logs."))
 @click.pass_context
 def command(
     context: click.Context, /, *, place: str | None, app: str | None, burst: bool, **options: Any
@@ -51,7 +74,7 @@ def command(
             do="name one of them",
         )
     settings = settings_of(context, app=place or app, **options)
-    log_to_stderr(settings["log_level"], in_json=settings["log_format"] == "json")
+    configure_logging(settings["log_level"], settings["log_format"], whole_process=True)
     return perform(lambda: _work(settings, burst=burst))
 
 
