@@ -13,6 +13,7 @@ from perdure._version import __version__
 TYPE_CHECKING = False  # what `typing` says too, whose import would cost a fifth of all
 if TYPE_CHECKING:
     from perdure._engine.scope import carry
+    from perdure._runtime.scheduler import Scheduler
     from perdure._runtime.worker import Worker
     from perdure.app import App
     from perdure.context import Context, Values
@@ -51,6 +52,7 @@ __all__ = [
     "RetryAfter",
     "RetryPolicy",
     "Run",
+    "Scheduler",
     "Status",
     "Step",
     "Values",
@@ -78,6 +80,7 @@ __all__ = [
 
 _HOMES = {
     "_engine.scope": ("carry",),
+    "_runtime.scheduler": ("Scheduler",),
     "_runtime.worker": ("Worker",),
     "app": ("App",),
     "context": ("Context", "Values"),

@@ -303,6 +303,7 @@ CALLS: dict[str, Call] = {
     "Run.send_event": _send_event,
     "Run.status": _on_run("status"),
     "Run.why": _on_run("why"),
+    "Scheduler": lambda _, row: perdure.Scheduler(row.value),
     "Worker": lambda desk, row: Worker(**{"app": desk.app, row.parameter: thaw(row.value)}),
     "Worker.run_once": lambda desk, row: Worker(desk.app, only=row.value).run_once(),
     "Worker.start": _start,

@@ -182,6 +182,10 @@ ROWS: list[Row] = [
         )
     ],
     *[
+        Row("Scheduler", "app", value, UsageError, "Scheduler takes an App, got")
+        for value in (None, "shop", 42)
+    ],
+    *[
         Row("Worker", "scheduler", value, UsageError, "scheduler is true or false, got")
         for value in (1, None, "no")
     ],
@@ -734,6 +738,10 @@ EXEMPT: dict[tuple[str, str], str] = {
     **{
         (entry, "timezone"): "checked when it is used; tests/engine/test_schedules.py"
         for entry in OPTIONS
+    },
+    **{
+        (f"Scheduler.{called}", "*"): "called by the worker"
+        for called in ("drop", "heard", "look", "start", "stop", "tick")
     },
     ("App.listeners", NO_PARAMETER): "it takes nothing, and there may be none",
     ("Event", "*"): "made by App.publish",

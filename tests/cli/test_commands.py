@@ -323,6 +323,56 @@ async def wait() -> str:
 """
 
 
+def test_schedules(command: Perdure, yard: Path):
+    """A scheduler alone fires what a worker has put; each verb, and what is not there."""
+    (yard / "recurring.py").write_text(RECURRING, "utf-8")
+    assert command("worker", "--burst", "--app", "recurring:app").code == 0
+    [told] = only_json(command("schedules", "--json", "--url", URL))
+    assert (told["key"], told["name"], told["when"], told["from_code"]) == (
+        "report",
+        "report",
+        "every 1s",
+        True,
+    )
+    assert command("schedules", "--url", URL).out.splitlines()[1].startswith("report  report  ever")
+    with background("scheduler", "--url", URL) as scheduler:
+        assert scheduler.stdout is not None
+        assert "scheduler ready" in scheduler.stdout.readline()
+        until = time.monotonic() + PATIENCE
+        while command("runs", "--url", URL).out == "no runs\n":
+            assert time.monotonic() < until
+        scheduler.send_signal(signal.SIGTERM)
+        scheduler.communicate(timeout=PATIENCE)
+    assert scheduler.returncode == 0
+
+    def verb(name: str, *words: str, key: str = "report"):
+        return command("schedule", name, key, *words, "--url", URL)
+
+    assert verb("pause").out == "paused report\n"
+    assert command("schedules", "--url", URL).out.splitlines()[1].split()[-2] == "paused"
+    assert len(only_json(verb("next", "-n", "3", "--json"))["next"]) == 3
+    assert verb("resume").out.startswith("resumed report, next 20")
+    run_id = verb("run").out.strip()
+    assert command("show", run_id, "--url", URL).code == 0
+    day = ("--start", "2026-01-01T00:00:00", "--end", "2026-01-01T00:00:02")
+    assert len(only_json(verb("backfill", *day, "--json"))["runs"]) == 2
+    assert verb("backfill", "--start", "noon", "--end", "later").code == 2
+    assert verb("remove").out == "removed report\n"
+    for name in ("next", "run", "pause", "resume", "remove"):
+        assert verb(name).code == 3
+    assert command("schedules", "--url", URL).out == "no schedules\n"
+
+
+RECURRING = """
+from perdure import App
+
+app = App("sqlite:///shop.db")
+
+@app.job(every="1s")
+async def report() -> None: ...
+"""
+
+
 def test_doctor(command: Perdure, shop: str, yard: Path):
     """Exit 0 for a healthy store; 8 with code, run and sentence for a damaged one."""
     command("start", "add", "n=1", "--id", "r", "--app", f"{shop}:app")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perdure import App, Context, Worker, step
+from perdure import App, Context, Scheduler, Status, Worker, step
 from perdure._runtime.scheduler import firing
 from perdure.errors import (
     DefinitionError,
@@ -237,6 +237,27 @@ async def test_a_worker_may_leave_schedules_to_others(place: Place):
             await eventually(lambda: has_fired(life.app, "report", 1))
         [fire, *_] = await life.app.schedule("report").fires()
         assert await life.app.get(fire.run).result("5s") == 7
+
+
+async def test_a_scheduler_alone_fires_and_executes_nothing(place: Place):
+    """Also what is put while it runs, and without the definition's code."""
+
+    def define(app: App) -> Any:
+        @app.job
+        async def count() -> None: ...
+
+        return count
+
+    alone = App(place.store())
+    async with place.client(define) as client, Scheduler(alone):
+        every = await client.flow.schedule("1s")
+        await eventually(lambda: has_fired(client.app, every.key, 2))
+        await every.pause()
+        runs = await client.store.list_runs(RunQuery())
+        assert {run.status for run in runs} == {Status.QUEUED}
+    assert not alone.engine.is_open
+    with pytest.raises(UsageError, match="Scheduler takes an App"):
+        Scheduler("shop")  # type: ignore[arg-type]
 
 
 async def test_a_body_that_needs_arguments_is_refused(place: Place):

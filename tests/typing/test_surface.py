@@ -39,6 +39,7 @@ from perdure import (
     RetryAfter,
     RetryPolicy,
     Run,
+    Scheduler,
     Status,
     Step,
     Values,
@@ -425,6 +426,8 @@ async def calls() -> None:
     calls = hello.options(timezone="UTC", missed="all", schedule_key="k")
     daily = assert_type(await calls.schedule("@daily", "Ada"), ScheduleHandle)
     assert_type(await daily.get(), ScheduleEntry)
+    async with Scheduler(app) as scheduler:
+        assert_type(scheduler, Scheduler)
     assert_type(await daily.fires(), list[FireEntry])
     assert_type(await app.schedule(daily.key).next(2), list[datetime])
     assert_type(await daily.trigger(), Run[Any])
@@ -554,6 +557,7 @@ MACHINERY = {
         "decide",
     ),
     *("look", "next_claim", "claim_answered", "claim_failed", "controlled", "miscounted", "lost"),
+    *("drop", "heard", "is_ticking", "tick"),
     *(
         "rescue",
         "stalled",

@@ -8,11 +8,11 @@ clock that jumps repeats and swallows nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, Self
 
 from perdure._engine.engine import Engine
-from perdure.errors import StoreError
+from perdure.errors import StoreError, UsageError, shown
 from perdure.model.records import Micros
 from perdure.model.schedules import (
     Fire,
@@ -79,23 +79,68 @@ def _fates(policy: Missed, passed: Sequence[Micros], now: Micros, *, is_behind: 
     return fires
 
 
-class Scheduler:
-    """Fires the schedules of an app in this process.
+class HasEngine(Protocol):
+    """An app, as far as a worker or a scheduler needs it."""
 
-    ``heard`` is told by each claim when the next instant is due, so that an idle worker asks the
-    store nothing more; :meth:`tick` does what is due now.
+    @property
+    def engine(self) -> Engine:
+        """The machinery that workers and handles share."""
+        ...
+
+    async def connect(self) -> None:
+        """Open the store."""
+        ...
+
+    async def close(self) -> None:
+        """Close the store when its last user leaves."""
+        ...
+
+
+class Scheduler:
+    """Fires schedules, of whatever definitions, without executing their runs.
+
+    Every worker has one, unless it is ``Worker(scheduler=False)``; this one is for a process that
+    does nothing else. It needs none of the workflows' code.
+
+    Args:
+        app: whose store has the schedules.
+
+    Raises:
+        UsageError: it is no app.
+
+    Example::
+
+        async with Scheduler(app):
+            await stopped.wait()
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, app: HasEngine) -> None:
+        if not isinstance(getattr(app, "engine", None), Engine):
+            raise UsageError(f"Scheduler takes an App, got {shown(app)}")
+        self._app = app
+        self._engine = app.engine
+        self._unlisten: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._ticking: asyncio.Task[int] | None = None
         self._again = False
         self._closed = True
 
+    async def __aenter__(self) -> Self:
+        await self._app.connect()
+        self.start()
+        self._unlisten = self._engine.store.listen(self.look)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
+        await self.stop()
+        await self._app.close()
+
     def start(self) -> None:
-        """Begin to fire what is due."""
+        """Begin to fire what is due, of an app that is connected."""
         self._closed = False
         self._schedule(0.0)
 
@@ -116,7 +161,10 @@ class Scheduler:
             self._ticking.cancel()
 
     def heard(self, next_fire_at: Micros | None) -> None:
-        """The store has said when the next instant is due; None for never."""
+        """The store has said when the next instant is due; None for never.
+
+        Each claim says it, so that an idle worker asks the store nothing more.
+        """
         if self._closed:
             return
         if self._timer is not None:

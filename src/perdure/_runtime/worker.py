@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from enum import Enum
-from typing import Protocol, Self, cast
+from typing import Self, cast
 
 from perdure import defaults
 from perdure._engine import adrift, telling
@@ -24,7 +24,7 @@ from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
 from perdure._engine.sleepers import Sleepers
 from perdure._runtime.heartbeat import Heart, Pulse
-from perdure._runtime.scheduler import Scheduler
+from perdure._runtime.scheduler import HasEngine, Scheduler
 from perdure.clock import to_datetime
 from perdure.codec import encode_error, error_summary
 from perdure.duration import Duration, named_micros
@@ -101,23 +101,6 @@ class State(Enum):
     LOST = "lost"
 
 
-class HasEngine(Protocol):
-    """An app, as far as a worker needs it."""
-
-    @property
-    def engine(self) -> Engine:
-        """The machinery that workers and handles share."""
-        ...
-
-    async def connect(self) -> None:
-        """Open the store."""
-        ...
-
-    async def close(self) -> None:
-        """Close the store when its last user leaves."""
-        ...
-
-
 class Worker:
     """Executes the runs of one app in this process.
 
@@ -165,7 +148,7 @@ class Worker:
         if type(scheduler) is not bool:
             raise UsageError(f"scheduler is true or false, got {shown(scheduler)}")
         self._app = app
-        self.scheduler = Scheduler(app.engine) if scheduler else None
+        self.scheduler = Scheduler(app) if scheduler else None
         self._engine = app.engine
         self.concurrency = concurrency
         self._queues = _checked_names("queues", queues)

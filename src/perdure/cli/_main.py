@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "worker": "Execute the runs of an app until told to stop.",
     "start": "Start a run.",
     "send": "Publish an event, or send it to one run.",
+    "scheduler": "Fire schedules, and execute nothing.",
     "schedules": "List schedules.",
     "schedule": "Look at, run, pause, resume, backfill or remove a schedule.",
     "runs": "List runs, newest first.",
