@@ -19,6 +19,7 @@ from perdure.errors import (
 )
 from perdure.model.records import RunQuery
 from perdure.model.schedules import FireSchedule, Missed, Schedule, ScheduleRecord
+from perdure.telemetry import ScheduleHook, ScheduleMissed, ScheduleTriggered
 from perdure.testing import Kit
 from perdure.timing import Timing
 from tests.engine.places import Place, eventually
@@ -354,6 +355,31 @@ async def test_an_overdue_firing_survives_a_restart():
         fires = [(one.outcome, one.count) for one in await daily.fires()]
         assert fires == [("late", 1), ("missed", 1)]
         assert len(await kit.enqueued(mail)) == 1
+
+
+async def test_what_became_of_an_instant_is_told():
+    """Once it is recorded, by the process that fired it, with what the seeds' events carry."""
+    app = App()
+    mail = mailer(app)
+    told: list[ScheduleHook] = []
+    app.on(ScheduleHook)(told.append)
+    async with Kit(app, start=datetime(2026, 1, 1, tzinfo=UTC)) as kit:
+        daily = await mail.schedule("0 8 * * *", "a@b.c")
+        await kit.advance("1d")
+        kit.clock.move_to(kit.clock.now() + 72 * 3600 * SECOND)
+        await kit.advance("1s")
+        await eventually(lambda: len(told) == 3)
+        runs = [one.run.id for one in await kit.enqueued(mail)]
+    first, missed, late = told
+    assert isinstance(first, ScheduleTriggered)
+    assert isinstance(missed, ScheduleMissed)
+    assert isinstance(late, ScheduleTriggered)
+    assert {(one.key, one.name) for one in told} == {(daily.key, "mail")}
+    assert (first.is_missed, late.is_missed) == (False, True)
+    assert [first.run_id, late.run_id] == runs
+    assert (missed.count, missed.last_fired_at) == (2, first.expected)
+    assert missed.until == datetime(2026, 1, 3, 8, tzinfo=UTC)
+    assert missed.triggered_at == missed.at
 
 
 # --- the operator's verbs ------------------------------------------------------------------------

@@ -12,16 +12,20 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol, Self
 
 from perdure._engine.engine import Engine
+from perdure.clock import to_datetime
 from perdure.errors import StoreError, UsageError, shown
 from perdure.model.records import Micros
 from perdure.model.schedules import (
+    STARTS,
     Fire,
+    Fired,
     FireOutcome,
     FireSchedule,
     Missed,
     ScheduleRecord,
+    fired_run,
 )
-from perdure.telemetry import Log
+from perdure.telemetry import Log, ScheduleMissed, ScheduleTriggered
 from perdure.timing import instants
 
 log = Log("perdure.scheduler")
@@ -188,10 +192,49 @@ class Scheduler:
         """
         engine = self._engine
         due = await engine.store.schedules(due_by=engine.store_now())
-        firings = [made for record in due if (made := firing(record, engine.store_now()))]
-        if firings:
-            await asyncio.gather(*(engine.committer.submit(one, patient=True) for one in firings))
+        now = engine.store_now()
+        firings = [(record, made) for record in due if (made := firing(record, now))]
+        answers = await asyncio.gather(
+            *(engine.committer.submit(made, patient=True) for _, made in firings)
+        )
+        for (record, made), answer in zip(firings, answers, strict=True):
+            if isinstance(answer, Fired):
+                self._tell(record, made)
         return len(firings)
+
+    def _tell(self, record: ScheduleRecord, made: FireSchedule) -> None:
+        """Tell what became of the instants, now that it is recorded."""
+        hooks = self._engine.hooks
+        at = to_datetime(self._engine.store_now())
+        key, name = record.schedule.key, record.schedule.definition
+        last = None if record.last_at is None else to_datetime(record.last_at)
+        for fire in made.fires:
+            expected = to_datetime(fire.expected)
+            if fire.outcome in STARTS:
+                if ScheduleTriggered in hooks.kinds:
+                    hooks.tell(
+                        ScheduleTriggered(
+                            at=at,
+                            key=key,
+                            name=name,
+                            expected=expected,
+                            run_id=fired_run(key, fire.expected)[0],
+                            is_missed=fire.outcome is not FireOutcome.ON_TIME,
+                        )
+                    )
+            elif ScheduleMissed in hooks.kinds:
+                hooks.tell(
+                    ScheduleMissed(
+                        at=at,
+                        key=key,
+                        name=name,
+                        expected=expected,
+                        until=to_datetime(fire.until),
+                        count=fire.count,
+                        last_fired_at=last,
+                        triggered_at=at,
+                    )
+                )
 
     def look(self) -> None:
         """Something may be due: tick now."""

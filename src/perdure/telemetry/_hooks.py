@@ -118,6 +118,52 @@ class RunsRescued(WorkerHook, frozen=True, kw_only=True):
     ended: tuple[str, ...]
 
 
+# --- schedules -------------------------------------------------------------------------------
+
+
+class ScheduleHook(Hook, frozen=True, kw_only=True):
+    """Something became of an instant of a schedule; told by the process that fired it.
+
+    Attributes:
+        key: of the schedule.
+        name: of the workflow or job that it starts.
+    """
+
+    key: str
+    name: str
+
+
+class ScheduleTriggered(ScheduleHook, frozen=True, kw_only=True):
+    """An instant was fired: a run is started.
+
+    Attributes:
+        expected: the instant.
+        run_id: of the run.
+        is_missed: whether it was overdue, so that it is fired by the policy for what was missed.
+    """
+
+    expected: datetime
+    run_id: str
+    is_missed: bool
+
+
+class ScheduleMissed(ScheduleHook, frozen=True, kw_only=True):
+    """Instants passed that are not fired, by the policy for what was missed.
+
+    Attributes:
+        expected, until: the first and the last of them.
+        count: how many they are.
+        last_fired_at: the newest instant before them that something became of; None for none.
+        triggered_at: when the schedule was looked at again.
+    """
+
+    expected: datetime
+    until: datetime
+    count: int
+    last_fired_at: datetime | None
+    triggered_at: datetime
+
+
 # --- runs ------------------------------------------------------------------------------------
 
 
