@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from perdure import App, patched, step
+from perdure import App, patched, step, workflow
 from perdure.errors import DefinitionError, InvalidValue
 from tests.engine.places import Halt, Place, eventually, finished, half_way
 
@@ -80,6 +80,71 @@ async def test_a_run_that_had_passed_keeps_to_the_old_code(place: Place):
         ("patch", "weigh first"),
         ("step", "ship"),
     ]
+
+
+async def nested(shop: Shop) -> str:
+    """A step with a step in it."""
+    return await step("order", shop.act, "pay")
+
+
+async def inlined(shop: Shop) -> str:
+    """Another definition's body, executed inline."""
+
+    @workflow(name="paying")
+    async def paying() -> str:
+        return await shop.act("pay")
+
+    return await paying.run()
+
+
+async def inlined_in_a_branch(shop: Shop) -> str:
+    """The same a level down."""
+
+    @workflow(name="paying")
+    async def paying() -> list[str]:
+        return await asyncio.gather(nested(shop), nested(shop))
+
+    return ", ".join(await paying.run())
+
+
+@pytest.mark.parametrize("first", [nested, inlined, inlined_in_a_branch])
+async def test_what_is_inside_a_call_that_has_ended_is_behind_a_run(place: Place, first: Any):
+    """Nobody asks for such records any more; a run that comes to a patch later goes by the new code."""
+
+    async def body(shop: Shop) -> bool:
+        await first(shop)
+        await shop.halt()
+        return patched("weigh first")
+
+    shop = Shop()
+    run = await half_way(place, shop(body, "1"), shop.halt)
+    shop.halt.is_open = True
+    async with place.life(shop(body, "2")) as life:
+        assert await life.get(run).result(timeout="5s") is True
+        assert await (await life.flow.enqueue()).result(timeout="5s") is True
+
+
+async def test_what_is_inside_a_step_is_before_a_run_that_has_not_come_to_it(place: Place):
+    """It was begun by the old code, which has passed the place."""
+
+    async def old(shop: Shop) -> None:
+        async def order() -> None:
+            await shop.act("pay")
+            await shop.halt()
+
+        await step("order", order)
+
+    async def new(shop: Shop) -> bool:
+        is_new = patched("weigh first")
+        await old(shop)
+        return is_new
+
+    shop = Shop()
+    run = await half_way(place, shop(old, "1"), shop.halt)
+    shop.halt.is_open = True
+    async with place.life(shop(new, "2")) as life:
+        assert await life.get(run).result(timeout="5s") is False
+    assert shop.done == ["pay"]
 
 
 async def test_a_run_that_comes_there_later_goes_by_the_new_code(place: Place):

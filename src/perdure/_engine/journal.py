@@ -35,6 +35,16 @@ def _is_of_the_body(record: Checkpoint) -> bool:
     return all(part.startswith("~") for part in record.key.path.split("/")[:-1])
 
 
+def _calls_around(path: str) -> Iterator[str]:
+    """Yield the paths of the steps and inlined bodies in which a call was made."""
+    at = path.find("/")
+    while at >= 0:
+        start = path.rfind("/", 0, at) + 1
+        if path[start] != "~":
+            yield path[:at]
+        at = path.find("/", at + 1)
+
+
 class Journal:
     """The checkpoints of a run, each claimed at most once by a call of the body.
 
@@ -49,8 +59,10 @@ class Journal:
         "_asked",
         "_by_position",
         "_expected",
+        "_inner",
         "_records",
         "_unclaimed",
+        "_within",
         "given_up",
         "patches",
         "recorded",
@@ -59,6 +71,8 @@ class Journal:
     def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
         self.given_up: list[StepKey] = []
         self._unclaimed: dict[_Identity, Checkpoint] = {}
+        self._within: dict[_Identity, Checkpoint] = {}
+        self._inner: dict[str, list[_Identity]] = {}
         self._by_position: dict[tuple[bytes, str, int], _Identity] = {}
         self.patches: dict[str, bool] = {}
         self._records = tuple(self._but_for_patches(checkpoints))
@@ -69,6 +83,9 @@ class Journal:
             identity = (key.scope, key.path, key.fingerprint, key.k)
             self._unclaimed[identity] = record
             self._by_position[key.scope, key.path, record.position] = identity
+            if "/" in key.path:
+                for around in _calls_around(key.path):
+                    self._inner.setdefault(around, []).append(identity)
             if record.outcome is StepOutcome.CANCELLED:
                 self.given_up.append(key)
         self.recorded = len(self._unclaimed)
@@ -82,11 +99,34 @@ class Journal:
 
     def claim(self, scope: bytes, path: str, fingerprint: bytes, k: int) -> Checkpoint | None:
         """Return the record of exactly this identity and mark it claimed; None for new work."""
-        return self._unclaimed.pop((scope, path, fingerprint, k), None)
+        identity = (scope, path, fingerprint, k)
+        return self._unclaimed.pop(identity, None) or self._within.pop(identity, None)
 
     def look_up(self, scope: bytes, path: str, fingerprint: bytes, k: int) -> Checkpoint | None:
         """Return the record without claiming it: the next attempt of the step around may ask."""
-        return self._unclaimed.get((scope, path, fingerprint, k))
+        identity = (scope, path, fingerprint, k)
+        return self._unclaimed.get(identity) or self._within.get(identity)
+
+    def has_inside(self, path: str) -> bool:
+        """Tell whether anything is recorded inside calls of this path."""
+        return path in self._inner
+
+    def leave_to(self, path: str, inner: bytes) -> None:
+        """Expect the body no more to ask for what is recorded inside a call.
+
+        The call has its outcome, or is a step that is executed and asks by itself.
+
+        Args:
+            path: of the call.
+            inner: the digest of the scope inside it. What is deeper inside, or in a branch, is
+                told by its path alone.
+        """
+        for identity in self._inner[path]:
+            is_direct = "/" not in identity[1][len(path) + 1 :]
+            if not is_direct or identity[0] == inner:
+                record = self._unclaimed.pop(identity, None)
+                if record is not None:
+                    self._within[identity] = record
 
     def displaced(self, scope: bytes, path: str, position: int) -> Checkpoint | None:
         """Return the unclaimed record at this position among the calls of this name, if any."""
@@ -96,7 +136,7 @@ class Journal:
     def remember(self, record: Checkpoint) -> None:
         """Add what was recorded just now inside a step: its next attempt may ask for it."""
         key = record.key
-        self._unclaimed[key.scope, key.path, key.fingerprint, key.k] = record
+        self._within[key.scope, key.path, key.fingerprint, key.k] = record
 
     def orphans(self) -> list[Checkpoint]:
         """Return the steps that no call has claimed, once the body has ended.
@@ -134,5 +174,5 @@ class Journal:
 
     @property
     def replaying(self) -> bool:
-        """Whether there are records that no call has claimed yet."""
+        """Whether there are records that the body has not asked for yet."""
         return bool(self._unclaimed)

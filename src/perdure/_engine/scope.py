@@ -21,7 +21,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from perdure.errors import UsageError
-from perdure.model.records import Checkpoint, StepKey, StepKind
+from perdure.model.records import Checkpoint, StepKey, StepKind, StepOutcome
 
 if TYPE_CHECKING:
     from perdure._engine.activation import Activation
@@ -107,7 +107,12 @@ class Call:
         positions[name] = self.position + 1
         journal = scope.activation.journal
         find = journal.look_up if scope.in_step else journal.claim
-        self.record: Checkpoint | None = find(scope.digest, self.path, fingerprint, self.k)
+        record: Checkpoint | None = find(scope.digest, self.path, fingerprint, self.k)
+        self.record = record
+        if journal.has_inside(self.path):
+            has_ended = record is not None and record.outcome is not StepOutcome.PENDING
+            if has_ended or kind is StepKind.STEP:
+                journal.leave_to(self.path, self.inner_digest())
 
     @property
     def key(self) -> StepKey:
