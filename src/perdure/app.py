@@ -18,7 +18,6 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from types import ModuleType, TracebackType
@@ -38,6 +37,7 @@ from typing import (
     overload,
 )
 
+import msgspec
 from msgspec.structs import replace
 
 from perdure._engine.calls import call_site
@@ -939,8 +939,7 @@ class App(Generic[Services_co, Meta_co]):
         return found.seq
 
 
-@dataclass(slots=True)
-class _InApp:
+class _InApp(msgspec.Struct):
     """A definition of an app, with what its decorator said.
 
     Attributes:

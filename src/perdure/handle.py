@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar, cast
@@ -81,8 +80,7 @@ _CONTROLS: dict[type, Control] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class FailedAttempt:
+class FailedAttempt(msgspec.Struct, frozen=True):
     """An attempt that did not succeed: of a step, or of a whole run."""
 
     number: int
@@ -92,8 +90,7 @@ class FailedAttempt:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepHistory:
+class StepHistory(msgspec.Struct, frozen=True):
     """One durable call as recorded.
 
     Attributes:
@@ -123,8 +120,7 @@ class StepHistory:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class RunHistory(Generic[R]):
+class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     """Everything recorded of a run, as values.
 
     Attributes:
@@ -184,8 +180,7 @@ class RunHistory(Generic[R]):
         return tuple(step for step in self.steps if step.outcome == StepOutcome.PENDING)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerEntry:
+class WorkerEntry(msgspec.Struct, frozen=True):
     """A worker as the store knows it.
 
     Attributes:
@@ -208,8 +203,7 @@ class WorkerEntry:
     heartbeat: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class EventEntry:
+class EventEntry(msgspec.Struct, frozen=True):
     """An event as the store keeps it.
 
     Attributes:
@@ -228,8 +222,7 @@ class EventEntry:
     run: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerEntry:
+class ListenerEntry(msgspec.Struct, frozen=True):
     """A definition that events of a type start.
 
     Attributes:

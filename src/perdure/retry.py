@@ -10,9 +10,10 @@ import inspect
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias, cast
+
+import msgspec
 
 from .duration import Duration, to_micros, to_timedelta
 from .errors import DefinitionError, InvalidDuration, NonRetryable, RetryAfter, shown
@@ -28,8 +29,7 @@ _KINDS = ("constant", "linear", "exponential")
 _MOST_ATTEMPTS = 2**31 - 1  # what every store can count
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(msgspec.Struct, frozen=True):
     """How long to wait before the next attempt; make one with the three functions of this module.
 
     The delay after the n-th attempt is ``initial`` (constant), ``initial * n`` (linear) or
@@ -55,8 +55,8 @@ class Backoff:
         """Check every field."""
         if self.kind not in _KINDS:
             raise DefinitionError(f"back-off kind must be one of {_KINDS}, got {shown(self.kind)}")
-        object.__setattr__(self, "initial", _length(self.initial, "initial"))
-        object.__setattr__(self, "cap", _length(self.cap, "cap"))
+        msgspec.structs.force_setattr(self, "initial", _length(self.initial, "initial"))
+        msgspec.structs.force_setattr(self, "cap", _length(self.cap, "cap"))
         _check_number(self.factor, "factor", 1, 1_000_000)
         _check_number(self.jitter, "jitter", 0, 1)
 
@@ -101,8 +101,7 @@ def exponential(
     return Backoff("exponential", _length(initial, "initial"), factor, _length(cap, "cap"), jitter)
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(msgspec.Struct, frozen=True):
     """How often and when to try again, and which errors are worth it.
 
     Attributes:
@@ -113,7 +112,9 @@ class RetryPolicy:
     """
 
     max_attempts: int = 1
-    backoff: Backoff | Callable[[int, BaseException], Duration] = field(default_factory=Backoff)
+    backoff: Backoff | Callable[[int, BaseException], Duration] = msgspec.field(
+        default_factory=Backoff
+    )
     retry_on: RetryOn = None
 
     def __post_init__(self) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any
+
+import msgspec
 
 from perdure._engine.engine import Engine
 from perdure._runtime.scheduler import MOST_PASSED
@@ -34,8 +35,7 @@ MOST_BACKFILLED = 10_000
 """Instants that one backfill takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleEntry:
+class ScheduleEntry(msgspec.Struct, frozen=True):
     """A schedule as the store keeps it.
 
     Attributes:
@@ -59,8 +59,7 @@ class ScheduleEntry:
     from_code: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FireEntry:
+class FireEntry(msgspec.Struct, frozen=True):
     """What became of an expected instant, or of several in a row.
 
     Attributes:

@@ -12,12 +12,13 @@ import inspect
 import random as _random
 import uuid as _uuid
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial, update_wrapper
 from hashlib import blake2b
 from types import FunctionType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+import msgspec
 
 from perdure import defaults
 from perdure._engine import adrift
@@ -108,8 +109,7 @@ def make_call(scope: Scope, spec: StepSpec, digest: bytes, text: str, site: str)
     return call
 
 
-@dataclass(frozen=True, slots=True)
-class StepOptions:
+class StepOptions(msgspec.Struct, frozen=True):
     """What a decorator or ``step.options`` says about a step, checked."""
 
     name: str | None = None
@@ -165,7 +165,11 @@ class StepOptions:
             return RetryPolicy(1)
         attempts = defaults.STEP_MAX_ATTEMPTS if self.max_attempts is None else self.max_attempts
         policy = RetryPolicy(attempts, retry_on=self.retry_on)
-        return policy if self.backoff is None else replace(policy, backoff=self.backoff)
+        return (
+            policy
+            if self.backoff is None
+            else msgspec.structs.replace(policy, backoff=self.backoff)
+        )
 
 
 def check_name(name: str, what: str = "a step's name") -> str:
@@ -557,8 +561,7 @@ def patched(name: str, /) -> bool:
 # --- what a step may ask about itself ----------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class CurrentStep:
+class CurrentStep(msgspec.Struct, frozen=True):
     """What a step may know of the call that executes it.
 
     Attributes:

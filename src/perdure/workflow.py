@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import (
     Any,
@@ -73,8 +72,7 @@ _NO_META = (str, bytes, int, float, list, tuple, set, frozenset)
 _PRIORITIES = range(-(2**31), 2**31)
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """What one call says beside its arguments; see :meth:`Workflow.options`."""
 
     id: str | None = None
@@ -86,14 +84,13 @@ class Options:
     timezone: str | None = None
     missed: Missed = Missed.ONCE
     schedule_key: str | None = None
-    overrides: CallOptions = CallOptions()  # noqa: RUF009 -- a frozen struct
+    overrides: CallOptions = CallOptions()
 
 
 _NO_OPTIONS = Options()
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True):
     """A definition in an app: what a verb works with."""
 
     definition: Definition
@@ -676,8 +673,7 @@ class Settings(RunDefaults, total=False):
     schedule_key: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
+class Declaration(msgspec.Struct, frozen=True):
     """What holds of a definition: its decorator's word, else its app's, else the table's."""
 
     max_attempts: int
@@ -735,7 +731,7 @@ class Declaration:
         check_id(name, f"the name of the definition at {place}")
         policy = RetryPolicy(self.max_attempts, retry_on=self.retry_on)
         if self.backoff is not None:
-            policy = replace(policy, backoff=self.backoff)
+            policy = msgspec.structs.replace(policy, backoff=self.backoff)
         arguments = Arguments(function, is_context)
         events = () if self.on is None else types_of(self.on)
         _check_where(self.where, events, name)

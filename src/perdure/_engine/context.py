@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -102,9 +101,9 @@ class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     def policy(self, policy: RetryPolicy) -> RetryPolicy:
         """Return the definition's policy as this call wants it."""
         if self.max_attempts is not None:
-            policy = replace(policy, max_attempts=self.max_attempts)
+            policy = msgspec.structs.replace(policy, max_attempts=self.max_attempts)
         if self.backoff is not None:
-            policy = replace(policy, backoff=self.backoff)
+            policy = msgspec.structs.replace(policy, backoff=self.backoff)
         return policy
 
 

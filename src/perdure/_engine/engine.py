@@ -10,8 +10,9 @@ import asyncio
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import msgspec
 
 from perdure._engine.arrivals import Arrivals
 from perdure._engine.committer import Committer
@@ -42,8 +43,7 @@ StandIn: TypeAlias = Callable[[StepSpec], StepSpec]
 """Takes how a step is executed and returns how it is executed instead."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
+class Ports(msgspec.Struct, frozen=True):
     """What a simulation replaces: time, randomness, ids, threads.
 
     Args:
@@ -53,10 +53,10 @@ class Ports:
         ids: run ids and tokens.
     """
 
-    clock: Clock = field(default_factory=SystemClock)
-    threads: Threads = field(default_factory=SystemThreads)
-    rng: random.Random = field(default_factory=random.Random)
-    ids: Ids = field(default_factory=Ids)
+    clock: Clock = msgspec.field(default_factory=SystemClock)
+    threads: Threads = msgspec.field(default_factory=SystemThreads)
+    rng: random.Random = msgspec.field(default_factory=random.Random)
+    ids: Ids = msgspec.field(default_factory=Ids)
 
 
 class Engine:

@@ -14,8 +14,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import msgspec
 
 from perdure.clock import LoopThread
 from perdure.duration import Duration, named_micros
@@ -40,8 +41,7 @@ EXIT_STALLED = 70
 """Exit status of such a process (EX_SOFTWARE)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pulse:
+class Pulse(msgspec.Struct, frozen=True):
     """How often the heart beats and looks, in seconds.
 
     Args:

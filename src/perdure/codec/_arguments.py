@@ -6,7 +6,6 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from hashlib import blake2b
@@ -32,8 +31,7 @@ _KWARGS = "**"
 _NOTHING = b"{}"  # the arguments of a function without parameters: known without looking
 
 
-@dataclass(frozen=True, slots=True)
-class _Parameter:
+class _Parameter(msgspec.Struct, frozen=True):
     """One parameter that is stored.
 
     Attributes:
@@ -51,8 +49,7 @@ class _Parameter:
     shape: Shape
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(msgspec.Struct, frozen=True):
     """A signature, resolved: what is known once annotations can be evaluated."""
 
     parameters: dict[str, _Parameter]
