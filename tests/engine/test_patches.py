@@ -109,7 +109,7 @@ async def inlined_in_a_branch(shop: Shop) -> str:
 
 @pytest.mark.parametrize("first", [nested, inlined, inlined_in_a_branch])
 async def test_what_is_inside_a_call_that_has_ended_is_behind_a_run(place: Place, first: Any):
-    """Nobody asks for such records any more; a run that comes to a patch later goes by the new code."""
+    """Nobody asks for such records any more; who comes to a patch later goes by the new code."""
 
     async def body(shop: Shop) -> bool:
         await first(shop)
