@@ -66,6 +66,7 @@ from typing import Protocol
 import msgspec
 
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
+from perdure.model.queues import QueueRecord
 from perdure.model.records import Count, Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
@@ -219,6 +220,10 @@ class Store(Protocol):
 
     async def fires(self, key: str, limit: int = 100) -> list[Fire]:
         """Return what became of the instants of a schedule, newest first; at most so many."""
+        ...
+
+    async def queues(self) -> list[QueueRecord]:
+        """Return the queues of which something is kept, in the order of their names."""
         ...
 
     async def workers(self) -> list[WorkerRecord]:

@@ -18,6 +18,7 @@ import pytest
 from perdure import ids
 from perdure.errors import NotApplied, StoreBusy, StoreClosed, StoreError, StoreReadOnly, UsageError
 from perdure.ids import Ids
+from perdure.model.queues import Limits, PutQueue
 from perdure.model.records import Control, RunQuery, Status, StepOutcome
 from perdure.model.transitions import (
     CancelRun,
@@ -34,9 +35,11 @@ from perdure.model.transitions import (
 )
 from perdure.stores.sqlite import (
     SqliteStore,
+    choosing,
     claims,
     codes,
     connecting,
+    gates,
     listing,
     reads,
     waiting,
@@ -362,9 +365,19 @@ CLAIM_PLANS = {
     "next due": (claims.NEXT_DUE, (1,)),
     "promote": (claims.PROMOTE, (0, 1)),
     "given before": (claims.GIVEN, (1, 1, 1)),
-    "lanes": (claims.LANES, (1, "[1]", "[2]")),
-    "suspects": (claims.SUSPECTS, (1, "[1]", "[2]")),
-    "first of one": (claims.FIRST_OF[1], (1, 1, 1, 9, 9)),
+    "lanes": (choosing.LANES, (1, "[1]", "[2]")),
+    "suspects": (choosing.SUSPECTS, (1, "[1]", "[2]")),
+    "first of one": (choosing.FIRST_OF[1], (1, 1, 1, 0, 1, 9, 9)),
+    "running": (choosing.RUNNING, (1, 1)),
+    "due with a key": (gates.MARK_DUE, (1, 0)),
+    "marked": (gates.MARKED, (1, 0, 9)),
+    "outlook": (claims.OUTLOOK, (1,)),
+    "next look": (gates.NEXT_LOOK, (1,)),
+    "park all of a key": (gates.PARK_ALL, (1, 1, "k")),
+    "any parked": (gates.IS_ANY_PARKED, (1, 1, "k")),
+    "definitions of a key": (gates.DEFINITIONS, (1, 1, "k")),
+    "first of a key": (gates.FIRST, (1, 1, "k", 1, 9)),
+    "running of a key": (gates.RUNNING, (1, 1, "k")),
     "held": (workers.HELD, (1, 1)),
     "controlled": (workers.CONTROLLED, (1, 1)),
     "any paused": (claims.IS_ANY_PAUSED, (1,)),
@@ -389,6 +402,7 @@ async def test_statements_seek(store: SqliteStore, name: str):
         "SCAN json_each",
         "SCAN lane",
         "SCAN (subquery",
+        "SCAN CONSTANT ROW",
         "SCAN wait USING INDEX wait_open",
     )
     assert not [line for line in scans if not line.startswith(harmless)], plan
@@ -397,10 +411,20 @@ async def test_statements_seek(store: SqliteStore, name: str):
 async def test_the_first_of_a_lane_are_not_sorted(store: SqliteStore):
     """The index has them in the order of claiming, so that a claim stops at its limit."""
     plan = [
-        row[3] for row in writer(store).execute(f"EXPLAIN QUERY PLAN {claims._LANE}", (1, 1, 1, 9))
+        row[3]
+        for row in writer(store).execute(f"EXPLAIN QUERY PLAN {choosing._LANE}", (1, 1, 1, 0, 1, 9))
     ]
     assert len(plan) == 1, "a second line would be the sorting"
-    assert "INDEX run_ready (namespace=? AND queue=? AND definition=? AND rank<?)" in plan[0]
+    index = "INDEX run_ready (namespace=? AND queue=? AND definition=? AND rank>? AND rank<?)"
+    assert index in plan[0]
+
+
+async def test_the_first_of_a_key_are_not_sorted(store: SqliteStore):
+    """The same holds behind a gate."""
+    text = f"EXPLAIN QUERY PLAN {gates.FIRST}"
+    plan = [row[3] for row in writer(store).execute(text, (1, 1, "k", 1, 9))]
+    assert len(plan) == 1, "a second line would be the sorting"
+    assert "INDEX run_keyed (namespace=? AND queue=? AND limit_key=? AND parked=?" in plan[0]
 
 
 @pytest.mark.parametrize(
@@ -426,22 +450,32 @@ async def test_lists_that_people_look_at_use_an_index(
     assert any(index in row[3] for row in plan), plan
 
 
+def count_instructions(store: SqliteStore) -> Callable[[], int]:
+    """Count the instructions of SQLite's machine, in tens; return what ends and tells it."""
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    writer(store).set_progress_handler(step, 10)
+
+    def stop() -> int:
+        writer(store).set_progress_handler(None, 0)
+        return count
+
+    return stop
+
+
 async def test_a_claim_costs_the_same_with_a_backlog(store: SqliteStore, desk: Desk):
-    """Counted in instructions of SQLite's machine: ready runs, known or not, do not add any."""
+    """Ready runs, known or not, add nothing."""
     await desk.worker()
 
     async def cost() -> int:
-        count = 0
-
-        def step() -> int:
-            nonlocal count
-            count += 1
-            return 0
-
-        writer(store).set_progress_handler(step, 10)
+        stop = count_instructions(store)
         assert len((await desk.claim(5)).runs) == 5
-        writer(store).set_progress_handler(None, 0)
-        return count
+        return stop()
 
     await desk.apply(*creates(20))
     few = await cost()
@@ -449,6 +483,33 @@ async def test_a_claim_costs_the_same_with_a_backlog(store: SqliteStore, desk: D
         for _ in range(10):
             await desk.apply(*creates(1_000, definition=definition))
     await desk.apply(*creates(1_000, queue="elsewhere"))
+    assert await cost() < few * 1.5
+
+
+@pytest.mark.parametrize("full", [3_000, pytest.param(99_000, marks=pytest.mark.tier(2))])
+async def test_a_claim_costs_the_same_behind_a_full_key(store: SqliteStore, desk: Desk, full: int):
+    """Any number of runs behind a full key, and of keys that are full, adds nothing."""
+    await desk.worker()
+    await desk.do(PutQueue("default", Limits(key_concurrency=1)))
+
+    async def cost() -> int:
+        while (await desk.claim(0)).next_due_at is not None:
+            pass  # until no gate is left to be looked at
+        stop = count_instructions(store)
+        [given] = (await desk.claim(1)).runs
+        await desk.settle(grant_of(given))
+        return stop()
+
+    await desk.apply(*creates(3, limit_key="full"))
+    assert len((await desk.claim(10)).runs) == 1
+    await desk.apply(*creates(20))
+    few = await cost()
+    for start in range(0, full, 1_000):
+        await desk.apply(*creates(min(1_000, full - start), limit_key="full"))
+    assert await cost() < few * 1.5
+    for number in range(100):
+        await desk.apply(*creates(2, limit_key=f"full {number}"))
+    assert len((await desk.claim(500)).runs) >= 64
     assert await cost() < few * 1.5
 
 

@@ -102,6 +102,7 @@ def create(transition: CreateRun, seq: int, now: Micros) -> RunRecord:
         waiting_for=WaitKind.DELAY if delayed else None,
         due_at=now + transition.delay if delayed else None,
         caused_by=transition.caused_by,
+        limit_key=transition.limit_key,
     )
 
 

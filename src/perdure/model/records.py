@@ -181,6 +181,7 @@ class RunRecord(msgspec.Struct, gc=False):
             but not asked for by the code that finished it).
         misfits: the versions of the definition whose replay did not fit the record.
         coalesce: at most one wake-up by finished children in so many microseconds.
+        limit_key: under which its queue's limits by key count; None for none.
     """
 
     seq: int
@@ -221,6 +222,7 @@ class RunRecord(msgspec.Struct, gc=False):
     misfits: tuple[str, ...] = ()
     paused_at: Micros | None = None
     caused_by: str | None = None
+    limit_key: str | None = None
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):
@@ -317,7 +319,7 @@ class RunQuery(msgspec.Struct, frozen=True, gc=False):
 
     Args:
         statuses, definitions: any of these; empty for all.
-        reason, parent_id, queue, unique_key, caused_by: exact.
+        reason, parent_id, queue, unique_key, caused_by, limit_key: exact.
         tag: exact, one of the run's.
         created_after, created_before: from this instant on, and before this one, so that two
             windows that share an instant share no run.
@@ -343,6 +345,7 @@ class RunQuery(msgspec.Struct, frozen=True, gc=False):
     limit: int = 100
     before: int | None = None
     caused_by: str | None = None
+    limit_key: str | None = None
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):

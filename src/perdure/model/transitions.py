@@ -26,6 +26,7 @@ from perdure.model.events import (
     TimedOut,
     Unlisten,
 )
+from perdure.model.queues import PauseQueue, PutQueue, QueueKept, ResumeQueue
 from perdure.model.records import (
     Checkpoint,
     Control,
@@ -84,6 +85,7 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     root_id: str | None = None
     by: Grant | None = None
     caused_by: str | None = None
+    limit_key: str | None = None
 
 
 def start_of(schedule: Schedule, instant: Micros) -> CreateRun:
@@ -109,8 +111,11 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
     First every waiting run whose ``due_at`` has come becomes ``queued`` (RESUMED if it was ever
     claimed, else FRESH; SUSPECT after two crashes). Then runs that are queued, whose definition and
-    queue are among those named, are taken by rank, priority (smaller first), then ``seq``. Each
-    becomes ``running`` with epoch + 1, ``grant`` = ``token`` and this worker.
+    queue are among those named, are taken by rank, priority (smaller first), then ``seq``; where
+    ``fresh_first`` is true, FRESH ones before RESUMED ones. Each becomes ``running`` with
+    epoch + 1, ``grant`` = ``token`` and this worker. Whatever is over a limit of its queue, or of
+    a queue that is paused, is passed over: see :mod:`perdure.model.queues`. A claim may leave some
+    that it could give to the next where it finds much to sort; then ``next_due_at`` has come.
     Where there are runs paused by a mismatch that this worker may fit, those are given instead,
     oldest first: their definition and queue are among those named, and the worker registered the
     definition with a version that is not among their ``misfits``. They pass through no queue in
@@ -130,6 +135,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     queues: tuple[str, ...]
     limit: int
     suspects: bool = False
+    fresh_first: bool = False
 
 
 class SaveCheckpoint(msgspec.Struct, frozen=True, gc=False):
@@ -408,6 +414,9 @@ Transition: TypeAlias = (
     | PauseSchedule
     | ResumeSchedule
     | FireSchedule
+    | PutQueue
+    | PauseQueue
+    | ResumeQueue
 )
 
 # --- answers ---------------------------------------------------------------------------------
@@ -445,9 +454,10 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     Args:
         runs: what was given, in the order in which to start it.
         now: the store's time.
-        next_due_at: the earliest ``due_at`` of any waiting run; None where there is none.
+        next_due_at: when a claim may next find what this one did not: the earliest ``due_at`` of
+            any waiting run, or when a rate next allows a start; None for neither.
         next_fire_at: the earliest next instant of a schedule that is not paused; None for none.
-        suspects: suspects that this worker could take are queued.
+        suspects: suspects are queued that this worker could take now.
         known: the worker is registered.
     """
 
@@ -550,4 +560,5 @@ Outcome: TypeAlias = (
     | Unscheduled
     | Fired
     | Passed
+    | QueueKept
 )

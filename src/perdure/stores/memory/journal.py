@@ -13,6 +13,7 @@ from perdure.model.events import (
     TakeEvent,
     Unlisten,
 )
+from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import Micros
 from perdure.model.schedules import (
     FireSchedule,
@@ -38,7 +39,7 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.memory import claims, events, operators, runs, schedules, workers
+from perdure.stores.memory import claims, events, operators, queues, runs, schedules, workers
 from perdure.stores.memory.space import Space
 
 VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
@@ -66,6 +67,9 @@ VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     PauseSchedule: schedules.pause,
     ResumeSchedule: schedules.resume,
     FireSchedule: schedules.fire,
+    PutQueue: queues.put,
+    PauseQueue: queues.pause,
+    ResumeQueue: queues.resume,
 }
 
 

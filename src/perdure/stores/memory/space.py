@@ -7,10 +7,9 @@ the business of :mod:`perdure.stores.memory.store`.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar, assert_never
+from typing import assert_never
 
 from perdure.model import lifecycle
 from perdure.model.events import EventRecord, ListenerRecord
@@ -21,7 +20,6 @@ from perdure.model.records import (
     Checkpoint,
     Grant,
     Micros,
-    Rank,
     RunRecord,
     Status,
     StepKey,
@@ -30,35 +28,7 @@ from perdure.model.records import (
     WorkerRecord,
 )
 from perdure.model.schedules import Fire, ScheduleRecord
-from perdure.model.transitions import Claim
-
-Place: TypeAlias = tuple[Rank, int, int, str]
-"""Where a queued run stands: rank, priority, seq, id. The smallest is claimed first."""
-
-Due: TypeAlias = tuple[Micros, int, str]
-"""When a waiting run becomes claimable by itself: due_at, seq, id."""
-
-E = TypeVar("E", Place, Due)
-
-
-class Heap(Generic[E]):
-    """A priority queue that drops entries which are no longer true when they come to the top."""
-
-    def __init__(self, is_true: Callable[[E], bool]) -> None:
-        self._entries: list[E] = []
-        self._is_true: Callable[[E], bool] = is_true
-
-    def push(self, entry: E) -> None:
-        """Add an entry."""
-        heapq.heappush(self._entries, entry)
-
-    def first(self) -> E | None:
-        """Return the smallest true entry, and leave it: it goes when it is no longer true."""
-        while self._entries:
-            if self._is_true(self._entries[0]):
-                return self._entries[0]
-            heapq.heappop(self._entries)
-        return None
+from perdure.stores.memory.ready import Due, Heap, Ready
 
 
 @dataclass(slots=True)
@@ -113,17 +83,16 @@ class Space:
         self.schedules: dict[str, ScheduleRecord] = {}
         self.fires: dict[str, list[Fire]] = {}
         self._event_waiters: dict[str, dict[str, None]] = {}  # type -> runs with a wait for it
-        self._lanes: dict[tuple[str, str, bool], Heap[Place]] = {}
+        self.ready = Ready(self.rows)
         self._dues: Heap[Due] = Heap(self._is_due)
 
     def index(self, row: Row, now: Micros) -> None:
         """Enter a run where its new status belongs, and wake others where it has ended."""
         run = row.run
         self.paused.pop(run.run_id, None)
+        self.ready.moved(run, now)
         match run.status:
             case Status.QUEUED:
-                lane = (run.definition, run.queue, run.rank is Rank.SUSPECT)
-                self._lanes.setdefault(lane, Heap(self._is_queued)).push(place_of(run))
                 self.hint = True
             case Status.WAITING:
                 if run.due_at is not None:
@@ -143,8 +112,11 @@ class Space:
                 assert_never(run.status)
 
     def release(self, run: RunRecord) -> None:
-        """Strike a running run from its worker's list."""
+        """Strike a running run from its worker's list, and free its slot."""
         del self.holder(run).held[run.run_id]
+        self.ready.released(run)
+        if run.queue in self.ready.queues:
+            self.hint = True  # another worker may take the slot
 
     def holder(self, run: RunRecord) -> WorkerRow:
         """Return the worker that holds a running run."""
@@ -220,22 +192,11 @@ class Space:
             lifecycle.queue_again(row.run, now)
             self.index(row, now)
 
-    def lanes_of(self, claim: Claim, *, suspect: bool) -> Iterator[Heap[Place]]:
-        """Yield the queued runs that a claim may take, by definition and queue."""
-        for definition in dict.fromkeys(claim.definitions):
-            for queue in dict.fromkeys(claim.queues):
-                lane = self._lanes.get((definition, queue, suspect))
-                if lane is not None:
-                    yield lane
-
     def next_due_at(self) -> Micros | None:
-        """Return the earliest due time of a waiting run."""
+        """Return the earliest due time of a waiting run, or time to look at a gate."""
         due = self._dues.first()
-        return None if due is None else due[0]
-
-    def _is_queued(self, place: Place) -> bool:
-        run = self.rows[place[-1]].run
-        return run.status is Status.QUEUED and place_of(run) == place
+        times = (None if due is None else due[0], self.ready.next_look_at())
+        return min((time for time in times if time is not None), default=None)
 
     def _is_due(self, due: Due) -> bool:
         run = self.rows[due[-1]].run
@@ -250,8 +211,3 @@ class Space:
         """Return the run that is running under a grant, if it is."""
         row = self.rows.get(grant.run_id)
         return row if row is not None and lifecycle.holds(row.run, grant) else None
-
-
-def place_of(run: RunRecord) -> Place:
-    """Return where a queued run stands."""
-    return (run.rank, run.priority, run.seq, run.run_id)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from perdure.clock import Clock, SystemClock
 from perdure.errors import StoreClosed, UsageError
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
+from perdure.model.queues import QueueRecord
 from perdure.model.records import (
     Count,
     Ending,
@@ -27,7 +28,7 @@ from perdure.model.records import (
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
-from perdure.stores.memory import events, journal, reads, schedules
+from perdure.stores.memory import events, journal, queues, reads, schedules
 from perdure.stores.memory.space import Space
 from perdure.url import without_password
 
@@ -193,6 +194,12 @@ class MemoryStore:
         space = self._space()
         with self.data.lock:
             return schedules.fires(space, key, limit)
+
+    async def queues(self) -> list[QueueRecord]:
+        """Return the queues of which something is kept, in the order of their names."""
+        space = self._space()
+        with self.data.lock:
+            return queues.queues(space)
 
     async def workers(self) -> list[WorkerRecord]:
         """Return the registered workers in order of registration."""

@@ -1,8 +1,6 @@
-"""Claims: what is due becomes queued, and the first of a worker's lanes are given to it.
+"""Claims: what is due becomes queued, and the first of what is queued is given to a worker.
 
-A lane is the ready runs of one queue and definition, in the order of claiming. Which lanes are not
-empty is found by skipping through the index, so that a claim costs the same with 100,000 ready
-runs as with ten, also when they are of definitions that the worker does not know.
+Which those are is decided in :mod:`perdure.stores.sqlite.choosing`.
 """
 
 # ruff: noqa: S608 -- statements are put together from constants of this package
@@ -11,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import copy
-from typing import Final, TypeAlias
+from typing import Final
 
 from perdure.model import lifecycle
 from perdure.model.records import Checkpoint, Ending, Micros, Rank
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
-from perdure.stores.sqlite import rows
+from perdure.stores.sqlite import choosing, gates, rows
 from perdure.stores.sqlite.bulk import Among
+from perdure.stores.sqlite.choosing import Allowance, Candidate, Places, places_of
 from perdure.stores.sqlite.codes import unpack_texts
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
@@ -30,6 +29,12 @@ NEXT_DUE = (
     " ORDER BY due_at LIMIT 1"
 )
 
+# Whether there is anything to do besides giving runs away, in one statement.
+OUTLOOK = f"""
+SELECT ({NEXT_DUE.replace("?", "?1")}), ({gates.NEXT_LOOK.replace("?", "?1")}),
+    EXISTS (SELECT 1 FROM queue WHERE namespace = ?1)
+"""
+
 _MANY: Final = 20  # runs that a claim may promote or give while the loop waits: 0.3 ms
 
 MANY_DUE = (
@@ -41,7 +46,8 @@ MANY_DUE = (
 PROMOTE: Final = (
     "UPDATE run SET status = 0, waiting_for = NULL, due_at = NULL, updated_at = ?1 - created_at,"
     f" rank = CASE WHEN crashes >= {lifecycle.SUSPECT_AFTER} THEN 2 WHEN epoch > 0 THEN 0 ELSE 1"
-    " END WHERE namespace = ?2 AND status = 2 AND due_at IS NOT NULL AND due_at <= ?1"
+    " END, parked = limit_key IS NOT NULL"
+    " WHERE namespace = ?2 AND status = 2 AND due_at IS NOT NULL AND due_at <= ?1"
 )
 
 IS_ANY_PAUSED = "SELECT 1 FROM run WHERE status = 3 AND namespace = ? LIMIT 1"
@@ -62,41 +68,6 @@ GIVEN = (
     " WHERE status = 1 AND namespace = ? AND worker = ? AND grant_token = ?"
     " ORDER BY rank, priority, seq"
 )
-
-LANES = """
-WITH RECURSIVE lane (queue, definition) AS (
-    SELECT value, (
-        SELECT min(definition) FROM run WHERE status = 0 AND namespace = ?1 AND queue = value
-    ) FROM json_each(?2)
-    UNION ALL
-    SELECT queue, (
-        SELECT min(definition) FROM run
-        WHERE status = 0 AND namespace = ?1 AND queue = lane.queue AND definition > lane.definition
-    ) FROM lane WHERE definition IS NOT NULL
-)
-SELECT queue, definition FROM lane WHERE definition IN (SELECT value FROM json_each(?3))
-"""
-
-SUSPECTS = """
-SELECT seq FROM run WHERE status = 0 AND rank = 2 AND namespace = ?1
-    AND queue IN (SELECT value FROM json_each(?2))
-    AND definition IN (SELECT value FROM json_each(?3))
-ORDER BY priority, seq LIMIT 2
-"""
-
-_LANE = (
-    "SELECT rank, priority, seq FROM run"
-    " WHERE status = 0 AND namespace = ? AND queue = ? AND definition = ? AND rank < 2"
-    " ORDER BY rank, priority, seq LIMIT ?"
-)
-
-_LANES_AT_ONCE = 64
-
-FIRST_OF: Final = {
-    count: " UNION ALL ".join(f"SELECT * FROM ({_LANE})" for _ in range(count))
-    + " ORDER BY rank, priority, seq LIMIT ?"
-    for count in (1, 2, 4, 8, 16, 32, _LANES_AT_ONCE)
-}
 
 READ: Final = Among(f"SELECT {rows.FULL} FROM run WHERE seq IN {{keys}}")
 
@@ -121,43 +92,62 @@ ENDINGS: Final = Among(
     " ORDER BY wait.run, wait.number"
 )
 
-_Places: TypeAlias = tuple[int, str, str]
-"""Namespace, queues and definitions of a claim; the last two are JSON lists."""
+SLOTS: Final = Among("UPDATE run SET slot = 1 WHERE seq IN {keys}")
 
 
 def claim(unit: Unit, transition: Claim) -> Claimed:
     """Give claimable runs to a worker. It is the last of a batch."""
     flush(unit)
-    next_due_at = _next_due_at(unit)
+    outlook = unit.connection.execute(OUTLOOK, (unit.namespace,)).fetchone()
+    next_due_at, next_look_at, are_limits = outlook
     if not is_registered(unit, transition.worker_id):
         return Claimed((), unit.now, next_due_at, suspects=False, known=False)
     if next_due_at is not None and next_due_at <= unit.now:
         if unit.quick and _are_many_due(unit):
             raise NotQuick
+        if gates.mark_due(unit.connection, unit.namespace, unit.now):
+            next_look_at = unit.now
         unit.connection.execute(PROMOTE, (unit.now, unit.namespace))
         unit.hint = True
         next_due_at = _next_due_at(unit)
-    places = _places(unit, transition)
-    suspects = [seq for (seq,) in unit.connection.execute(SUSPECTS, places).fetchall()]
+    allowance = Allowance(unit, next_look_at, are_limits=bool(are_limits))
+    places = places_of(unit, transition)
+    suspects = choosing.suspects(unit, places, allowance)
     runs = resumed = _given_before(unit, transition)
     if not runs:
-        refitted = _refit(unit, transition, places)
-        if refitted:
-            taken = refitted
-        elif transition.suspects and suspects:
-            taken = {suspects.pop(0): Rank.SUSPECT.value}
-        else:
-            taken = _first(unit, places, transition.limit)
-        if unit.quick and len(taken) > _MANY:
+        chosen = _chosen(unit, transition, places, suspects, allowance)
+        if unit.quick and len(chosen) > _MANY:
             raise NotQuick
-        runs = _give(unit, transition, taken)
+        runs = _give(unit, transition, chosen, allowance)
         resumed = [row for row in runs if row.run.epoch > 1]
+        allowance.keep()
+    dues = [due for due in (next_due_at, allowance.next_look_at) if due is not None]
     return Claimed(
         _with_history(unit, runs, resumed),
         unit.now,
-        next_due_at,
+        min(dues, default=None),
         bool(suspects),
         next_fire_at=next_fire_at(unit),
+    )
+
+
+def _chosen(
+    unit: Unit,
+    transition: Claim,
+    places: Places,
+    suspects: list[Candidate],
+    allowance: Allowance,
+) -> list[Candidate]:
+    """Return what is given: mismatches that may fit, or one suspect alone, or the first."""
+    refitted = _refit(unit, transition, places, allowance)
+    if refitted:
+        return refitted
+    if transition.suspects and suspects:
+        suspect = suspects.pop(0)
+        allowance.took(suspect)
+        return [suspect]
+    return choosing.first(
+        unit, places, allowance, transition.limit, fresh_first=transition.fresh_first
     )
 
 
@@ -171,10 +161,10 @@ def _next_due_at(unit: Unit) -> Micros | None:
     return None if row is None else int(row[0])
 
 
-def _refit(unit: Unit, transition: Claim, places: _Places) -> dict[int, int]:
+def _refit(unit: Unit, transition: Claim, places: Places, allowance: Allowance) -> list[Candidate]:
     """Queue paused mismatches that the worker may fit; return those to be given at once."""
     if unit.connection.execute(IS_ANY_PAUSED, (unit.namespace,)).fetchone() is None:
-        return {}
+        return []
     versions = versions_of(unit, transition.worker_id)
     fitting: list[Row] = []
     for name in set(transition.definitions):
@@ -182,15 +172,24 @@ def _refit(unit: Unit, transition: Claim, places: _Places) -> dict[int, int]:
         if version is not None and definition is not None:
             fitting += _paused(unit, definition, version, places, transition.limit)
     fitting.sort(key=lambda row: row.run.seq)
-    refitted = fitting[: transition.limit]
-    for row in refitted:
-        lifecycle.refit(row.run, unit.now)
+    given: list[Candidate] = []
+    for row in fitting:
+        if len(given) == transition.limit:
+            break
+        run = row.run
+        candidate = (int(Rank.RESUMED), 0, run.seq, unit.names.number(run.queue), run.limit_key)
+        if not allowance.lets(candidate):
+            continue
+        lifecycle.refit(run, unit.now)
         unit.change(row)
+        if run.rank is not Rank.SUSPECT:
+            allowance.took(candidate)
+            given.append(candidate)
     flush(unit)
-    return {row.run.seq: row.run.rank.value for row in refitted if row.run.rank is not Rank.SUSPECT}
+    return given
 
 
-def _paused(unit: Unit, definition: int, version: str, places: _Places, limit: int) -> list[Row]:
+def _paused(unit: Unit, definition: int, version: str, places: Places, limit: int) -> list[Row]:
     """Return the oldest paused runs of a definition that this version may fit.
 
     Runs that the same versions did not fit stand together in the index, so that any number of
@@ -209,18 +208,6 @@ def _paused(unit: Unit, definition: int, version: str, places: _Places, limit: i
             found += unit.adopt(unit.connection.execute(PAUSED, place).fetchall())
 
 
-def _places(unit: Unit, transition: Claim) -> _Places:
-    find = unit.names.find
-    queues = (find(queue) for queue in set(transition.queues))
-    definitions = (find(definition) for definition in set(transition.definitions))
-    return (unit.namespace, _list(queues), _list(definitions))
-
-
-def _list(numbers: Iterable[int | None]) -> str:
-    """Return numbers as a JSON list; a name without a number has no runs."""
-    return f"[{','.join(str(number) for number in numbers if number is not None)}]"
-
-
 def _given_before(unit: Unit, transition: Claim) -> list[Row]:
     """Return what the same claim gave and what still runs under it."""
     whose = (unit.namespace, unit.names.number(transition.worker_id), transition.token)
@@ -228,29 +215,13 @@ def _given_before(unit: Unit, transition: Claim) -> list[Row]:
     return [rows.full_row(columns, unit.names, unit.payloads) for columns in found]
 
 
-def _first(unit: Unit, places: _Places, limit: int) -> dict[int, int]:
-    """Return seq and rank of the first runs of all lanes together, suspects left out."""
-    if limit <= 0:
-        return {}
-    lanes = unit.connection.execute(LANES, places).fetchall()
-    first: list[tuple[int, int, int]] = []
-    for at in range(0, len(lanes), _LANES_AT_ONCE):
-        some = lanes[at : at + _LANES_AT_ONCE]
-        count = 1 << (len(some) - 1).bit_length()
-        some += [(-1, -1)] * (count - len(some))  # no queue has this number
-        parameters: list[int] = []
-        for queue, definition in some:
-            parameters += (unit.namespace, queue, definition, limit)
-        first += unit.connection.execute(FIRST_OF[count], (*parameters, limit)).fetchall()
-    if len(lanes) > _LANES_AT_ONCE:
-        first.sort()
-    return {seq: rank for rank, _, seq in first[:limit]}
-
-
-def _give(unit: Unit, transition: Claim, taken: dict[int, int]) -> list[Row]:
-    """Give these queued runs, named by seq with their rank, to the worker."""
-    fresh = [seq for seq, rank in taken.items() if rank == Rank.FRESH]
-    others = [seq for seq, rank in taken.items() if rank != Rank.FRESH]
+def _give(
+    unit: Unit, transition: Claim, chosen: list[Candidate], allowance: Allowance
+) -> list[Row]:
+    """Give these queued runs to the worker."""
+    taken = [candidate[2] for candidate in chosen]
+    fresh = [seq for rank, _, seq, *_ in chosen if rank == Rank.FRESH]
+    others = [seq for rank, _, seq, *_ in chosen if rank != Rank.FRESH]
     found = {
         columns[0]: rows.fresh_row(columns, unit.names, unit.payloads)
         for columns in READ_FRESH.all(unit.connection, fresh)
@@ -261,7 +232,12 @@ def _give(unit: Unit, transition: Claim, taken: dict[int, int]) -> list[Row]:
     for row in given:
         lifecycle.claim(row.run, transition.worker_id, transition.token, unit.now)
     worker = unit.names.number(transition.worker_id)
-    CLAIM.run(unit.connection, list(taken), transition.token, worker, unit.now)
+    CLAIM.run(unit.connection, taken, transition.token, worker, unit.now)
+    slots = [seq for _, _, seq, queue, _ in chosen if allowance.is_limited(queue)]
+    if slots:
+        SLOTS.run(unit.connection, slots)
+        for seq in slots:
+            found[seq].slot = True
     return given
 
 
@@ -276,7 +252,7 @@ def _with_history(unit: Unit, given: list[Row], resumed: list[Row]) -> tuple[Cla
             ClaimedRun(run, tuple(checkpoints.get(run.seq, ())), tuple(endings.get(run.seq, ())))
         )
         # The store keeps a copy: the run that is handed out is a value.
-        unit.rows[run.run_id] = Row(copy(run), row.key, row.waits)
+        unit.rows[run.run_id] = Row(copy(run), row.key, row.waits, row.slot)
     return tuple(claimed)
 
 

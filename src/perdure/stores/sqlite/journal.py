@@ -20,6 +20,7 @@ from perdure.model.events import (
     TakeEvent,
     Unlisten,
 )
+from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import Status
 from perdure.model.schedules import (
     FireSchedule,
@@ -47,7 +48,7 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.sqlite import events, rows, runs, saving, schedules, workers
+from perdure.stores.sqlite import events, queues, rows, runs, saving, schedules, workers
 from perdure.stores.sqlite.claims import claim
 from perdure.stores.sqlite.connecting import lengthen_log
 from perdure.stores.sqlite.failures import UNFIT_VALUES, is_busy, store_error
@@ -81,6 +82,9 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     PauseSchedule: schedules.pause,
     ResumeSchedule: schedules.resume,
     FireSchedule: schedules.fire,
+    PutQueue: queues.put,
+    PauseQueue: queues.pause,
+    ResumeQueue: queues.resume,
 }
 
 _MOST_HELD = 10_000

@@ -89,6 +89,7 @@ def list_statement(query: RunQuery, namespace: int, names: Names) -> Statement |
         "reason = ?": (query.reason,),
         "parent = ? AND parent IS NOT NULL": (parent,),
         "caused_by = ? AND caused_by IS NOT NULL": (query.caused_by,),
+        "limit_key = ?": (query.limit_key,),
         "unique_key = ?": (query.unique_key,),
         "created_at >= ?": (query.created_after,),
         "created_at < ?": (query.created_before,),
@@ -169,7 +170,7 @@ def _numbers(query: RunQuery, names: Names) -> tuple[list[int], int | None] | No
 
 def _texts(query: RunQuery) -> Iterable[str]:
     given = (query.reason, query.parent_id, query.unique_key, query.tag, query.text)
-    others = (query.id_prefix, query.caused_by)
+    others = (query.id_prefix, query.caused_by, query.limit_key)
     return (text for text in (*given, *others) if text is not None)
 
 

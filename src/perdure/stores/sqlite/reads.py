@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
+from perdure.model.queues import QueueRecord
 from perdure.model.records import (
     Count,
     Ending,
@@ -26,6 +27,8 @@ from perdure.stores.sqlite.codes import STATUSES, pack_id
 from perdure.stores.sqlite.listing import events_statement, list_statement
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
+from perdure.stores.sqlite.queues import ALL as QUEUES
+from perdure.stores.sqlite.queues import queue_of
 from perdure.stores.sqlite.rows import SqlRow
 
 GET = f"SELECT {rows.FULL} FROM run WHERE namespace = ? AND id = ?"
@@ -156,6 +159,12 @@ class Reader:
         """Return what SQLite's check of the file finds."""
         found = [line for (line,) in self._all("PRAGMA integrity_check")]
         return [] if found == ["ok"] else found
+
+    def queues(self) -> list[QueueRecord]:
+        """Return the queues of which something is kept, in the order of their names."""
+        with self._instant() as namespace:
+            found = [queue_of(row, self._names) for row in self._all(QUEUES, namespace)]
+        return sorted(found, key=lambda record: record.queue)
 
     def workers(self) -> list[WorkerRecord]:
         """Return the registered workers."""

@@ -54,12 +54,14 @@ class Row(msgspec.Struct, gc=False):
     """A run inside a batch: its record, its id as stored, and the count of its wait rows.
 
     The record is *hot*: it lacks what no transition looks at (input, meta, options, tags, version,
-    queue, priority, parent, root, result), unless a read asked for all of it.
+    priority, parent, root, result), unless a read asked for all of it. ``slot``: while it runs it
+    counts for the limits of its queue.
     """
 
     run: RunRecord
     key: StoredId
     waits: int = 0
+    slot: bool = False
 
 
 # --- runs ------------------------------------------------------------------------------------
@@ -68,10 +70,10 @@ HOT: Final = (
     "seq, id, status, definition, rank, due_at, epoch, grant_token, control, generation,"
     " created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt, crashes,"
     " waiting_for, coalesce_for, waits, token, unique_key, reason, misfits, paused_at, culprits,"
-    " error"
+    " error, queue, limit_key, slot"
 )
 FULL: Final = (
-    HOT + ", version, queue, priority, tags, parent, root, input, meta, options, result, caused_by"
+    HOT + ", version, priority, tags, parent, root, input, meta, options, result, caused_by"
 )
 
 
@@ -80,14 +82,14 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     (seq, run_id, status, definition, rank, due_at, epoch, grant, control, generation) = row[:10]
     (created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt) = row[10:17]
     (crashes, waiting_for, coalesce, waits, token, unique_key, reason, misfits) = row[17:25]
-    paused_at, culprits, error = row[25:28]
+    paused_at, culprits, error, queue, limit_key, slot = row[25:31]
     return Row(
         RunRecord(
             seq=seq,
             run_id=unpack_id(run_id),
             definition=names.texts[definition],
             version="",
-            queue="",
+            queue=names.texts[queue],
             priority=0,
             unique_key=unique_key,
             token=token,
@@ -119,9 +121,11 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             culprits=culprits,
             misfits=unpack_texts(misfits),
             paused_at=None if paused_at is None else created_at + paused_at,
+            limit_key=limit_key,
         ),
         run_id,
         waits,
+        slot == 1,
     )
 
 
@@ -129,9 +133,8 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     """Read the columns FULL."""
     found = hot_row(row, names, payloads)
     run = found.run
-    version, queue, run.priority, tags, parent, root, data, meta, options, result = row[28:38]
+    version, run.priority, tags, parent, root, data, meta, options, result, cause = row[31:41]
     run.version = names.texts[version]
-    run.queue = names.texts[queue]
     run.tags = unpack_texts(tags)
     run.parent_id = None if parent is None else unpack_id(parent)
     run.root_id = None if root is None else unpack_id(root)
@@ -139,13 +142,13 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     run.meta = payloads.read(meta, run.seq, 1)
     run.options = payloads.read(options, run.seq, 2)
     run.result = payloads.read(result, run.seq, 3)
-    run.caused_by = row[38]
+    run.caused_by = cause
     return found
 
 
 FRESH: Final = (
     "seq, id, definition, version, queue, priority, unique_key, token, input, meta, options, tags,"
-    " parent, root, created_at, updated_at, attempt, status, caused_by"
+    " parent, root, created_at, updated_at, attempt, status, caused_by, limit_key"
 )
 
 
@@ -178,6 +181,7 @@ def fresh_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             None,
             attempt,
             caused_by=row[18],
+            limit_key=row[19],
         ),
         run_id,
     )
@@ -186,7 +190,8 @@ def fresh_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
 CREATED: Final = (
     "seq, namespace, id, status, definition, queue, rank, priority, due_at, epoch, grant_token,"
     " control, generation, created_at, updated_at, attempt, crashes, waiting_for, coalesce_for,"
-    " waits, version, token, parent, root, unique_key, caused_by, tags, input, meta, options"
+    " waits, version, token, parent, root, unique_key, caused_by, tags, input, meta, options,"
+    " limit_key, parked"
 )
 
 
@@ -227,6 +232,8 @@ def created(run: RunRecord, namespace: int, names: Names, payloads: Payloads) ->
         payloads.write(run.input, run.seq, 0),
         payloads.write(run.meta, run.seq, 1),
         payloads.write(run.options, run.seq, 2),
+        run.limit_key,
+        0 if run.limit_key is None else 1,
     )
 
 
@@ -244,6 +251,7 @@ def is_plain_create(create: CreateRun) -> bool:
         and create.parent_id is None
         and create.root_id is None
         and create.caused_by is None
+        and create.limit_key is None
         and not create.tags
         and create.delay <= 0
         and len(create.input) <= LONGEST

@@ -53,15 +53,25 @@ CREATE TABLE run (
     options BLOB,
     result BLOB,
     error BLOB,
-    caused_by TEXT               -- event:…, schedule:…, fork:…; NULL for a call
+    caused_by TEXT,              -- event:…, schedule:…, fork:…; NULL for a call
+    limit_key TEXT,
+    parked INTEGER DEFAULT 0,    -- status 0: 1 while it stands behind the gate of its limit_key
+    slot INTEGER                 -- status 1: 1 where it counts for the limits of its queue
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
     WHERE unique_key IS NOT NULL AND status < 4;
-CREATE INDEX run_ready ON run (namespace, queue, definition, rank, priority) WHERE status = 0;
-CREATE INDEX run_suspect ON run (namespace, queue, definition, priority) WHERE status = 0 AND rank = 2;
+CREATE INDEX run_ready ON run (namespace, queue, definition, rank, priority)
+    WHERE status = 0 AND parked = 0;
+CREATE INDEX run_suspect ON run (namespace, queue, definition, priority)
+    WHERE status = 0 AND parked = 0 AND rank = 2;
+CREATE INDEX run_keyed ON run (namespace, queue, limit_key, parked, definition, rank, priority)
+    WHERE status = 0 AND limit_key IS NOT NULL;
+CREATE INDEX run_slot ON run (namespace, queue, limit_key) WHERE status = 1 AND slot = 1;
 CREATE INDEX run_misfit ON run (namespace, definition, misfits) WHERE status = 3;
 CREATE INDEX run_due ON run (namespace, due_at) WHERE status = 2 AND due_at IS NOT NULL;
+CREATE INDEX run_due_keyed ON run (namespace, due_at)
+    WHERE status = 2 AND due_at IS NOT NULL AND limit_key IS NOT NULL;
 CREATE INDEX run_held ON run (namespace, worker, grant_token) WHERE status = 1;
 CREATE INDEX run_controlled ON run (namespace, worker) WHERE status = 1 AND control <> 0;
 CREATE INDEX run_child ON run (namespace, parent) WHERE parent IS NOT NULL;
@@ -219,6 +229,25 @@ CREATE TABLE fire (              -- what became of the instants of a schedule
     run TEXT
 );
 CREATE INDEX fire_key ON fire (namespace, key, seq);
+
+CREATE TABLE queue (             -- those of which something is kept
+    namespace INTEGER NOT NULL,
+    name INTEGER NOT NULL,
+    limits BLOB NOT NULL,        -- JSON
+    paused_at INTEGER,
+    next_start_at INTEGER NOT NULL, -- what is kept of its rate; see model/queues.py
+    PRIMARY KEY (namespace, name)
+) WITHOUT ROWID;
+
+CREATE TABLE gate (              -- the runs of a queue that share a limit_key; see gates.py
+    namespace INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    limit_key TEXT NOT NULL,
+    look_at INTEGER,             -- when to choose anew who of them stands in run_ready
+    next_start_at INTEGER NOT NULL, -- as of queue
+    PRIMARY KEY (namespace, queue, limit_key)
+) WITHOUT ROWID;
+CREATE INDEX gate_look ON gate (namespace, look_at) WHERE look_at IS NOT NULL;
 
 -- For people with nothing but the sqlite3 command; Perdure itself does not read it.
 CREATE VIEW runs AS

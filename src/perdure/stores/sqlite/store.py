@@ -29,6 +29,7 @@ from perdure.model.events import (
     ListenerRecord,
     TakeEvent,
 )
+from perdure.model.queues import QueueRecord
 from perdure.model.records import (
     Count,
     Ending,
@@ -292,6 +293,10 @@ class SqliteStore:
     async def fires(self, key: str, limit: int = 100) -> list[Fire]:
         """Return what became of the instants of a schedule, newest first."""
         return await self._read(lambda reader: reader.fires(key, limit))
+
+    async def queues(self) -> list[QueueRecord]:
+        """Return the queues of which something is kept, in the order of their names."""
+        return await self._read(lambda reader: reader.queues(), quick=True)
 
     async def damage(self) -> list[str]:
         """Return what SQLite's check of the file finds."""

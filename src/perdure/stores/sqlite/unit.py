@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from perdure.model import lifecycle
-from perdure.model.records import TERMINAL, Attempt, Micros, Status, Wait
+from perdure.model.records import TERMINAL, Attempt, Micros, RunRecord, Status, Wait
 from perdure.model.transitions import CreateRun, Outcome, SaveCheckpoint
-from perdure.stores.sqlite import rows
+from perdure.stores.sqlite import gates, rows
 from perdure.stores.sqlite.bulk import Among, Bulk
 from perdure.stores.sqlite.codes import StoredId, pack_id
 from perdure.stores.sqlite.names import Names
@@ -122,6 +122,7 @@ class Unit:
         self.creates: dict[str, CreateRun] = {}
         self.removed: list[str] = []
         self._changed: dict[int, Row] = {}
+        self._keyed: dict[int, RunRecord] = {}
         self._completed: list[Any] = []
         self._attempts: list[Any] = []
 
@@ -141,6 +142,11 @@ class Unit:
             self.rows.update(dict.fromkeys(missing))
             packed = [pack_id(run_id) for run_id in self.rows if self.rows[run_id] is None]
             self.adopt(LOAD.all(self.connection, packed, self.namespace))
+
+    def forget_held(self) -> None:
+        """Read anew what was known of running runs: a statement has changed them."""
+        self._held.clear()
+        self.rows.clear()
 
     def row(self, run_id: str) -> Row | None:
         """Return the run's row, None where there is no such run."""
@@ -172,6 +178,8 @@ class Unit:
     def change(self, row: Row) -> None:
         """Write the run's row with the next flush; a run that is terminal has just ended."""
         run = row.run
+        if run.limit_key is not None and run.status is not Status.RUNNING:
+            self._keyed[run.seq] = run
         if run.status is Status.COMPLETED and run.culprits is None and run.reason is None:
             self._completed += rows.completed(run, self.payloads)
         else:
@@ -180,7 +188,7 @@ class Unit:
             self.hint = True
             self.ended.append(row.key)
             self.set_waits(row, ())
-        elif run.status in _INTERESTING or run.control:
+        elif run.status in _INTERESTING or run.control or row.slot:
             self.hint = True
 
     def set_waits(self, row: Row, waits: tuple[Wait, ...]) -> None:
@@ -218,6 +226,9 @@ class Unit:
                 parameters += rows.changed(row, self.names, self.payloads)
             self._changed.clear()
             UPDATE_RUNS.run(self.connection, parameters)
+        if self._keyed:
+            self._behind_gates(list(self._keyed.values()))
+            self._keyed.clear()
         if self._attempts:
             INSERT_ATTEMPTS.run(self.connection, self._attempts)
             self._attempts.clear()
@@ -238,5 +249,17 @@ class Unit:
                 parameters += rows.created(run, self.namespace, self.names, self.payloads)
         if statement.run(self.connection, parameters) != len(creates):
             raise NotNew
+        keyed = {(one.queue, one.limit_key) for one in creates if one.limit_key is not None}
+        self._mark(keyed)
         for create in creates:
             self.rows.pop(create.run_id, None)  # where it was looked for, it was not there
+
+    def _behind_gates(self, runs: list[RunRecord]) -> None:
+        """Park those that are queued now, and have the gates of all looked at."""
+        gates.park(self.connection, [run.seq for run in runs])
+        self._mark({(run.queue, run.limit_key) for run in runs})
+
+    def _mark(self, keyed: Iterable[tuple[str, str | None]]) -> None:
+        number = self.names.number
+        places = [(self.namespace, number(queue), key) for queue, key in keyed if key is not None]
+        gates.mark(self.connection, places, self.now)

@@ -145,9 +145,12 @@ class Desk:
         definitions: tuple[str, ...] = ("d",),
         queues: tuple[str, ...] = ("default",),
         suspects: bool = False,
+        fresh_first: bool = False,
     ) -> Claimed:
         outcome = await self.do(
-            Claim(worker_id, token or fresh_token(), definitions, queues, limit, suspects)
+            Claim(
+                worker_id, token or fresh_token(), definitions, queues, limit, suspects, fresh_first
+            )
         )
         assert isinstance(outcome, Claimed)
         return outcome

@@ -80,3 +80,39 @@ CREATE TABLE fire (
     run TEXT
 );
 CREATE INDEX fire_key ON fire (namespace, key, seq);
+
+-- Limits of queues.
+
+ALTER TABLE run ADD COLUMN limit_key TEXT;
+ALTER TABLE run ADD COLUMN parked INTEGER DEFAULT 0;
+ALTER TABLE run ADD COLUMN slot INTEGER;
+DROP INDEX run_ready;
+CREATE INDEX run_ready ON run (namespace, queue, definition, rank, priority)
+    WHERE status = 0 AND parked = 0;
+DROP INDEX run_suspect;
+CREATE INDEX run_suspect ON run (namespace, queue, definition, priority)
+    WHERE status = 0 AND parked = 0 AND rank = 2;
+CREATE INDEX run_keyed ON run (namespace, queue, limit_key, parked, definition, rank, priority)
+    WHERE status = 0 AND limit_key IS NOT NULL;
+CREATE INDEX run_slot ON run (namespace, queue, limit_key) WHERE status = 1 AND slot = 1;
+CREATE INDEX run_due_keyed ON run (namespace, due_at)
+    WHERE status = 2 AND due_at IS NOT NULL AND limit_key IS NOT NULL;
+
+CREATE TABLE queue (
+    namespace INTEGER NOT NULL,
+    name INTEGER NOT NULL,
+    limits BLOB NOT NULL,
+    paused_at INTEGER,
+    next_start_at INTEGER NOT NULL,
+    PRIMARY KEY (namespace, name)
+) WITHOUT ROWID;
+
+CREATE TABLE gate (
+    namespace INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    limit_key TEXT NOT NULL,
+    look_at INTEGER,
+    next_start_at INTEGER NOT NULL,
+    PRIMARY KEY (namespace, queue, limit_key)
+) WITHOUT ROWID;
+CREATE INDEX gate_look ON gate (namespace, look_at) WHERE look_at IS NOT NULL;
