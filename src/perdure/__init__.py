@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from perdure.event import event
     from perdure.handle import Event, Run
     from perdure.model.records import Status
+    from perdure.queue import Queue, Rate
     from perdure.retry import Backoff, RetryPolicy, constant, exponential, linear
     from perdure.step import (
         CurrentStep,
@@ -49,6 +50,8 @@ __all__ = [
     "EventTimeout",
     "NonRetryable",
     "PerdureError",
+    "Queue",
+    "Rate",
     "RetryAfter",
     "RetryPolicy",
     "Run",
@@ -89,6 +92,7 @@ _HOMES = {
     "event": ("event",),
     "handle": ("Event", "Run"),
     "model.records": ("Status",),
+    "queue": ("Queue", "Rate"),
     "retry": ("Backoff", "RetryPolicy", "constant", "exponential", "linear"),
     "step": (
         "CurrentStep",

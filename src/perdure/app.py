@@ -69,7 +69,9 @@ from perdure.handle import (
 )
 from perdure.ids import check_id
 from perdure.model.events import EventQuery, Unlisten
+from perdure.model.queues import Limits
 from perdure.model.records import Count, Status
+from perdure.queue import Queue, QueueEntry, Rate, limits_given, queue_entries
 from perdure.retry import Backoff, RetryOn
 from perdure.schedule import ScheduleEntry, ScheduleHandle, schedule_entry
 from perdure.step import Step, StepOptions, decorate, refuse_unknown
@@ -718,6 +720,7 @@ class App(Generic[Services_co, Meta_co]):
         reason: str | None = None,
         queue: str | None = None,
         unique_key: str | None = None,
+        limit_key: str | None = None,
         tag: str | None = None,
         parent: Run[Any] | str | None = None,
         created_after: datetime | None = None,
@@ -735,6 +738,7 @@ class App(Generic[Services_co, Meta_co]):
             reason: ``crash`` with ``failed`` shows the runs that killed their workers.
             queue: exactly.
             unique_key: exactly; of ended runs, too.
+            limit_key: exactly.
             tag: one of theirs, exactly.
             parent: whose body started them.
             created_after: an aware datetime; from this instant on.
@@ -772,6 +776,7 @@ class App(Generic[Services_co, Meta_co]):
             created_before=None if created_before is None else to_micros_instant(created_before),
             text=text,
             id_prefix=id_prefix,
+            limit_key=limit_key,
         )
         self._engine.check_loop()
         page = await self._seq_of(_id_of(before, "before"))
@@ -920,6 +925,49 @@ class App(Generic[Services_co, Meta_co]):
             InvalidValue: no schedule can have such a key.
         """
         return ScheduleHandle(key, self._engine)
+
+    def queue(
+        self,
+        name: str,
+        /,
+        *,
+        concurrency: int | None = None,
+        rate: Rate | None = None,
+        concurrency_per_key: int | None = None,
+        rate_per_key: Rate | None = None,
+    ) -> Queue:
+        """Return a queue by its name; with any limit, declare that it has these.
+
+        The limits that are declared are set by each worker of the app that starts, and hold for
+        all workers of whatever process. A run that is over one stays queued until there is room,
+        and takes neither a slot nor the turn of others meanwhile. A run that waits (for a time, an
+        event, a child, its next attempt) has no slot.
+
+        Args:
+            name: what definitions and calls name with ``queue=``.
+            concurrency: at most so many of its runs work at once, on all workers.
+            rate: so many of its runs start in a time; one that goes on after a wait is no start.
+            concurrency_per_key: as ``concurrency``, for each ``options(limit_key=…)`` apart.
+            rate_per_key: as ``rate``, for each ``limit_key`` apart.
+
+        Raises:
+            InvalidValue: no queue can have such a name.
+            UsageError: one of the limits is none.
+            DefinitionError: it is declared with other limits already.
+
+        Example::
+
+            app.queue("mail", concurrency=20, rate=Rate(100, "1m", burst=10), concurrency_per_key=1)
+        """
+        found = Queue(name, self._engine)
+        limits = limits_given(concurrency, rate, concurrency_per_key, rate_per_key)
+        if limits != Limits():
+            self._engine.declare_queue(name, limits)
+        return found
+
+    async def queues(self) -> list[QueueEntry]:
+        """Return the queues that have limits, are paused or have runs, in order of their names."""
+        return [*(await queue_entries(self._engine)).values()]
 
     async def workers(self) -> list[WorkerEntry]:
         """Return the registered workers of every process, in order of registration.

@@ -171,6 +171,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     tags: tuple[str, ...]
     version: str
     unique_key: str | None
+    limit_key: str | None
     parent: str | None
     caused_by: str | None
 
@@ -681,6 +682,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         tags=run.tags,
         version=run.version,
         unique_key=run.unique_key,
+        limit_key=run.limit_key,
         parent=run.parent_id,
         caused_by=run.caused_by,
     )

@@ -231,6 +231,7 @@ class ScheduleHandle:
             options=create.options,
             tags=create.tags,
             caused_by=cause,
+            limit_key=create.limit_key,
         )
         await self._engine.committer.submit(made)
         found = await self._engine.store.get(run_id)

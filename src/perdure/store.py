@@ -226,6 +226,13 @@ class Store(Protocol):
         """Return the queues of which something is kept, in the order of their names."""
         ...
 
+    async def next_start_of_key(self, queue: str, limit_key: str) -> Micros:
+        """Return from when on the rate of a key allows a start, as it is kept; 0 for nothing kept.
+
+        Which rate that is stands in the queue's limits.
+        """
+        ...
+
     async def workers(self) -> list[WorkerRecord]:
         """Return the registered workers in order of registration."""
         ...

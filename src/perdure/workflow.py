@@ -84,6 +84,7 @@ class Options(msgspec.Struct, frozen=True):
     timezone: str | None = None
     missed: Missed = Missed.ONCE
     schedule_key: str | None = None
+    limit_key: str | None = None
     overrides: CallOptions = CallOptions()
 
 
@@ -235,6 +236,7 @@ class Calls(Generic[P, R]):
             template.options,
             template.tags,
             options.missed,
+            limit_key=template.limit_key,
         )
         await put_schedule(bound.engine, schedule)
         return ScheduleHandle(key, bound.engine)
@@ -370,6 +372,7 @@ class Calls(Generic[P, R]):
             self._encoded_options,
             options.tags or definition.tags,
             delay,
+            limit_key=options.limit_key,
         )
 
     @reads_as("enqueue(…) without `await`")
@@ -513,6 +516,7 @@ class Definable(Calls[P, R]):
         timezone: str | None = None,
         missed: Literal["skip", "once", "all"] = "once",
         schedule_key: str | None = None,
+        limit_key: str | None = None,
     ) -> Calls[P, R]:
         """Return the same verbs with options for one call.
 
@@ -533,19 +537,23 @@ class Definable(Calls[P, R]):
             timezone: of ``schedule``: an IANA name; UTC by default.
             missed: of ``schedule``: what becomes of instants that nobody fired; see there.
             schedule_key: of ``schedule``: by which it is found again.
+            limit_key: under which the queue's limits by key count this run: a customer, a host.
+                See ``app.queue``.
 
         Raises:
             InvalidValue, UsageError: an option is wrong.
         """
         policy = checked_missed(missed)
-        if schedule_key is not None:
-            check_id(schedule_key, "schedule_key")
-        if id is not None:
-            check_id(id, "id")
-        if unique_key is not None:
-            check_id(unique_key, "unique_key")
-        if queue is not None:
-            check_id(queue, "queue")
+        names = {
+            "schedule_key": schedule_key,
+            "limit_key": limit_key,
+            "id": id,
+            "unique_key": unique_key,
+            "queue": queue,
+        }
+        for what, name in names.items():
+            if name is not None:
+                check_id(name, what)
         if max_attempts is not None:
             RetryPolicy(max_attempts)
         if priority is not None:
@@ -573,6 +581,7 @@ class Definable(Calls[P, R]):
             timezone,
             policy,
             schedule_key,
+            limit_key,
             overrides,
         )
         return Calls(self._find, given)

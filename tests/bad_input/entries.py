@@ -261,10 +261,25 @@ def _schedule(of: str) -> Call:
     return call
 
 
+def _queue(desk: Desk, row: Row) -> Any:
+    if row.parameter == "name":
+        return desk.app.queue(thaw(row.value))
+    return desk.app.queue("mail", **{row.parameter: thaw(row.value)})
+
+
+def _rate(_: Desk, row: Row) -> Any:
+    return perdure.Rate(**{"limit": 1, "per": "1m", row.parameter: thaw(row.value)})
+
+
 CALLS: dict[str, Call] = {
     "App": _constructed(App),
     "App.connect": _connect,
     "App.counts": lambda desk, row: desk.app.counts(**{row.parameter: thaw(row.value)}),
+    "App.queue": _queue,
+    "Queue.set_limits": lambda desk, row: desk.app.queue("mail").set_limits(
+        **{row.parameter: thaw(row.value)}
+    ),
+    "Rate": _rate,
     "App.schedule": lambda desk, row: desk.app.schedule(thaw(row.value)),
     "Workflow.schedule": _schedule("anything"),
     "Declared.schedule": _schedule("declared"),

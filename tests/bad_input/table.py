@@ -97,14 +97,15 @@ ROWS: list[Row] = [
     *each(
         {
             **dict.fromkeys(BODIES, "name queue version"),
-            **dict.fromkeys(OPTIONS, "id unique_key queue"),
+            **dict.fromkeys(OPTIONS, "id unique_key queue limit_key"),
             "App.step": "name was",
             "step": "was",
             "step.sync": "name",
             "App.get": "run_id",
             "Declared.get": "run_id",
             "Workflow.get": "run_id",
-            "App.runs": "queue unique_key tag text id_prefix parent before",
+            "App.queue": "name",
+            "App.runs": "queue unique_key limit_key tag text id_prefix parent before",
             "sleep": "name",
             "sleep_until": "name",
         },
@@ -141,6 +142,27 @@ ROWS: list[Row] = [
         for entry in ("App.publish", "Run.send_event", "App.events", "App.unlisten")
     ],
     Row("App.publish", "event", Fresh(forgotten), UsageError, "did you forget `await`?"),
+    # limits of queues
+    *[
+        Row(entry, parameter, value, UsageError, f"{parameter} must be a whole number from 1 to")
+        for entry, parameter in (
+            ("App.queue", "concurrency"),
+            ("App.queue", "concurrency_per_key"),
+            ("Queue.set_limits", "concurrency"),
+            ("Queue.set_limits", "concurrency_per_key"),
+            ("Rate", "limit"),
+            ("Rate", "burst"),
+        )
+        for value in (0, -1, 1_000_001, True, 1.0, "5")
+    ],
+    *[
+        Row(entry, parameter, value, UsageError, f"{parameter} must be a Rate such as")
+        for entry in ("App.queue", "Queue.set_limits")
+        for parameter in ("rate", "rate_per_key")
+        for value in (5, "5/1m", (5, "1m"), True)
+    ],
+    *each({"Rate": "per"}, NO_DURATIONS, InvalidDuration),
+    Row("Rate", "per", "0s", UsageError, "per must be longer than nothing"),
     *each({"App.schedule": "key"}, NO_NAMES[:8], InvalidValue),
     *each(dict.fromkeys(OPTIONS, "schedule_key"), NO_NAMES[:8], InvalidValue),
     *[
@@ -734,6 +756,11 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("App.override", "services"): "any object is services",
     ("App.workers", NO_PARAMETER): "it takes nothing, and there may be none",
     ("App.close", NO_PARAMETER): "closing one that is not open is harmless",
+    ("App.queues", NO_PARAMETER): "it takes nothing, and there may be none",
+    ("Queue", "*"): "made by App.queue",
+    ("Queue.get", NO_PARAMETER): "it takes nothing, and there may be none",
+    ("Queue.pause", NO_PARAMETER): "it takes nothing, and any queue may be paused",
+    ("Queue.resume", NO_PARAMETER): "it takes nothing, and any queue may be resumed",
     ("App.schedules", NO_PARAMETER): "it takes nothing, and there may be none",
     **{
         (entry, "timezone"): "checked when it is used; tests/engine/test_schedules.py"

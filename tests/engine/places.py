@@ -194,6 +194,14 @@ class Mortal:
         """Return the schedules."""
         return await self._read(lambda: self.inner.schedules(due_by=due_by))
 
+    async def queues(self) -> Any:
+        """Return the queues."""
+        return await self._read(self.inner.queues)
+
+    async def next_start_of_key(self, queue: str, limit_key: str) -> Any:
+        """Return what is kept of the rate of a key."""
+        return await self._read(lambda: self.inner.next_start_of_key(queue, limit_key))
+
     async def fires(self, key: str, limit: int = 100) -> Any:
         """Return what became of the instants of a schedule."""
         return await self._read(self.inner.fires, key, limit)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.errors import OutcomeUnknown, StoreBusy, StoreError, StoreFull, StoreReadOnly
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
+from perdure.model.queues import QueueRecord
 from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
@@ -154,6 +155,12 @@ class FaultyStore:
 
     async def schedules(self, *, due_by: int | None = None) -> list[ScheduleRecord]:
         return await self._read(lambda: self._inner.schedules(due_by=due_by))
+
+    async def queues(self) -> list[QueueRecord]:
+        return await self._read(self._inner.queues)
+
+    async def next_start_of_key(self, queue: str, limit_key: str) -> int:
+        return await self._read(lambda: self._inner.next_start_of_key(queue, limit_key))
 
     async def fires(self, key: str, limit: int = 100) -> list[Fire]:
         return await self._read(lambda: self._inner.fires(key, limit))

@@ -36,6 +36,8 @@ from perdure import (
     EventTimeout,
     NonRetryable,
     PerdureError,
+    Queue,
+    Rate,
     RetryAfter,
     RetryPolicy,
     Run,
@@ -68,6 +70,7 @@ from perdure import (
 from perdure.errors import RunFailed
 from perdure.handle import EventEntry, ListenerEntry, WorkerEntry
 from perdure.model.records import Count
+from perdure.queue import QueueEntry
 from perdure.schedule import FireEntry, ScheduleEntry, ScheduleHandle
 
 # --- what apps are made of ------------------------------------------------------------------------
@@ -423,6 +426,24 @@ async def calls() -> None:
     assert_type(await app.workers(), list[WorkerEntry])
     assert_type(await app.events(type=Paid, key="k", run="r", limit=5), list[EventEntry])
     assert_type(await app.schedules(), list[ScheduleEntry])
+    mail = assert_type(
+        app.queue(
+            "mail",
+            concurrency=2,
+            rate=Rate(100, "1m", burst=10),
+            concurrency_per_key=1,
+            rate_per_key=Rate(1, timedelta(seconds=1)),
+        ),
+        Queue,
+    )
+    assert_type(await app.queues(), list[QueueEntry])
+    assert_type(await mail.get(), QueueEntry)
+    rate = Rate(5, per="1s")
+    assert_type((rate.limit, rate.per, rate.burst), tuple[int, timedelta | str, int])
+    await mail.set_limits(concurrency=5)
+    await mail.pause()
+    await mail.resume()
+    assert_type(await hello.options(limit_key="k").enqueue("Ada"), Run[str])
     calls = hello.options(timezone="UTC", missed="all", schedule_key="k")
     daily = assert_type(await calls.schedule("@daily", "Ada"), ScheduleHandle)
     assert_type(await daily.get(), ScheduleEntry)

@@ -11,6 +11,7 @@ from perdure._runtime.why import Why, why
 from perdure.clock import to_datetime
 from perdure.codec import encode_error
 from perdure.errors import Mismatch
+from perdure.model.queues import Limits, PauseQueue, PutQueue, Rate
 from perdure.model.records import Ending, StepOutcome, Wait, WaitKind
 from perdure.model.transitions import (
     CancelRun,
@@ -77,6 +78,47 @@ async def all_busy(desk: Desk) -> None:
     await desk.create(*(f"busy{number}" for number in range(8)))
     await desk.claim()
     await desk.create("r")
+
+
+async def paused_queue(desk: Desk) -> None:
+    await desk.worker()
+    await desk.create("r")
+    await desk.do(PauseQueue("default"))
+    desk.clock.advance(10 * SECOND)
+
+
+async def full_queue(desk: Desk) -> None:
+    await desk.worker()
+    await desk.do(PutQueue("default", Limits(concurrency=1)))
+    await desk.create("first")
+    await desk.claim()
+    await desk.create("r")
+    desk.clock.advance(10 * SECOND)
+
+
+async def full_key(desk: Desk) -> None:
+    await desk.worker()
+    await desk.do(PutQueue("default", Limits(concurrency=9, key_concurrency=2)))
+    await desk.create("a", "b", "r", limit_key="k")
+    await desk.create("c", limit_key="other")
+    await desk.claim()
+    desk.clock.advance(10 * SECOND)
+
+
+async def over_rate(desk: Desk) -> None:
+    await desk.worker()
+    await desk.do(PutQueue("default", Limits(rate=Rate(1, MINUTE))))
+    await desk.create("a", "r")
+    await desk.claim()
+    desk.clock.advance(10 * SECOND)
+
+
+async def over_rate_of_key(desk: Desk) -> None:
+    await desk.worker()
+    await desk.do(PutQueue("default", Limits(key_rate=Rate(2, MINUTE, 2))))
+    await desk.create("a", "b", "r", limit_key="k")
+    await desk.claim()
+    desk.clock.advance(10 * SECOND)
 
 
 async def suspected(desk: Desk) -> None:
@@ -244,6 +286,36 @@ CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int |
     ),
     other_queue: ("queue_not_served", (), None, "in queue 'slow', and the workers that have its"),
     all_busy: ("workers_full", ("w",), None, "all 8 slots of worker w are taken"),
+    paused_queue: (
+        "queue_paused",
+        ("default",),
+        None,
+        "in queue 'default', which was paused 10s ago; perdure queue resume default lets it go on",
+    ),
+    full_queue: (
+        "queue_full",
+        ("first",),
+        None,
+        "1 slot of queue 'default' is taken by first on worker w, the first for 10s",
+    ),
+    full_key: (
+        "key_full",
+        ("a", "b"),
+        None,
+        "2 slots of key 'k' of queue 'default' are taken by a on worker w, b on worker w, the",
+    ),
+    over_rate: (
+        "rate",
+        ("default",),
+        START + MINUTE,
+        "1 starts in 1m, allows the next one at 2027-01-15T08:01:00.000+00:00, in 50s",
+    ),
+    over_rate_of_key: (
+        "key_rate",
+        ("default",),
+        START + MINUTE // 2,
+        "and the rate of key 'k' of queue 'default', 2 starts in 1m, allows the next one at",
+    ),
     suspected: ("suspect", (), None, "because 3 workers in a row died with it"),
     claimable: ("claimable", (), None, "may be claimed now, queued 0s ago; worker w can take it"),
     delayed: (

@@ -43,6 +43,7 @@ from perdure.model.events import (
     TimedOut,
     Unlisten,
 )
+from perdure.model.queues import PauseQueue, PutQueue, QueueKept, ResumeQueue
 from perdure.model.schedules import (
     Fired,
     FireSchedule,
@@ -209,6 +210,10 @@ class Committer:
     def submit(
         self, transition: FireSchedule, *, patient: bool = ...
     ) -> asyncio.Future[Fired | Passed | Unscheduled]: ...
+    @overload
+    def submit(
+        self, transition: PutQueue | PauseQueue | ResumeQueue, *, patient: bool = ...
+    ) -> asyncio.Future[QueueKept]: ...
     @overload
     def submit(
         self, transition: Listen | Unlisten, *, patient: bool = ...

@@ -26,12 +26,14 @@ from perdure.codec import encode_error, error_summary
 from perdure.defaults import PAYLOAD_LIMIT, STEP_THREADS
 from perdure.errors import (
     AppNotReady,
+    DefinitionError,
     PayloadTooLarge,
     StoreError,
     SwallowedSuspension,
     UsageError,
 )
 from perdure.ids import Ids
+from perdure.model.queues import Limits
 from perdure.model.records import Control, Micros
 from perdure.store import Store
 from perdure.telemetry import AppError, AppReady, Hooks, log_hooks
@@ -66,7 +68,8 @@ class Engine:
     asked for arrives with the heartbeat and with every answer of the store. ``hooks`` are told what
     has happened in this process; see :mod:`perdure._engine.telling`. ``stand_in`` is asked, where a
     test has set it, what to execute in the place of each step, and ``on_swallowed`` is told of
-    bodies that went on after they were told to leave. ``is_used`` becomes true with the first
+    bodies that went on after they were told to leave. ``queues`` are the limits that this app
+    declares. ``is_used`` becomes true with the first
     connection or execution: what is configured must be so before.
     """
 
@@ -80,6 +83,7 @@ class Engine:
         self.stand_in: StandIn | None = None
         self.on_swallowed: Callable[[SwallowedSuspension], None] | None = None
         self.hooks = Hooks()
+        self.queues: dict[str, Limits] = {}
         self._unlog: Callable[[], None] | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._body_pool: ThreadPoolExecutor | None = None
@@ -102,6 +106,18 @@ class Engine:
         self.deadlines = Deadlines()
         self._store_ahead: Micros = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def declare_queue(self, name: str, limits: Limits) -> None:
+        """Have each worker that starts set these limits.
+
+        Raises:
+            DefinitionError: others are declared already.
+        """
+        if self.queues.setdefault(name, limits) != limits:
+            raise DefinitionError(
+                f"queue {name!r} is declared twice, with different limits; declare it once, and "
+                f"elsewhere say app.queue({name!r})"
+            )
 
     def check_loop(self) -> None:
         """Check that the running code is on the loop in which the store was opened.

@@ -26,6 +26,7 @@ def run_query(
     created_before: Micros | None = None,
     text: str | None = None,
     id_prefix: str | None = None,
+    limit_key: str | None = None,
 ) -> RunQuery:
     """Return the query of these filters; limit and page are left to the caller.
 
@@ -50,6 +51,7 @@ def run_query(
         created_before=created_before,
         text=optional_id(text, "text"),
         id_prefix=optional_id(id_prefix, "id_prefix"),
+        limit_key=optional_id(limit_key, "limit_key"),
     )
 
 

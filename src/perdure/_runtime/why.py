@@ -13,11 +13,13 @@ from datetime import datetime
 from typing import Final, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.clock import to_datetime
 from perdure.codec import shown_error
 from perdure.duration import format_micros
 from perdure.model.lifecycle import SUSPECT_AFTER
+from perdure.model.queues import Limits, Rate, next_start_at
 from perdure.model.records import (
     Control,
     History,
@@ -42,9 +44,9 @@ class Why(msgspec.Struct, frozen=True):
         run_id: which run.
         cause: what it is, for programs: ``ended``, ``executing``, ``silent_worker``,
             ``no_worker``, ``only_silent_workers``, ``no_capable_worker``, ``queue_not_served``,
-            ``workers_full``,
-            ``suspect``, ``claimable``, ``delay``, ``retry``, ``sleep``, ``child``, ``event``,
-            ``due``, ``mismatch``, ``paused``, ``damaged``.
+            ``queue_paused``, ``queue_full``, ``key_full``, ``rate``, ``key_rate``,
+            ``workers_full``, ``suspect``, ``claimable``, ``delay``, ``retry``, ``sleep``,
+            ``child``, ``event``, ``due``, ``mismatch``, ``paused``, ``damaged``.
         sentence: the same for people, with who and until when.
         holder: who or what it waits for: a worker's id, runs' ids, a step's path; empty for none.
         until: when that ends by itself, if it does.
@@ -247,6 +249,8 @@ async def _unserved(store: Store, view: _View) -> Why | None:
             f"is {_age(view)} in queue {run.queue!r}, and the workers that have its definition "
             f"serve {_listed(queues)}",
         )
+    if (limited := await _limited(store, view)) is not None:
+        return limited
     held = await _held(store)
     if all(held[worker.worker_id] >= worker.slots for worker in serving):
         slots = sum(worker.slots for worker in serving)
@@ -264,6 +268,78 @@ async def _unserved(store: Store, view: _View) -> Why | None:
             "it is taken alone, by a worker that holds nothing else",
         )
     return None
+
+
+async def _limited(store: Store, view: _View) -> Why | None:
+    """Return which limit of its queue is in the way of a run that may be claimed."""
+    run = view.run
+    record = next((one for one in await store.queues() if one.queue == run.queue), None)
+    if record is None:
+        return None
+    limits = record.limits
+    if record.paused_at is not None:
+        return _say(
+            view,
+            "queue_paused",
+            f"is {_age(view)} in queue {run.queue!r}, which was paused "
+            f"{view.ago(record.paused_at)} ago; perdure queue resume {run.queue} lets it go on",
+            [run.queue],
+        )
+    if (full := await _full(store, view, limits)) is not None:
+        return full
+    if run.epoch:
+        return None
+    if limits.rate is not None:
+        at = next_start_at(limits.rate, record.next_start_at)
+        if at > view.now:
+            return _over(view, "rate", f"queue {run.queue!r}", limits.rate, at)
+    if limits.key_rate is not None and run.limit_key is not None:
+        at = await store.next_start_of_key(run.queue, run.limit_key)
+        if at > view.now:
+            whose = f"key {run.limit_key!r} of queue {run.queue!r}"
+            return _over(view, "key_rate", whose, limits.key_rate, at)
+    return None
+
+
+async def _full(store: Store, view: _View, limits: Limits) -> Why | None:
+    run = view.run
+    running = RunQuery((Status.RUNNING,), queue=run.queue, limit=1_000)
+    whose = {
+        "queue_full": (limits.concurrency, f"queue {run.queue!r}", running),
+        "key_full": (
+            None if run.limit_key is None else limits.key_concurrency,
+            f"key {run.limit_key!r} of queue {run.queue!r}",
+            replace(running, limit_key=run.limit_key),
+        ),
+    }
+    for cause, (limit, name, query) in whose.items():
+        if limit is None:
+            continue
+        holders = await store.list_runs(query)
+        if len(holders) >= min(limit, query.limit):
+            holders.sort(key=lambda holder: (holder.claimed_at or 0, holder.seq))
+            told = [f"{one.run_id} on worker {one.worker_id}" for one in holders]
+            since = view.ago(holders[0].claimed_at)
+            return _say(
+                view,
+                cause,
+                f"is {_age(view)} and {_count(limit, 'slot')} of {name} "
+                f"{'is' if limit == 1 else 'are'} taken by {_listed(told)}, the first for {since}",
+                [one.run_id for one in holders],
+            )
+    return None
+
+
+def _over(view: _View, cause: str, whose: str, rate: Rate, at: Micros) -> Why:
+    moment = to_datetime(at).isoformat(timespec="milliseconds")
+    return _say(
+        view,
+        cause,
+        f"is {_age(view)}, and the rate of {whose}, {rate.limit} starts in "
+        f"{format_micros(rate.period)}, allows the next one at {moment}, in {view.left(at)}",
+        [view.run.queue],
+        at,
+    )
 
 
 def _nobody(view: _View) -> Why:

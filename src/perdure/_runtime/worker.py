@@ -32,6 +32,7 @@ from perdure.errors import PerdureError, StoreError, UsageError, shown
 from perdure.ids import check_id
 from perdure.model.events import Listen, Publish, SendEvent
 from perdure.model.lifecycle import SUSPECT_AFTER
+from perdure.model.queues import PutQueue, ResumeQueue
 from perdure.model.records import Control, Grant, RunRecord
 from perdure.model.schedules import FireSchedule, RemoveSchedule
 from perdure.model.transitions import (
@@ -40,6 +41,7 @@ from perdure.model.transitions import (
     Claimed,
     CreateRun,
     GiveBack,
+    PauseRun,
     RegisterWorker,
     Released,
     Rescued,
@@ -65,10 +67,14 @@ REASONS = frozenset(
     {
         *(CreateRun, Settle, CancelRun, ResumeRun, RetryRun),
         *(RescueWorker, RetireWorker, RegisterWorker, GiveBack, Publish, SendEvent),
-        FireSchedule,
+        *(FireSchedule, PauseRun, PutQueue, ResumeQueue),
     }
 )
 """Transitions after which something may be claimable, or due at another time, than before."""
+
+FRESH_FIRST = 8
+"""Of so many claims that are given something one takes runs that were never claimed before those
+that go on, so that no number of the latter starves the former."""
 
 SUSPECT_PATIENCE = 30.0
 """Seconds for which suspects may be passed over while there is other work."""
@@ -107,7 +113,8 @@ class Worker:
     Args:
         app: whose definitions it serves.
         concurrency: runs that it executes at once; waiting runs do not count.
-        queues: which queues it serves.
+        queues: which queues it serves; None for ``default``, those of its definitions and those
+            that the app declares.
         only: names of the definitions it serves; None for all.
         lease: how long its heart may stand still before another worker takes its runs over.
         heartbeat: how often it gives a sign of life; at most a third of the lease.
@@ -130,7 +137,7 @@ class Worker:
         app: HasEngine,
         *,
         concurrency: int = defaults.CONCURRENCY,
-        queues: Iterable[str] = (defaults.QUEUE,),
+        queues: Iterable[str] | None = None,
         only: Iterable[str] | None = None,
         lease: Duration = defaults.LEASE,
         heartbeat: Duration = defaults.HEARTBEAT,
@@ -151,7 +158,8 @@ class Worker:
         self.scheduler = Scheduler(app) if scheduler else None
         self._engine = app.engine
         self.concurrency = concurrency
-        self._queues = _checked_names("queues", queues)
+        self._chosen_queues = None if queues is None else _checked_names("queues", queues)
+        self.queues: tuple[str, ...] = self._chosen_queues or (defaults.QUEUE,)
         self._only = None if only is None else _checked_names("only", only)
         self._pulse = Pulse.of(lease, heartbeat)
         self._poll = named_micros(poll, "poll") / 1e6
@@ -164,6 +172,7 @@ class Worker:
         # executes. Draining no-op runs gains a third by it on two cores.
         self._half = (concurrency + 1) // 2
         self._token = 0
+        self._gave = 0  # claims that were given something
         self._claiming = False
         self._hinted = False
         self._more = True
@@ -199,6 +208,7 @@ class Worker:
         if self._state is not State.STOPPED:
             raise UsageError("this worker runs already")
         self._names = self._serves()
+        self.queues = self._chosen_queues or self._known_queues()
         for name in self._names:
             self._engine.registry[name].listeners()  # raises where one is declared wrongly
             self._engine.registry[name].put_schedule(0)
@@ -312,6 +322,11 @@ class Worker:
             registry[name]
         return names
 
+    def _known_queues(self) -> tuple[str, ...]:
+        registry = self._engine.registry
+        known = {registry[name].queue for name in self._names} | set(self._engine.queues)
+        return (defaults.QUEUE, *sorted(known - {defaults.QUEUE}))
+
     async def _join(self) -> None:
         """Take a sign of life, rescue those known to be dead, register, and start the heart."""
         engine = self._engine
@@ -327,12 +342,14 @@ class Worker:
                 socket.gethostname(),
                 os.getpid(),
                 {name: versions[name] for name in self._names},
-                self._queues,
+                self.queues,
                 self.concurrency,
                 round(self._pulse.lease * 1e6),
                 round(self._pulse.interval * 1e6),
             )
         )
+        for name, limits in engine.queues.items():
+            await engine.committer.submit(PutQueue(name, limits))
         await self._listen()
         self._heart = Heart(self, engine, self._pulse)
         self._heart.start()
@@ -474,9 +491,10 @@ class Worker:
             self.worker_id,
             self._token,
             self._names,
-            self._queues,
+            self.queues,
             min(self._free, self._half),
             suspects=idle and (self._only_suspects or overdue),
+            fresh_first=self._gave % FRESH_FIRST == 0,
         )
 
     def _overdue_suspects(self) -> bool:
@@ -505,9 +523,14 @@ class Worker:
             return
         self._note_suspects(answer)
         idle = self._free == self.concurrency
-        self._more = len(answer.runs) > 0 or self._hinted or (idle and self._only_suspects)
+        due = answer.next_due_at
+        is_over = due is None or due > answer.now
+        self._more = bool(
+            answer.runs or self._hinted or not is_over or (idle and self._only_suspects)
+        )
         self._hinted = False
         self._free -= len(answer.runs)
+        self._gave += bool(answer.runs)
         for claimed in answer.runs:
             if claimed.run.crashes >= SUSPECT_AFTER:
                 self._alone = self._loop.call_later(PROBATION, self._end_probation)
@@ -515,7 +538,6 @@ class Worker:
         if self._more and self._free > 0:
             self._look_later(OTHER_HALF)
         else:
-            due = answer.next_due_at
             self._look_later(None if due is None else max(0.0, (due - answer.now) / 1e6))
         self._signal()
 
@@ -694,7 +716,7 @@ class Worker:
                 WorkerReady(
                     at=self._now(),
                     worker_id=self.worker_id,
-                    queues=self._queues,
+                    queues=self.queues,
                     slots=self.concurrency,
                 )
             )

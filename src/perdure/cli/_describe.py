@@ -9,8 +9,10 @@ from typing import Any
 from perdure._engine.engine import Engine
 from perdure.clock import to_datetime
 from perdure.codec import schema, shown_error
+from perdure.duration import format_micros, to_micros
 from perdure.handle import FailedAttempt, StepHistory, readable
 from perdure.model.records import History, Micros, RunRecord
+from perdure.queue import QueueEntry, Rate
 from perdure.schedule import ScheduleEntry
 
 
@@ -25,6 +27,7 @@ def run_fields(run: RunRecord) -> dict[str, Any]:
         "queue": run.queue,
         "priority": run.priority,
         "unique_key": run.unique_key,
+        "limit_key": run.limit_key,
         "tags": list(run.tags),
         "attempt": run.attempt,
         "crashes": run.crashes,
@@ -38,6 +41,29 @@ def run_fields(run: RunRecord) -> dict[str, Any]:
         "finished_at": _instant(run.finished_at),
         "error": None if run.error is None else _error(run.error),
     }
+
+
+def queue_fields(entry: QueueEntry) -> dict[str, Any]:
+    """Return what a list tells of a queue."""
+    return {
+        "name": entry.name,
+        "concurrency": entry.concurrency,
+        "rate": _rate(entry.rate),
+        "concurrency_per_key": entry.concurrency_per_key,
+        "rate_per_key": _rate(entry.rate_per_key),
+        "paused_at": None if entry.paused_at is None else entry.paused_at.isoformat(),
+        "queued": entry.queued,
+        "running": entry.running,
+        "waiting": entry.waiting,
+    }
+
+
+def _rate(rate: Rate | None) -> str | None:
+    """Return a rate as `perdure queue limit` takes it."""
+    if rate is None:
+        return None
+    burst = f",{rate.burst}" if rate.burst > 1 else ""
+    return f"{rate.limit}/{format_micros(to_micros(rate.per))}{burst}"
 
 
 def history_fields(history: History, engine: Engine) -> dict[str, Any]:

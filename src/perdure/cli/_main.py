@@ -36,6 +36,8 @@ COMMANDS: Final = {
     "scheduler": "Fire schedules, and execute nothing.",
     "schedules": "List schedules.",
     "schedule": "Look at, run, pause, resume, backfill or remove a schedule.",
+    "queues": "List queues, their limits and what is in them.",
+    "queue": "Pause, resume or limit a queue.",
     "runs": "List runs, newest first.",
     "show": "Show a run with its attempts and steps.",
     "why": "Say why a run is not moving.",

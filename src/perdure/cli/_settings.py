@@ -88,7 +88,7 @@ class Setting:
 SETTINGS: Final[dict[str, Setting]] = {
     "app": Setting(_text, None, "where the app is: module:name, or file.py:name"),
     "url": Setting(_text, None, "the store, for commands that need no code"),
-    "queues": Setting(_names, (defaults.QUEUE,), "which queues a worker serves"),
+    "queues": Setting(_names, None, "which queues a worker serves; all of the app where not set"),
     "only": Setting(_names, None, "which definitions a worker serves; all where not set"),
     "concurrency": Setting(_count, defaults.CONCURRENCY, "runs that a worker executes at once"),
     "grace": Setting(_duration, defaults.GRACE, "what a stop gives bodies that are executing"),

@@ -103,6 +103,7 @@ def start_of(schedule: Schedule, instant: Micros) -> CreateRun:
         options=schedule.options,
         tags=schedule.tags,
         caused_by=cause_of_firing(schedule.key, instant),
+        limit_key=schedule.limit_key,
     )
 
 

@@ -56,6 +56,7 @@ def _when(
 @click.option("-n", "--name", "names", multiple=True, help="Of their workflow or job.")
 @click.option("-Q", "--queue", help="The queue they wait in.")
 @click.option("--key", help="Their unique_key.")
+@click.option("--limit-key", help="Their limit_key.")
 @click.option("--tag", help="One of their tags.")
 @click.option("--reason", help=f"Why they stand so: {', '.join(REASONS)}.")
 @click.option("--parent", metavar="ID", help="Whose body started them.")
@@ -114,6 +115,7 @@ def command(
                 created_before=_instant(until, now),
                 text=filters["text"],
                 id_prefix=filters["id_prefix"],
+                limit_key=filters["limit_key"],
             )
             await check_known(query, opened_app.engine.registry, store)
             runs = await _listed(store, query, limit)

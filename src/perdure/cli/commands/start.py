@@ -26,6 +26,7 @@ from perdure.workflow import Workflow
 @app_option
 @click.option("--id", "run_id", metavar="ID", help="Its id; starting the same again finds it.")
 @click.option("--key", "unique_key", help="Its unique_key: one unfinished run at a time has it.")
+@click.option("--limit-key", help="Under which the limits by key of its queue count it.")
 @click.option("-Q", "--queue", help="Instead of the definition's.")
 @click.option("--priority", type=int, help="Smaller is sooner.")
 @click.option("--tag", "tags", multiple=True, help="For people; may come several times.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -22,9 +22,7 @@ from perdure.telemetry import configure_logging
 
 def _text(name: str, text: str) -> str:
     """Return the help of an option with the default that its setting has."""
-    default = SETTINGS[name].default
-    shown = ", ".join(cast("tuple[str, ...]", default)) if isinstance(default, tuple) else default
-    return f"{text}  [{shown}]"
+    return f"{text}  [{SETTINGS[name].default}]"
 
 
 @click.command("worker", short_help="Execute the runs of an app until told to stop.")
@@ -35,7 +33,7 @@ def _text(name: str, text: str) -> str:
     "--queue",
     "queues",
     multiple=True,
-    help=_text("queues", "A queue to serve; several times."),
+    help="A queue to serve, of all of the app; several times.",
 )
 @click.option("--only", multiple=True, metavar="NAME", help="A definition to serve, of all.")
 @click.option(
@@ -174,12 +172,12 @@ def _say_ready(place: Place, settings: Settings, worker: Worker) -> None:
             "worker_id": worker.worker_id,
             "pid": os.getpid(),
             "definitions": list(serves),
-            "queues": list(settings["queues"]),
+            "queues": list(worker.queues),
             "concurrency": worker.concurrency,
         }
         click.echo(as_json(told))
         return
-    queues = ", ".join(settings["queues"])
+    queues = ", ".join(worker.queues)
     click.echo(
         f"perdure {__version__} worker ready: {escape(place.name)}, {len(serves)} definitions,"
         f" queues {escape(queues)}, {worker.concurrency} at once, pid {os.getpid()}"

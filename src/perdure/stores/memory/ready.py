@@ -167,6 +167,13 @@ class Ready:
             gate = self._gates[place] = Gate(*place, self._is_queued)
         return gate
 
+    def next_start_of_key(self, queue: str, key: str) -> Micros:
+        """Return from when on the rate of a key allows a start; 0 for nothing kept."""
+        gate, rate = self._gates.get((queue, key)), self.limits(queue).key_rate
+        if gate is None or rate is None:
+            return 0
+        return max(0, queues.next_start_at(rate, gate.due_at))
+
     def look_at(self, gate: Gate, at: Micros) -> None:
         """Choose anew who of a key is exposed, at a time that may have come."""
         if gate.look_at is None or at < gate.look_at:

@@ -201,6 +201,12 @@ class MemoryStore:
         with self.data.lock:
             return queues.queues(space)
 
+    async def next_start_of_key(self, queue: str, limit_key: str) -> Micros:
+        """Return from when on the rate of a key allows a start."""
+        space = self._space()
+        with self.data.lock:
+            return space.ready.next_start_of_key(queue, limit_key)
+
     async def workers(self) -> list[WorkerRecord]:
         """Return the registered workers in order of registration."""
         space = self._space()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
-from perdure.model.queues import QueueRecord
+from perdure.model.queues import QueueRecord, next_start_at
 from perdure.model.records import (
     Count,
     Ending,
@@ -21,7 +21,7 @@ from perdure.model.records import (
     count_order,
 )
 from perdure.model.schedules import Fire, ScheduleRecord
-from perdure.stores.sqlite import events, rows, schedules
+from perdure.stores.sqlite import events, gates, rows, schedules
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import STATUSES, pack_id
 from perdure.stores.sqlite.listing import events_statement, list_statement
@@ -165,6 +165,17 @@ class Reader:
         with self._instant() as namespace:
             found = [queue_of(row, self._names) for row in self._all(QUEUES, namespace)]
         return sorted(found, key=lambda record: record.queue)
+
+    def next_start_of_key(self, queue: str, limit_key: str) -> Micros:
+        """Return from when on the rate of a key allows a start; 0 for nothing kept."""
+        with self._instant() as namespace:
+            number = self._names.find(queue)
+            if number is None:
+                return 0
+            kept = [queue_of(row, self._names) for row in self._all(QUEUES, namespace)]
+            rate = next((one.limits.key_rate for one in kept if one.queue == queue), None)
+            due_at = gates.next_start_at(self.connection, (namespace, number, limit_key))
+        return 0 if rate is None else max(0, next_start_at(rate, due_at))
 
     def workers(self) -> list[WorkerRecord]:
         """Return the registered workers."""

@@ -298,6 +298,10 @@ class SqliteStore:
         """Return the queues of which something is kept, in the order of their names."""
         return await self._read(lambda reader: reader.queues(), quick=True)
 
+    async def next_start_of_key(self, queue: str, limit_key: str) -> Micros:
+        """Return from when on the rate of a key allows a start."""
+        return await self._read(lambda reader: reader.next_start_of_key(queue, limit_key))
+
     async def damage(self) -> list[str]:
         """Return what SQLite's check of the file finds."""
         return await self._read(lambda reader: reader.damage())

@@ -4,6 +4,7 @@ from collections import Counter
 from random import Random
 
 import pytest
+import pytest_asyncio
 
 from perdure.model.queues import (
     Limits,
@@ -51,7 +52,7 @@ async def put(desk: Desk, queue: str = "default", **limits: object) -> None:
     assert isinstance(outcome, QueueKept)
 
 
-@pytest.fixture(autouse=True)
+@pytest_asyncio.fixture(autouse=True)
 async def two_workers(desk: Desk) -> None:
     await desk.worker("w")
     await desk.worker("v")
