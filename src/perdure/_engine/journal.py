@@ -56,10 +56,12 @@ class Journal:
     """
 
     __slots__ = (
+        "_around",
         "_asked",
         "_by_position",
+        "_deeper",
+        "_direct",
         "_expected",
-        "_inner",
         "_records",
         "_unclaimed",
         "_within",
@@ -72,7 +74,9 @@ class Journal:
         self.given_up: list[StepKey] = []
         self._unclaimed: dict[_Identity, Checkpoint] = {}
         self._within: dict[_Identity, Checkpoint] = {}
-        self._inner: dict[str, list[_Identity]] = {}
+        self._around: set[str] = set()  # paths of calls with something recorded inside
+        self._direct: dict[bytes, list[_Identity]] = {}  # by the scope inside the call
+        self._deeper: dict[str, list[_Identity]] = {}  # by the path of the call
         self._by_position: dict[tuple[bytes, str, int], _Identity] = {}
         self.patches: dict[str, bool] = {}
         self._records = tuple(self._but_for_patches(checkpoints))
@@ -84,11 +88,19 @@ class Journal:
             self._unclaimed[identity] = record
             self._by_position[key.scope, key.path, record.position] = identity
             if "/" in key.path:
-                for around in _calls_around(key.path):
-                    self._inner.setdefault(around, []).append(identity)
+                self._note_around(identity)
             if record.outcome is StepOutcome.CANCELLED:
                 self.given_up.append(key)
         self.recorded = len(self._unclaimed)
+
+    def _note_around(self, identity: _Identity) -> None:
+        scope, path = identity[:2]
+        for around in _calls_around(path):
+            self._around.add(around)
+            if "/" in path[len(around) + 1 :]:
+                self._deeper.setdefault(around, []).append(identity)
+            else:
+                self._direct.setdefault(scope, []).append(identity)
 
     def _but_for_patches(self, checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
         for record in checkpoints:
@@ -109,7 +121,7 @@ class Journal:
 
     def has_inside(self, path: str) -> bool:
         """Tell whether anything is recorded inside calls of this path."""
-        return path in self._inner
+        return path in self._around
 
     def leave_to(self, path: str, inner: bytes) -> None:
         """Expect the body no more to ask for what is recorded inside a call.
@@ -121,12 +133,10 @@ class Journal:
             inner: the digest of the scope inside it. What is deeper inside, or in a branch, is
                 told by its path alone.
         """
-        for identity in self._inner[path]:
-            is_direct = "/" not in identity[1][len(path) + 1 :]
-            if not is_direct or identity[0] == inner:
-                record = self._unclaimed.pop(identity, None)
-                if record is not None:
-                    self._within[identity] = record
+        for identity in (*self._direct.pop(inner, ()), *self._deeper.pop(path, ())):
+            record = self._unclaimed.pop(identity, None)
+            if record is not None:
+                self._within[identity] = record
 
     def displaced(self, scope: bytes, path: str, position: int) -> Checkpoint | None:
         """Return the unclaimed record at this position among the calls of this name, if any."""
