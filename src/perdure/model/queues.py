@@ -61,7 +61,8 @@ class QueueRecord(msgspec.Struct, frozen=True, gc=False):
         queue: its name.
         limits: what holds for it.
         paused_at: since when nothing of it is claimed; None for not.
-        next_start_at: until then its rate allows no start; what has passed means nothing.
+        next_start_at: what is kept of its rate: when the start would be due that follows on all so
+            far, were they evenly spaced. :func:`next_start_at` tells when one is allowed.
     """
 
     queue: str
@@ -137,6 +138,6 @@ def room(limit: int | None, taken: int) -> int | None:
     return None if limit is None else max(0, limit - taken)
 
 
-def within(most: int, *allowed: int | None) -> int:
-    """Return the smallest of these numbers, where None stands for any number."""
-    return min(most, *(one for one in allowed if one is not None), most)
+def within(most: int, allowed: int | None) -> int:
+    """Return the smaller of two numbers, where None stands for any number."""
+    return most if allowed is None else min(most, allowed)

@@ -128,7 +128,7 @@ class Allowance:
         return int(count)
 
     def lets(self, candidate: Candidate) -> bool:
-        """Tell whether a run may be given; one whose key is in its way is parked."""
+        """Tell whether a run may be given; a queued one whose key is in its way is parked."""
         rank, _, seq, queue, key = candidate
         record = self._kept.get(queue)
         if record is None:
@@ -137,8 +137,8 @@ class Allowance:
             return False
         if key is None or self._has_slot_of_key(record, queue, key, is_start=rank == Rank.FRESH):
             return True
-        gates.park(self._unit.connection, (seq,))
-        self._look_again(self._unit.now)
+        if gates.park(self._unit.connection, (seq,)):
+            self._look_again(self._unit.now)  # another may stand in its place
         return False
 
     def _has_slot(self, record: QueueRecord, queue: int, *, is_start: bool) -> bool:

@@ -99,9 +99,9 @@ def mark_due(connection: sqlite3.Connection, namespace: int, now: Micros) -> boo
     return bool(due)
 
 
-def park(connection: sqlite3.Connection, keys: Sequence[int]) -> None:
-    """Put queued runs, named by seq, behind their gates."""
-    PARK.run(connection, keys)
+def park(connection: sqlite3.Connection, keys: Sequence[int]) -> int:
+    """Put runs, named by seq, behind their gates; return how many of them are queued."""
+    return PARK.run(connection, keys)
 
 
 def next_look_at(connection: sqlite3.Connection, namespace: int) -> Micros | None:
