@@ -66,6 +66,7 @@ from perdure.model.transitions import (
     CreateRun,
     Exists,
     Fenced,
+    ForkRun,
     GiveBack,
     Missing,
     Outcome,
@@ -74,6 +75,7 @@ from perdure.model.transitions import (
     RegisterWorker,
     Rescued,
     RescueWorker,
+    RestartRun,
     ResumeRun,
     RetireWorker,
     RetryRun,
@@ -189,8 +191,15 @@ class Committer:
     ) -> asyncio.Future[Settled | Fenced]: ...
     @overload
     def submit(
-        self, transition: CancelRun | PauseRun | ResumeRun | RetryRun, *, patient: bool = ...
+        self,
+        transition: CancelRun | PauseRun | ResumeRun | RetryRun | RestartRun,
+        *,
+        patient: bool = ...,
     ) -> asyncio.Future[Controlled | Refused | Missing]: ...
+    @overload
+    def submit(
+        self, transition: ForkRun, *, patient: bool = ...
+    ) -> asyncio.Future[Created | Exists | Fenced | Refused | Missing]: ...
     @overload
     def submit(
         self, transition: RegisterWorker, *, patient: bool = ...

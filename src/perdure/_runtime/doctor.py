@@ -174,7 +174,9 @@ def _wrong(view: _View) -> Said:
 
 def _of_claims(run: RunRecord, workers: frozenset[str]) -> Said:
     claimed = run.epoch > 0
-    if claimed != (run.claimed_at is not None) or claimed != (run.started_at is not None):
+    # A generation that was not claimed yet has not started.
+    started = run.started_at is not None or (run.generation > 0 and run.status not in _STARTED)
+    if claimed != (run.claimed_at is not None) or claimed != started:
         yield (
             "claim-times",
             (
@@ -260,9 +262,15 @@ def _of_ending(run: RunRecord, endings: dict[str, Ending]) -> Said:
 
 def _of_steps(history: History) -> Said:
     run = history.run
-    # History is of all generations; a key may come back in a later one.
-    for key, times in Counter(step.key for step in history.checkpoints).items():
-        if times > run.generation + 1:
+    newest = run.generation + (run.control is Control.RESTART)  # what is laid ready is one more
+    keys = Counter((step.generation, step.key) for step in history.checkpoints)
+    for (generation, key), times in keys.items():
+        if generation > newest:
+            yield (
+                "step-generation",
+                f"has step {key.path!r} of generation {generation} and is at {run.generation}",
+            )
+        if times > 1:
             yield "step-twice", f"has {times} records of step {key.path!r}"
     for step in history.checkpoints:
         if step.epoch > run.epoch:
@@ -274,6 +282,7 @@ def _of_steps(history: History) -> Said:
             yield "step-due", f"has step {step.key.path!r}, which is {step.outcome} and still due"
 
 
+_STARTED: Final = frozenset({Status.RUNNING, Status.COMPLETED, Status.FAILED})
 _FAILED: Final = frozenset({StepOutcome.ERROR, StepOutcome.TIMEOUT})
 
 
@@ -298,7 +307,9 @@ def _of_errors(history: History) -> Said:
 def _of_attempts(history: History) -> Said:
     run = history.run
     for attempt in history.attempts:
-        if attempt.epoch > run.epoch or attempt.number > run.attempt:
+        # Attempts are counted anew in each generation.
+        beyond = attempt.number > run.attempt and run.generation == 0
+        if attempt.epoch > run.epoch or beyond:
             yield (
                 "attempt",
                 (

@@ -40,12 +40,14 @@ from perdure.model.transitions import (
     Claim,
     Claimed,
     CreateRun,
+    ForkRun,
     GiveBack,
     PauseRun,
     RegisterWorker,
     Released,
     Rescued,
     RescueWorker,
+    RestartRun,
     ResumeRun,
     RetireWorker,
     RetryRun,
@@ -65,7 +67,7 @@ log = Log("perdure.worker")
 
 REASONS = frozenset(
     {
-        *(CreateRun, Settle, CancelRun, ResumeRun, RetryRun),
+        *(CreateRun, Settle, CancelRun, ResumeRun, RetryRun, RestartRun, ForkRun),
         *(RescueWorker, RetireWorker, RegisterWorker, GiveBack, Publish, SendEvent),
         *(FireSchedule, PauseRun, PutQueue, ResumeQueue),
     }

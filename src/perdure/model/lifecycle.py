@@ -13,6 +13,7 @@
                             a fitting worker claims   mismatch
 
       queued, waiting, running: pause ─► paused ─► resume ─► queued or waiting, as it was
+      any: restart ─► queued, in a new generation; running: once its claim has ended
 
 Each function takes a run's record, changes it in place and returns the outcome; where the guard
 does not hold it returns the refusal and changes nothing. Stores call them inside their own
@@ -52,6 +53,7 @@ from perdure.model.transitions import (
     Refused,
     Released,
     RescueWorker,
+    RestartRun,
     ResumeRun,
     Retrying,
     RetryRun,
@@ -143,10 +145,13 @@ def take_back(run: RunRecord, now: Micros) -> None:
     cancel that was accepted is kept: the run ends. The store's part: waking the waiters then.
     """
     run.grant = 0
-    if run.control is Control.CANCEL:
-        _end(run, Status.CANCELLED, now)
-    else:
-        _go_on(run, now)
+    match run.control:
+        case Control.CANCEL:
+            _end(run, Status.CANCELLED, now)
+        case Control.RESTART:
+            _begin_again(run, now)
+        case _:
+            _go_on(run, now)
 
 
 def _go_on(run: RunRecord, now: Micros) -> None:
@@ -191,14 +196,17 @@ def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
     The store's part: after a terminal status wake the waiters; for ``Retrying`` add
     :func:`attempt_row` of the record as it was and reopen the culprits; for ``Suspended`` replace
     the wait rows and wake at once where a join is fulfilled already; for every other verdict
-    delete the wait rows. Where a cancel was accepted the verdict is not looked at: go by the
-    answer's status.
+    delete the wait rows. Where a cancel or a restart was accepted the verdict is not looked at: go
+    by the answer's status.
     """
     if run.epoch != transition.grant.epoch or run.grant != transition.grant.token:
         return Fenced(run.run_id)
     if run.status is not Status.RUNNING:
         return Settled(run.status)
     run.crashes = 0
+    if run.control is Control.RESTART:
+        _begin_again(run, now)
+        return Settled(run.status)
     verdict = transition.verdict
     if run.control is Control.CANCEL:
         verdict = CancelledByWorker()
@@ -291,7 +299,8 @@ def cancel(
 ) -> Controlled | Refused:
     """An operator cancels.
 
-    The store's part: audit row; for an ended run delete the wait rows and wake the waiters.
+    The store's part: audit row; for an ended run delete the wait rows and wake the waiters; where
+    a restart was asked for, clear away what was laid ready for it.
     """
     if run.status in TERMINAL:
         return Refused(run.run_id, run.status)
@@ -312,6 +321,8 @@ def pause(
     """An operator pauses. The store's part: audit row. The wait rows stand."""
     if run.status in TERMINAL:
         return Refused(run.run_id, run.status)
+    if run.control is Control.RESTART:
+        return Refused(run.run_id, run.status, "it is about to be restarted")
     if run.status is not Status.RUNNING:
         if run.paused_at is None:
             _pause(run, now)
@@ -372,6 +383,51 @@ def retry(
     return Controlled(run.status)
 
 
+def restart(
+    run: RunRecord,
+    transition: RestartRun,  # noqa: ARG001  # of one shape with settle and rescue
+    now: Micros,
+) -> Controlled | Refused:
+    """An operator lets a run begin again.
+
+    The store's part: look for the step and at the unique_key before; audit row; lay the
+    checkpoints of the next generation ready (in the place of others that were), unless the run was
+    never claimed; an attempt row, by :func:`restarted_row`; where the run is not running delete the
+    wait rows and let those that wait for it wait on.
+    """
+    if run.control is Control.CANCEL:
+        return Refused(run.run_id, run.status, "it is about to be cancelled")
+    if run.status is Status.RUNNING:
+        run.control = Control.RESTART
+        run.updated_at = now
+    else:
+        _begin_again(run, now)
+    return Controlled(run.status)
+
+
+def restarted_row(run: RunRecord, now: Micros) -> Attempt:
+    """Return the row that keeps the attempt in which a run was restarted; ``run`` as it was."""
+    if run.status not in TERMINAL:
+        return attempt_row(run, "restarted", None, now)
+    ended_at = now if run.finished_at is None else run.finished_at
+    return attempt_row(run, str(run.status), run.error, ended_at)
+
+
+def _begin_again(run: RunRecord, now: Micros) -> None:
+    """Queue the run in its next generation, as one that nothing has befallen yet."""
+    if run.epoch:
+        run.generation += 1
+        run.started_at = None
+    run.attempt = 1
+    run.crashes = 0
+    run.error = run.result = run.reason = run.culprits = None
+    run.misfits = ()
+    run.paused_at = run.finished_at = None
+    run.control = Control.NONE
+    run.coalesce = 0
+    queue_again(run, now)
+
+
 def rescue(run: RunRecord, transition: RescueWorker, *, progressed: bool, now: Micros) -> None:
     """A dead worker's run is given back or ended.
 
@@ -383,6 +439,8 @@ def rescue(run: RunRecord, transition: RescueWorker, *, progressed: bool, now: M
     run.crashes = 0 if progressed else run.crashes + 1
     if run.control is Control.CANCEL:
         _end(run, Status.CANCELLED, now)
+    elif run.control is Control.RESTART:
+        _begin_again(run, now)
     elif run.crashes >= transition.crash_cap:
         run.error = transition.error
         run.reason = "crash"

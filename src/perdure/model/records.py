@@ -62,6 +62,7 @@ class Control(StrEnum):
     NONE = ""
     CANCEL = "cancel"
     PAUSE = "pause"
+    RESTART = "restart"
 
 
 class StepOutcome(StrEnum):
@@ -80,7 +81,11 @@ class StepOutcome(StrEnum):
 
 
 class StepKind(StrEnum):
-    """What a checkpoint records. ``patch`` is no call, but which of two codes a run goes by."""
+    """What a checkpoint records.
+
+    Two are no calls: ``patch``, by which of two codes a run goes, and ``origin``, what a generation
+    continues; see :mod:`perdure.model.lineage`.
+    """
 
     STEP = "step"
     ENQUEUE = "enqueue"
@@ -90,6 +95,7 @@ class StepKind(StrEnum):
     PUBLISH = "publish"
     SEND_EVENT = "send_event"
     PATCH = "patch"
+    ORIGIN = "origin"
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):
@@ -135,7 +141,9 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
         started_at, ended_at: of the last attempt, by the worker's estimate of the store's clock.
         site: file and line of the call, for people.
         text: up to 256 bytes of the arguments' text, for messages.
-        epoch: of the claim that wrote it.
+        epoch: of the claim that wrote it; 0 or less where that was a claim of the run that this
+            one was forked from.
+        generation: of the run, that it belongs to.
     """
 
     key: StepKey
@@ -151,6 +159,7 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     site: str
     text: str
     epoch: int
+    generation: int = 0
 
 
 class RunRecord(msgspec.Struct, gc=False):
@@ -160,7 +169,9 @@ class RunRecord(msgspec.Struct, gc=False):
         seq: the store's own ascending number of the run; the order of creation.
         token: of the create that made it, so that the same create applied twice is seen as one.
         options: encoded overrides given by the call; None where the definition's own hold.
-        attempt: the current attempt of the whole run, counted from 1.
+        attempt: the current attempt of the whole run, counted from 1 in each generation.
+        generation: how often it was restarted. Only the checkpoints of this one count.
+        started_at: when it was first claimed; None in a generation that was not claimed yet.
         rank: how it is claimed while ``queued``.
         waiting_for, due_at: what a ``waiting`` run waits for, and when it becomes claimable by
             itself; a ``paused`` one that waited keeps both.
@@ -259,7 +270,8 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One ended attempt of a run that was not its last: what ended it and what came next.
 
     ``outcome`` is ``failed`` (another attempt was due at ``due_at``), ``crashed`` (its worker died;
-    the attempt's number does not rise) or, where an operator retried the run, the status it had.
+    the attempt's number does not rise), ``restarted`` (by an operator, before it had ended) or,
+    where an operator retried or restarted it after its end, the status it had.
     """
 
     number: int

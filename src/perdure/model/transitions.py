@@ -250,7 +250,8 @@ class Settle(msgspec.Struct, frozen=True, gc=False):
     status that the run has now.
     Guard: the grant is current and the run ``running``.
     An orderly end sets ``crashes`` to 0. Where ``control`` is CANCEL the run becomes
-    ``cancelled`` whatever the verdict, so that a cancel that was accepted is always kept. Where it
+    ``cancelled`` whatever the verdict, so that a cancel that was accepted is always kept; where it
+    is RESTART the run begins again whatever the verdict, as said at RestartRun. Where it
     is PAUSE a run that does not end becomes ``paused`` with reason ``operator``, with the wait
     rows, ``waiting_for`` and ``due_at`` of its verdict.
     A run that becomes terminal wakes those that wait for it.
@@ -282,8 +283,8 @@ class PauseRun(msgspec.Struct, frozen=True, gc=False):
     rows, ``waiting_for`` and ``due_at`` stand, and nothing wakes it. Running: the control word
     becomes PAUSE, unless it is CANCEL; the holder hears of it with its next answer, and what it
     settles without ending the run leaves it ``paused``, as does a rescue. Paused by hand already:
-    nothing changes. Terminal: refused.
-    Key: as for CancelRun. Answers: Controlled · Refused (terminal) · Missing.
+    nothing changes. Terminal, or about to be restarted: refused.
+    Key: as for CancelRun. Answers: Controlled · Refused · Missing.
     """
 
     run_id: str
@@ -315,6 +316,45 @@ class RetryRun(msgspec.Struct, frozen=True, gc=False):
 
     run_id: str
     request_id: str
+
+
+class RestartRun(msgspec.Struct, frozen=True, gc=False):
+    """An operator lets a run begin again, from its start or from a step: a new generation.
+
+    The new generation keeps what :mod:`perdure.model.lineage` says of ``from_step``, which must be
+    recorded in the present one; of nothing where it is None. Queued, waiting, paused or terminal:
+    the run is ``queued`` at once, generation + 1, attempt 1, as a run that never failed; its wait
+    rows are gone; whoever waits for it waits on. Running: the control word becomes RESTART, the new
+    generation's checkpoints are laid ready, and the same happens when the claim ends, however it
+    ends; a CANCEL that comes before that is kept instead, and clears away what was laid ready. A
+    restart that comes while another is asked for replaces it. A run that was never claimed keeps
+    its generation, and is merely queued. The run's attempt is kept as a row.
+    Key: as for CancelRun. Answers: Controlled · Refused (a cancel was asked for; ``from_step`` is
+    not recorded; its unique_key is taken by a live run) · Missing.
+    """
+
+    run_id: str
+    request_id: str
+    from_step: StepKey | None = None
+
+
+class ForkRun(msgspec.Struct, frozen=True, gc=False):
+    """Insert a run that continues what another one has recorded.
+
+    It keeps what :mod:`perdure.model.lineage` says of ``before``, which must be recorded in that
+    ``generation`` of the ``source``; everything recorded in it where it is None. ``results`` are
+    put in the place of what was recorded of steps that are kept, which become ``ok``. The source
+    is not changed, and may be in any status.
+    Key and guard: as for the ``create``, whose ``caused_by`` names the source.
+    Answers: Created · Exists · Missing (naming the source) · Refused (naming the source: a step is
+    not recorded there).
+    """
+
+    create: CreateRun
+    source: str
+    generation: int
+    before: StepKey | None = None
+    results: tuple[tuple[StepKey, bytes], ...] = ()
 
 
 # --- workers ---------------------------------------------------------------------------------
@@ -351,9 +391,9 @@ class RetireWorker(msgspec.Struct, frozen=True, gc=False):
     """Remove a worker that stops in order; whatever it still held becomes ``queued``.
 
     RESUMED, or still SUSPECT; where control is CANCEL it is ``cancelled``, where it is PAUSE
-    ``paused`` with reason ``operator``. ``crashes`` stands; the
-    wait rows of what is queued stand; the grants are wiped. Idempotent as it is. Answers: Rescued,
-    in the order of ``seq``, as everywhere.
+    ``paused`` with reason ``operator``, where it is RESTART it begins again. ``crashes`` stands;
+    the wait rows of what is queued stand; the grants are wiped. Idempotent as it is. Answers:
+    Rescued, in the order of ``seq``, as everywhere.
     """
 
     worker_id: str
@@ -366,9 +406,9 @@ class RescueWorker(msgspec.Struct, frozen=True, gc=False):
     Each run that it held: an attempt row with outcome ``crashed``; ``crashes`` becomes 0 where a
     checkpoint was written under its epoch, else rises by one. At ``crash_cap`` the run is
     ``failed`` with reason ``crash`` and ``error`` as its evidence; where control is CANCEL it is
-    ``cancelled`` (also at the cap); where it is PAUSE ``paused`` with reason ``operator``; else it
-    is ``queued``: SUSPECT from two crashes on, else RESUMED, with its wait rows. The grants are
-    wiped.
+    ``cancelled`` (also at the cap), where it is RESTART it begins again (also at the cap); where it
+    is PAUSE ``paused`` with reason ``operator``; else it is ``queued``: SUSPECT from two crashes
+    on, else RESUMED, with its wait rows. The grants are wiped.
     Idempotent as it is. Answers: Rescued (empty where the guard failed).
     """
 
@@ -399,6 +439,8 @@ Transition: TypeAlias = (
     | PauseRun
     | ResumeRun
     | RetryRun
+    | RestartRun
+    | ForkRun
     | RegisterWorker
     | Heartbeat
     | RetireWorker

@@ -146,6 +146,7 @@ def take(
         site=asked.site,
         text=asked.text,
         epoch=asked.grant.epoch,
+        generation=run.generation,
     )
     event = next(fitting(space, row, asked.type, asked.key, due_at), None)
     if event is not None:

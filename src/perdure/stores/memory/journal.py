@@ -26,12 +26,14 @@ from perdure.model.transitions import (
     CancelRun,
     Claim,
     CreateRun,
+    ForkRun,
     GiveBack,
     Heartbeat,
     Outcome,
     PauseRun,
     RegisterWorker,
     RescueWorker,
+    RestartRun,
     ResumeRun,
     RetireWorker,
     RetryRun,
@@ -39,7 +41,16 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.memory import claims, events, operators, queues, runs, schedules, workers
+from perdure.stores.memory import (
+    claims,
+    events,
+    lineage,
+    operators,
+    queues,
+    runs,
+    schedules,
+    workers,
+)
 from perdure.stores.memory.space import Space
 
 VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
@@ -52,6 +63,8 @@ VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     PauseRun: operators.pause,
     ResumeRun: operators.resume,
     RetryRun: operators.retry,
+    RestartRun: lineage.restart,
+    ForkRun: lineage.fork,
     RegisterWorker: workers.register,
     RetireWorker: workers.retire,
     RescueWorker: workers.rescue,

@@ -19,13 +19,21 @@ from perdure.model.transitions import (
     RetryRun,
 )
 from perdure.stores.memory.arrivals import wake_if_arrived
+from perdure.stores.memory.lineage import clear_ready
 from perdure.stores.memory.runs import reopen
 from perdure.stores.memory.space import Row, Space
 
 
 def cancel(space: Space, asked: CancelRun, now: Micros) -> Controlled | Refused | Missing:
     """An operator cancels a run."""
-    return _operate(space, "cancel", asked, lambda row: lifecycle.cancel(row.run, asked, now), now)
+
+    def decide(row: Row) -> Controlled | Refused:
+        outcome = lifecycle.cancel(row.run, asked, now)
+        if isinstance(outcome, Controlled):
+            clear_ready(row, row.run.generation)
+        return outcome
+
+    return _operate(space, "cancel", asked, decide, now)
 
 
 def pause(space: Space, asked: PauseRun, now: Micros) -> Controlled | Refused | Missing:
@@ -54,8 +62,8 @@ def retry(space: Space, asked: RetryRun, now: Micros) -> Controlled | Refused | 
     if asked.request_id in row.audit:
         return Controlled(row.run.status)
     before = copy(row.run)
-    if before.status in {Status.FAILED, Status.CANCELLED} and before.unique_key is not None:
-        taken_by = space.unique.get((before.definition, before.unique_key))
+    if before.status in {Status.FAILED, Status.CANCELLED}:
+        taken_by = space.unique_holder(before)
         if taken_by is not None:
             return Refused(asked.run_id, before.status, f"unique_key is held by {taken_by!r}")
     outcome = lifecycle.retry(row.run, asked, now)

@@ -78,6 +78,7 @@ def save(space: Space, asked: SaveCheckpoint, now: Micros) -> Saved | Fenced | C
         site=asked.site,
         text=asked.text,
         epoch=asked.grant.epoch,
+        generation=run.generation,
     )
     run.updated_at = now
     return Saved(run.control, due_at)

@@ -128,6 +128,12 @@ class Space:
         if run.unique_key is not None:
             self.unique[run.definition, run.unique_key] = run.run_id
 
+    def unique_holder(self, run: RunRecord) -> str | None:
+        """Return the run that lives and has the unique_key of this one, which does not."""
+        if run.unique_key is None:
+            return None
+        return self.unique.get((run.definition, run.unique_key))
+
     def set_waits(self, row: Row, waits: tuple[Wait, ...]) -> None:
         """Replace the wait rows of a run, and work out which children its joins still wait for."""
         waiter = row.run.run_id

@@ -12,7 +12,7 @@ from copy import copy
 from typing import Final
 
 from perdure.model import lifecycle
-from perdure.model.records import Checkpoint, Ending, Micros, Rank
+from perdure.model.records import Checkpoint, Ending, Micros, Rank, RunRecord
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
 from perdure.stores.sqlite import choosing, gates, rows
 from perdure.stores.sqlite.bulk import Among
@@ -119,7 +119,7 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
         if unit.quick and len(chosen) > _MANY:
             raise NotQuick
         runs = _give(unit, transition, chosen, allowance)
-        resumed = [row for row in runs if row.run.epoch > 1]
+        resumed = [row for row in runs if row.run.epoch > 1 or _is_fork(row.run)]
         allowance.keep()
     dues = [due for due in (next_due_at, allowance.next_look_at) if due is not None]
     return Claimed(
@@ -129,6 +129,11 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
         bool(suspects),
         next_fire_at=next_fire_at(unit),
     )
+
+
+def _is_fork(run: RunRecord) -> bool:
+    """Tell whether a run may have something recorded that was never claimed before."""
+    return run.caused_by is not None and run.caused_by.startswith("fork:")
 
 
 def _chosen(

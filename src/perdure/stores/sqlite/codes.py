@@ -23,7 +23,7 @@ STATUSES: Final = {
     6: Status.CANCELLED,
 }
 RANKS: Final = {0: Rank.RESUMED, 1: Rank.FRESH, 2: Rank.SUSPECT}
-CONTROLS: Final = {0: Control.NONE, 1: Control.CANCEL, 2: Control.PAUSE}
+CONTROLS: Final = {0: Control.NONE, 1: Control.CANCEL, 2: Control.PAUSE, 3: Control.RESTART}
 WAIT_KINDS: Final = {
     0: WaitKind.DELAY,
     1: WaitKind.RETRY,
@@ -40,6 +40,7 @@ STEP_KINDS: Final = {
     5: StepKind.PUBLISH,
     6: StepKind.SEND_EVENT,
     9: StepKind.PATCH,
+    10: StepKind.ORIGIN,
 }
 STEP_OUTCOMES: Final = {
     0: StepOutcome.OK,

@@ -321,7 +321,7 @@ def take(unit: Unit, transition: TakeEvent) -> Outcome:
         record = replace(
             record, outcome=StepOutcome.TIMEOUT, value=transition.timeout_error, due_at=None
         )
-    saving.put(unit, row, record)
+    saving.put(unit, run, record)
     if found is not None:
         step = transition.step
         place = (run.seq, run.generation, found[1], step.path, step.k, step.scope, step.fingerprint)
@@ -351,7 +351,7 @@ def give_up(unit: Unit, transition: GiveUpEvent) -> Outcome:
         ended_at=transition.ended_at,
         epoch=run.epoch,
     )
-    saving.put(unit, row, given_up)
+    saving.put(unit, run, given_up)
     unit.connection.execute(RETURN, (run.seq, run.generation, seq))
     return Saved(run.control)
 

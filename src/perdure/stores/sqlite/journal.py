@@ -34,6 +34,7 @@ from perdure.model.transitions import (
     Claim,
     Created,
     CreateRun,
+    ForkRun,
     GiveBack,
     Heartbeat,
     Missing,
@@ -41,6 +42,7 @@ from perdure.model.transitions import (
     PauseRun,
     RegisterWorker,
     RescueWorker,
+    RestartRun,
     ResumeRun,
     RetireWorker,
     RetryRun,
@@ -48,7 +50,7 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.sqlite import events, queues, rows, runs, saving, schedules, workers
+from perdure.stores.sqlite import events, lineage, queues, rows, runs, saving, schedules, workers
 from perdure.stores.sqlite.claims import claim
 from perdure.stores.sqlite.connecting import lengthen_log
 from perdure.stores.sqlite.failures import UNFIT_VALUES, is_busy, store_error
@@ -67,6 +69,8 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     PauseRun: runs.pause,
     ResumeRun: runs.resume,
     RetryRun: runs.retry,
+    RestartRun: lineage.restart,
+    ForkRun: lineage.fork,
     RegisterWorker: workers.register,
     RetireWorker: workers.retire,
     RescueWorker: workers.rescue,
@@ -298,7 +302,7 @@ def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a
                     yield transition.run_id
                 if transition.by is not None:
                     yield transition.by.run_id
-            case CancelRun() | PauseRun() | ResumeRun() | RetryRun():
+            case CancelRun() | PauseRun() | ResumeRun() | RetryRun() | RestartRun():
                 yield transition.run_id
             case _:
                 pass

@@ -287,7 +287,8 @@ def completed(run: RunRecord, payloads: Payloads) -> SqlRow:
 
 
 CHANGED: Final = (
-    "seq, status, rank, due_at, epoch, grant_token, control, updated_at, worker, claimed_at,"
+    "seq, status, rank, due_at, epoch, grant_token, control, generation, updated_at, worker,"
+    " claimed_at,"
     " started_at, finished_at, attempt, crashes, waiting_for, coalesce_for, waits, reason, misfits,"
     " paused_at, culprits, result, error"
 )
@@ -305,6 +306,7 @@ def changed(row: Row, names: Names, payloads: Payloads) -> SqlRow:
         run.epoch,
         run.grant,
         CONTROL_CODES[run.control],
+        run.generation,
         run.updated_at - born,
         None if run.worker_id is None else names.number(run.worker_id),
         None if run.claimed_at is None else run.claimed_at - born,
@@ -385,7 +387,7 @@ CHECKPOINT: Final = (
 
 def checkpoint(row: SqlRow, born: Micros, names: Names) -> Checkpoint:
     """Read the columns CHECKPOINT of a run that was created at ``born``."""
-    (_, path, k, scope, fingerprint, position, kind, outcome, tries, epoch) = row[:10]
+    (generation, path, k, scope, fingerprint, position, kind, outcome, tries, epoch) = row[:10]
     started_at, ended_at, due_at, site, text, log, value = row[10:]
     return Checkpoint(
         StepKey(scope, path, fingerprint, k),
@@ -401,6 +403,7 @@ def checkpoint(row: SqlRow, born: Micros, names: Names) -> Checkpoint:
         names.texts[site],
         text,
         epoch,
+        generation,
     )
 
 

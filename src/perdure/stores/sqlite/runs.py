@@ -9,7 +9,7 @@ from copy import copy
 from typing import TypeVar
 
 from perdure.model import lifecycle
-from perdure.model.records import Micros, RunRecord, Status, WaitKind
+from perdure.model.records import TERMINAL, Control, Micros, RunRecord, WaitKind
 from perdure.model.transitions import (
     CancelRun,
     Controlled,
@@ -21,6 +21,7 @@ from perdure.model.transitions import (
     Outcome,
     PauseRun,
     Refused,
+    RestartRun,
     ResumeRun,
     Retrying,
     RetryRun,
@@ -33,7 +34,7 @@ from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import NotNew, Unit
 
-T = TypeVar("T", CancelRun, PauseRun, ResumeRun, RetryRun)
+T = TypeVar("T", CancelRun, PauseRun, ResumeRun, RetryRun, RestartRun)
 
 INPUT = "SELECT input FROM run WHERE seq = ?"
 
@@ -109,6 +110,8 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
         if unit.ended:
             flush(unit)  # it may have been woken: the answer is what the run is now
         return lifecycle.settle(run, transition, unit.now)  # fenced, or settled before
+    if run.control is Control.RESTART:
+        flush(unit)  # what was recorded before belongs to the generation that ends
     before = copy(run) if type(transition.verdict) is Retrying else None
     outcome = lifecycle.settle(run, transition, unit.now)
     match transition.verdict:
@@ -138,27 +141,29 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
 
 def cancel(unit: Unit, transition: CancelRun) -> Outcome:
     """An operator cancels a run."""
-    row = _operated(unit, transition)
+    row = operated(unit, transition)
     if not isinstance(row, Row):
         return row
-    return _operate(unit, row, transition, "cancel", lifecycle.cancel)
+    if row.run.control is Control.RESTART:
+        saving.clear(unit, row.run, row.run.generation + 1)  # laid ready for the restart
+    return operate(unit, row, transition, "cancel", lifecycle.cancel)
 
 
 def pause(unit: Unit, transition: PauseRun) -> Outcome:
     """An operator pauses a run."""
-    row = _operated(unit, transition)
+    row = operated(unit, transition)
     if not isinstance(row, Row):
         return row
-    return _operate(unit, row, transition, "pause", lifecycle.pause)
+    return operate(unit, row, transition, "pause", lifecycle.pause)
 
 
 def resume(unit: Unit, transition: ResumeRun) -> Outcome:
     """An operator lets a paused run go on."""
-    row = _operated(unit, transition)
+    row = operated(unit, transition)
     if not isinstance(row, Row):
         return row
     shift = lifecycle.paused_for(row.run, unit.now)
-    outcome = _operate(unit, row, transition, "resume", lifecycle.resume)
+    outcome = operate(unit, row, transition, "resume", lifecycle.resume)
     if isinstance(outcome, Controlled):
         unit.connection.execute(SHIFT_WAITS, (shift, row.run.seq))
         unit.connection.execute(SHIFT_STEPS, (shift, row.run.seq, row.run.generation))
@@ -169,8 +174,8 @@ def resume(unit: Unit, transition: ResumeRun) -> Outcome:
     return outcome
 
 
-def _operated(
-    unit: Unit, asked: CancelRun | PauseRun | ResumeRun | RetryRun
+def operated(
+    unit: Unit, asked: CancelRun | PauseRun | ResumeRun | RetryRun | RestartRun
 ) -> Row | Missing | Controlled:
     """Return the run that an operator means, or the answer where nothing is left to do."""
     flush(unit)
@@ -182,7 +187,7 @@ def _operated(
     return row
 
 
-def _operate(
+def operate(
     unit: Unit,
     row: Row,
     asked: T,
@@ -199,16 +204,14 @@ def _operate(
 
 def retry(unit: Unit, transition: RetryRun) -> Outcome:
     """An operator tries a failed or cancelled run again."""
-    row = _operated(unit, transition)
+    row = operated(unit, transition)
     if not isinstance(row, Row):
         return row
     before = copy(row.run)
-    if before.status in {Status.FAILED, Status.CANCELLED} and before.unique_key is not None:
-        taken_by = _live(unit, before.definition, before.unique_key)
-        if taken_by is not None:
-            detail = f"unique_key is held by {taken_by.run.run_id!r}"
-            return Refused(before.run_id, before.status, detail)
-    outcome = _operate(unit, row, transition, "retry", lifecycle.retry)
+    taken = key_taken(unit, before) if before.status in TERMINAL else None
+    if taken is not None:
+        return taken
+    outcome = operate(unit, row, transition, "retry", lifecycle.retry)
     if isinstance(outcome, Controlled):
         ended_at = unit.now if before.finished_at is None else before.finished_at
         unit.add_attempt(
@@ -218,6 +221,16 @@ def retry(unit: Unit, transition: RetryRun) -> Outcome:
         waiting.unfulfil(unit, (before.run_id,))
         flush(unit)  # its unique_key is taken from here on
     return outcome
+
+
+def key_taken(unit: Unit, run: RunRecord) -> Refused | None:
+    """Return the refusal where a live run has the unique_key of this one, which has ended."""
+    if run.unique_key is None:
+        return None
+    taken_by = _live(unit, run.definition, run.unique_key)
+    if taken_by is None:
+        return None
+    return Refused(run.run_id, run.status, f"unique_key is held by {taken_by.run.run_id!r}")
 
 
 def _is_audited(unit: Unit, row: Row, request_id: str) -> bool:

@@ -7,7 +7,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
-from perdure.model.records import Checkpoint, Control, Micros, Status, StepKey, StepOutcome
+from perdure.model.records import (
+    Checkpoint,
+    Control,
+    Micros,
+    RunRecord,
+    Status,
+    StepKey,
+    StepOutcome,
+)
 from perdure.model.transitions import Conflict, Fenced, Outcome, SaveCheckpoint, Saved
 from perdure.stores.sqlite import rows
 from perdure.stores.sqlite.bulk import Bulk
@@ -17,7 +25,7 @@ from perdure.stores.sqlite.unit import Unit
 
 _COLUMNS = f"run, {rows.CHECKPOINT}"
 _KEY = "run, generation, path, k, scope, fingerprint"
-_PENDING: Final = STEP_OUTCOME_CODES[StepOutcome.PENDING]
+PENDING: Final = STEP_OUTCOME_CODES[StepOutcome.PENDING]
 _SAVED: Final = Saved()
 
 INSERT: Final = Bulk(
@@ -53,9 +61,14 @@ FIND = (
 )
 
 REOPEN = (
-    f"UPDATE checkpoint SET outcome = {_PENDING}, tries = 0, due_at = ?"
+    f"UPDATE checkpoint SET outcome = {PENDING}, tries = 0, due_at = ?"
     " WHERE run = ? AND generation = ? AND path = ? AND k = ? AND scope = ? AND fingerprint = ?"
     " AND outcome IN (1, 2, 4)"
+)
+
+CLEAR: Final = (
+    "DELETE FROM checkpoint WHERE run = ? AND generation = ?",
+    "DELETE FROM taken WHERE run = ? AND generation = ?",
 )
 
 _Recorded: TypeAlias = tuple[int, int, int, Micros | None]
@@ -114,7 +127,7 @@ def _reconcile(unit: Unit, transition: SaveCheckpoint, row: Row, answer: Outcome
     assert recorded is not None
     assert isinstance(answer, Saved)
     epoch, outcome, tries, due_at = recorded
-    is_final = outcome != _PENDING
+    is_final = outcome != PENDING
     if epoch == transition.grant.epoch:
         is_same_try = transition.outcome is StepOutcome.PENDING and transition.tries == tries
         if is_final or is_same_try:  # by this grant: just now, or before
@@ -125,9 +138,15 @@ def _reconcile(unit: Unit, transition: SaveCheckpoint, row: Row, answer: Outcome
     return answer
 
 
-def put(unit: Unit, row: Row, record: Checkpoint) -> None:
+def put(unit: Unit, run: RunRecord, record: Checkpoint) -> None:
     """Record a checkpoint as it is, in the place of the one under its key; flush before."""
-    REPLACE.run(unit.connection, rows.recorded(record, row.run, unit.names))
+    REPLACE.run(unit.connection, rows.recorded(record, run, unit.names))
+
+
+def clear(unit: Unit, run: RunRecord, generation: int) -> None:
+    """Clear away what is recorded of a generation; flush before."""
+    for statement in CLEAR:
+        unit.connection.execute(statement, (run.seq, generation))
 
 
 def _find(unit: Unit, row: Row, key: StepKey) -> _Recorded | None:

@@ -25,7 +25,7 @@ CREATE TABLE run (
     due_at INTEGER,
     epoch INTEGER DEFAULT 0,
     grant_token INTEGER DEFAULT 0,
-    control INTEGER DEFAULT 0,   -- 1 cancel 2 pause
+    control INTEGER DEFAULT 0,   -- 1 cancel 2 pause 3 restart
     generation INTEGER DEFAULT 0,
     created_at INTEGER,
     updated_at INTEGER DEFAULT 0, -- after created_at
@@ -94,7 +94,7 @@ CREATE TABLE checkpoint (
     fingerprint BLOB NOT NULL,
     position INTEGER,
     kind INTEGER DEFAULT 0,      -- 0 step 1 enqueue 2 child 3 sleep 4 wait_for_event 5 publish 6 send_event
-                                 -- 9 patch
+                                 -- 9 patch 10 origin
     outcome INTEGER DEFAULT 0,   -- 0 ok 1 error 2 timeout 3 pending 4 cancelled
     tries INTEGER DEFAULT 1,
     epoch INTEGER,

@@ -1,0 +1,62 @@
+"""What a generation keeps of the one that it continues: of the same run, or of the one it forks.
+
+A run that is restarted from a step, and a fork, begin with a copy of what was recorded before that
+step: every final checkpoint that was first recorded before the step's own, and is not inside the
+step. Where there is nothing to stop at (a fork at the end of the record), every final checkpoint.
+What is pending is not kept: timers and attempts begin anew. Events that were taken by waits which
+are kept stay taken in a restarted run; a fork may take only what is accepted from now on.
+
+Values that a body derives (``uuid()``, ``random()``) are arguments of recorded steps, so a
+generation that continues another goes on drawing from the same seed. The checkpoint of kind
+``origin`` says so: it is one of what is kept, and where there is none it is made. Its value is the
+seed's text and its ``started_at`` the time from which ``now()`` counts. It is no call, and nobody
+asks for it.
+
+In a fork the epochs of what is kept are counted backwards from 0, so that they are those of no
+claim of its own and keep their order.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from perdure.model.records import Checkpoint, Micros, RunRecord, StepKey, StepKind, StepOutcome
+
+ORIGIN: Final = StepKey(b"", "", b"perdure.origin\0", 0)
+
+
+def is_kept(record: Checkpoint, before: StepKey | None) -> bool:
+    """Tell whether a checkpoint that was first recorded before a step's is kept without it."""
+    if record.outcome is StepOutcome.PENDING:
+        return False
+    return before is None or not record.key.path.startswith(inside(before))
+
+
+def inside(step: StepKey) -> str:
+    """Return what the paths of the calls inside a step begin with."""
+    return f"{step.path}/"
+
+
+def seed_of(run_id: str, generation: int) -> str:
+    """Return the seed of a generation that continues no other."""
+    return f"{run_id}\0{generation}"
+
+
+def origin_of(run: RunRecord) -> Checkpoint:
+    """Return the origin of what continues a run's present generation, which has none itself."""
+    began_at: Micros = run.started_at or run.created_at
+    return Checkpoint(
+        key=ORIGIN,
+        position=0,
+        kind=StepKind.ORIGIN,
+        outcome=StepOutcome.OK,
+        value=seed_of(run.run_id, run.generation).encode(),
+        tries=1,
+        log=None,
+        due_at=None,
+        started_at=began_at,
+        ended_at=began_at,
+        site="",
+        text="",
+        epoch=0,
+    )

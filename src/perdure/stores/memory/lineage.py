@@ -1,0 +1,139 @@
+"""Generations and forks that continue what was recorded: restart, fork, and what they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import copy
+
+from msgspec.structs import replace
+
+from perdure.model import lifecycle, lineage
+from perdure.model.records import (
+    TERMINAL,
+    Audit,
+    Checkpoint,
+    Micros,
+    RunRecord,
+    Status,
+    StepKey,
+    StepOutcome,
+)
+from perdure.model.transitions import (
+    Controlled,
+    Created,
+    Exists,
+    Fenced,
+    ForkRun,
+    Missing,
+    Refused,
+    RestartRun,
+)
+from perdure.stores.memory.runs import create
+from perdure.stores.memory.space import Row, Space
+
+
+def restart(space: Space, asked: RestartRun, now: Micros) -> Controlled | Refused | Missing:
+    """An operator lets a run begin again."""
+    row = space.rows.get(asked.run_id)
+    if row is None:
+        return Missing(asked.run_id)
+    if asked.request_id in row.audit:
+        return Controlled(row.run.status)
+    before = copy(row.run)
+    if not _is_recorded(row, before.generation, asked.from_step):
+        return Refused(asked.run_id, before.status, "the step is not recorded")
+    taken_by = space.unique_holder(before) if before.status in TERMINAL else None
+    if taken_by is not None:
+        return Refused(asked.run_id, before.status, f"unique_key is held by {taken_by!r}")
+    outcome = lifecycle.restart(row.run, asked, now)
+    if isinstance(outcome, Refused):
+        return outcome
+    row.audit[asked.request_id] = Audit(asked.request_id, asked.run_id, "restart", now)
+    clear_ready(row, before.generation)
+    if before.epoch:
+        if asked.from_step is not None:
+            kept = _kept(row, before, asked.from_step)
+            _lay(row, before.generation + 1, kept)
+            _keep_taken(row, before.generation, kept)
+        row.attempts.append(lifecycle.restarted_row(before, now))
+    if before.status in TERMINAL:
+        space.take_unique_key(row.run)
+        space.unfulfil(asked.run_id)
+    elif before.status is not Status.RUNNING:
+        space.set_waits(row, ())
+    space.hint = True
+    space.index(row, now)
+    return outcome
+
+
+def fork(
+    space: Space, asked: ForkRun, now: Micros
+) -> Created | Exists | Fenced | Missing | Refused:
+    """Insert a run that continues what another one has recorded."""
+    known = space.rows.get(asked.create.run_id)
+    source = space.rows.get(asked.source)
+    if known is None and source is None:
+        return Missing(asked.source)
+    if known is None and source is not None:
+        named = [asked.before, *(key for key, _ in asked.results)]
+        if not all(_is_recorded(source, asked.generation, key) for key in named):
+            return Refused(asked.source, source.run.status, "the step is not recorded")
+    created = create(space, asked.create, now)
+    if known is None and source is not None and isinstance(created, Created):
+        results = dict(asked.results)
+        continued = copy(source.run)
+        continued.generation = asked.generation
+        kept = [
+            replace(
+                _with_result(record, results.get(record.key)),
+                epoch=record.epoch - source.run.epoch,
+            )
+            for record in _kept(source, continued, asked.before)
+        ]
+        _lay(space.rows[asked.create.run_id], 0, kept)
+    return created
+
+
+def clear_ready(row: Row, generation: int) -> None:
+    """Clear away what was laid ready for the generation after this one."""
+    following = generation + 1
+    for identity in [identity for identity in row.checkpoints if identity[0] == following]:
+        del row.checkpoints[identity]
+    for place in [place for place in row.taken if place[0] == following]:
+        del row.taken[place]
+
+
+def _is_recorded(row: Row, generation: int, step: StepKey | None) -> bool:
+    return step is None or (generation, step) in row.checkpoints
+
+
+def _kept(row: Row, run: RunRecord, before: StepKey | None) -> list[Checkpoint]:
+    """Return what is kept of the generation that ``run`` is in, with its origin."""
+    records = [
+        record for (number, _), record in row.checkpoints.items() if number == run.generation
+    ]
+    if before is not None:
+        end = next(number for number, record in enumerate(records) if record.key == before)
+        records = records[:end]
+    kept = [record for record in records if lineage.is_kept(record, before)]
+    if not any(record.key == lineage.ORIGIN for record in kept):
+        kept.insert(0, lineage.origin_of(run))
+    return kept
+
+
+def _lay(row: Row, generation: int, kept: Iterable[Checkpoint]) -> None:
+    for record in kept:
+        row.checkpoints[generation, record.key] = replace(record, generation=generation)
+
+
+def _keep_taken(row: Row, generation: int, kept: Iterable[Checkpoint]) -> None:
+    keys = {record.key for record in kept}
+    for (number, event_id), step in list(row.taken.items()):
+        if number == generation and step in keys:
+            row.taken[generation + 1, event_id] = step
+
+
+def _with_result(record: Checkpoint, result: bytes | None) -> Checkpoint:
+    if result is None:
+        return record
+    return replace(record, outcome=StepOutcome.OK, value=result)
