@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from perdure.model.records import Status
     from perdure.queue import Queue, Rate
     from perdure.retry import Backoff, RetryPolicy, constant, exponential, linear
+    from perdure.selection import BulkResult, Selection
     from perdure.step import (
         CurrentStep,
         Step,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "App",
     "Backoff",
+    "BulkResult",
     "Context",
     "CurrentStep",
     "Declared",
@@ -56,6 +58,7 @@ __all__ = [
     "RetryPolicy",
     "Run",
     "Scheduler",
+    "Selection",
     "Status",
     "Step",
     "Values",
@@ -94,6 +97,7 @@ _HOMES = {
     "model.records": ("Status",),
     "queue": ("Queue", "Rate"),
     "retry": ("Backoff", "RetryPolicy", "constant", "exponential", "linear"),
+    "selection": ("BulkResult", "Selection"),
     "step": (
         "CurrentStep",
         "Step",

@@ -70,10 +70,11 @@ from perdure.handle import (
 from perdure.ids import check_id
 from perdure.model.events import EventQuery, Unlisten
 from perdure.model.queues import Limits
-from perdure.model.records import Count, Status
+from perdure.model.records import Count, RunQuery, Status
 from perdure.queue import Queue, QueueEntry, Rate, limits_given, queue_entries
 from perdure.retry import Backoff, RetryOn
 from perdure.schedule import ScheduleEntry, ScheduleHandle, schedule_entry
+from perdure.selection import Filters, Selection, refuse_unknown_filters
 from perdure.step import Step, StepOptions, decorate, refuse_unknown
 from perdure.store import Store
 from perdure.telemetry import Hook, Log, On
@@ -764,25 +765,44 @@ class App(Generic[Services_co, Meta_co]):
                 page = await app.runs(status="failed", name="fulfil", before=page[-1])
         """
         _check_limit(limit)
-        query = run_query(
+        query = _query_of(
             status=status,
             name=name,
             reason=reason,
             queue=queue,
             unique_key=unique_key,
+            limit_key=limit_key,
             tag=tag,
-            parent_id=_id_of(parent, "parent"),
-            created_after=None if created_after is None else to_micros_instant(created_after),
-            created_before=None if created_before is None else to_micros_instant(created_before),
+            parent=parent,
+            created_after=created_after,
+            created_before=created_before,
             text=text,
             id_prefix=id_prefix,
-            limit_key=limit_key,
         )
         self._engine.check_loop()
         page = await self._seq_of(_id_of(before, "before"))
         await check_known(query, self._registry, self._engine.store)
         found = await self._engine.store.list_runs(replace(query, limit=limit, before=page))
         return [run_of(run, self._engine) for run in found]
+
+    def select(self, **filters: Unpack[Filters]) -> Selection:
+        """Return the runs that match, to be counted, looped over, or asked something together.
+
+        Args:
+            **filters: those of :meth:`runs`; every one narrows. None at all means every run.
+
+        Raises:
+            UsageError: there is no such filter, status or reason, or another argument is wrong.
+
+        Example::
+
+            stuck = app.select(status="failed", name="charge")
+            if await stuck.count() < 1_000:
+                bulk = await stuck.retry()
+                print(len(bulk.done), "are tried again")
+        """
+        refuse_unknown_filters(filters)
+        return Selection(self._engine, _query_of(**filters))
 
     async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
         """Return how many runs there are of each status, all as of one instant.
@@ -1072,6 +1092,25 @@ def _checked_ports(given: Ports | None) -> Ports:
     if not isinstance(cast("object", given), Ports):
         raise UsageError(f"ports are given as Ports(…), got {shown(given)}")
     return given
+
+
+def _query_of(**filters: Unpack[Filters]) -> RunQuery:
+    """Return the query of checked filters."""
+    after, before = filters.get("created_after"), filters.get("created_before")
+    return run_query(
+        status=filters.get("status", ()),
+        name=filters.get("name", ()),
+        reason=filters.get("reason"),
+        queue=filters.get("queue"),
+        unique_key=filters.get("unique_key"),
+        tag=filters.get("tag"),
+        parent_id=_id_of(filters.get("parent"), "parent"),
+        created_after=None if after is None else to_micros_instant(after),
+        created_before=None if before is None else to_micros_instant(before),
+        text=filters.get("text"),
+        id_prefix=filters.get("id_prefix"),
+        limit_key=filters.get("limit_key"),
+    )
 
 
 async def _nothing() -> None:

@@ -12,10 +12,11 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from perdure._engine import scope as scopes
-from perdure._engine import telling
 from perdure._engine.calls import call_site, child_ending, decode_log, mark, perform
+from perdure._engine.control import VERBS, Operation, operate
 from perdure._engine.definition import StepSpec
 from perdure._engine.engine import Engine
+from perdure._engine.forks import Decorated, Fork, Place, fork
 from perdure._engine.scope import Call, Scope
 from perdure._engine.sending import Outgoing, send
 from perdure._engine.unawaited import reads_as
@@ -42,7 +43,6 @@ from perdure.model.records import (
     TERMINAL,
     Attempt,
     Checkpoint,
-    Control,
     Ending,
     History,
     Micros,
@@ -59,6 +59,7 @@ from perdure.model.transitions import (
     Controlled,
     PauseRun,
     Refused,
+    RestartRun,
     ResumeRun,
     RetryRun,
 )
@@ -71,13 +72,6 @@ _untyped: Schema[Mapping[str, Any]] = schema(dict[str, Any])
 
 PAUSE_LOOK = 0.05
 """Seconds between looks at a run that is to be paused by another process."""
-
-_VERBS = {CancelRun: "cancel", PauseRun: "pause", ResumeRun: "resume", RetryRun: "retry"}
-_CONTROLS: dict[type, Control] = {
-    CancelRun: Control.CANCEL,
-    PauseRun: Control.PAUSE,
-    ResumeRun: Control.NONE,
-}
 
 
 class FailedAttempt(msgspec.Struct, frozen=True):
@@ -104,6 +98,7 @@ class StepHistory(msgspec.Struct, frozen=True):
         site: file and line of the call.
         size: bytes of the recorded value.
         error: class and message of its last error.
+        generation: of the run, in which it was recorded or which it was kept for.
     """
 
     path: str
@@ -118,6 +113,7 @@ class StepHistory(msgspec.Struct, frozen=True):
     site: str
     size: int
     error: str | None
+    generation: int
 
 
 class RunHistory(msgspec.Struct, Generic[R], frozen=True):
@@ -131,9 +127,11 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
             of ``meta`` and ``result``.
         meta: what the call gave as ``meta``, as its body finds it.
         result: what the body returned, once ``completed``; None until then.
-        attempt: the current or last attempt, counted from 1.
+        attempt: the current or last attempt, counted from 1 in each generation.
+        generation: how often it was restarted.
         attempts: the ended attempts and crashed claims before it.
-        steps: in the order in which they were first recorded.
+        steps: of the present generation, in the order in which they were first recorded.
+        earlier: the steps of the generations before it.
         version: of the definition that it was created from.
         parent: the id of the run whose body started it.
         caused_by: what created it, where that was no call: ``event:<id>``,
@@ -154,6 +152,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     meta: Any
     result: R | None
     attempt: int
+    generation: int
     crashes: int
     created_at: datetime
     updated_at: datetime
@@ -165,6 +164,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     error_type: str | None
     attempts: tuple[FailedAttempt, ...]
     steps: tuple[StepHistory, ...]
+    earlier: tuple[StepHistory, ...]
     orphans: tuple[str, ...]
     queue: str
     priority: int
@@ -393,6 +393,80 @@ class Run(Generic[R]):
         """
         return self._durably("retry", lambda request: self._control(RetryRun(self.id, request)))
 
+    def restart(
+        self, *, from_step: Decorated | str | None = None, occurrence: int = 1
+    ) -> Coroutine[Any, Any, Status]:
+        """Let the run begin again, whatever has become of it: from its start, or from a step.
+
+        Its attempts are counted anew, its timers and waits are gone, and what it had failed with or
+        returned is kept in its history alone. From a step: what was recorded before it stands, and
+        the step and everything after it is done again. A run that is executing is told at its next
+        step, and begins again when its body has left. Steps have other idempotency keys than
+        before, children that it starts again are others; those that it has started go on.
+
+        Args:
+            from_step: a step, or its path as the history shows it; None for from the start.
+            occurrence: which call of that path, counted from 1 in the order of recording.
+
+        Returns:
+            ``queued``, or ``running`` where it is executing.
+
+        Raises:
+            InvalidTransition: it is being cancelled, or its unique_key is in use again.
+            RunNotFound: there is none of this id.
+            UsageError: that step is not recorded, or there are fewer calls of it.
+        """
+        asked = Place.of(from_step, occurrence)
+        return self._durably("restart", lambda request: self._restart(request, asked))
+
+    async def _restart(self, request: str, asked: Place | None) -> Status:
+        step = None if asked is None else asked.find(await self._history()).key
+        return await self._control(RestartRun(self.id, request, step))
+
+    async def fork(
+        self,
+        *,
+        from_step: Decorated | str | None = None,
+        occurrence: int = 1,
+        input: Mapping[str, object] | None = None,
+        results: Mapping[Any, object] | None = None,
+        id: str | None = None,
+    ) -> Run[R]:
+        """Start a new run of the same definition that goes on from what this one has recorded.
+
+        This run is not changed, and may be in any status. The new one has its arguments, meta,
+        options, queue, priority and tags, not its unique_key, its parent or its events, and says
+        ``fork:<id>`` as what caused it. With neither ``from_step`` nor ``results`` it keeps
+        nothing and begins at the start.
+
+        Args:
+            from_step: a step, or its path as the history shows it: what was recorded before it is
+                kept.
+            occurrence: which call of that path, counted from 1 in the order of recording.
+            input: arguments by their names that are to be others.
+            results: what steps are to have returned, by the step or by its path. For a path the
+                value is one of JSON's, because what the step returns is not known then. Without
+                ``from_step`` everything recorded up to the last of them is kept.
+            id: of the new run; a new one by default.
+
+        Raises:
+            RunNotFound: there is none of this id.
+            RunConflict: the new id belongs to another run.
+            UsageError: a step is not recorded, not before ``from_step``, or recorded several times
+                where one is to have another result; or inside a body, outside of its steps.
+            InvalidValue: a value does not fit.
+
+        Example::
+
+            again = await run.fork(from_step="ship", results={charge: "payment-7"})
+        """
+        self._refuse_in_body("fork")
+        plan = Fork.of(Place.of(from_step, occurrence), input, results, id)
+        return self._again(await fork(self._engine, await self._history(), plan))
+
+    def _again(self, run_id: str) -> Run[R]:
+        return Run(run_id, self._engine, self._result)
+
     def send_event(
         self,
         event: object,
@@ -432,11 +506,7 @@ class Run(Generic[R]):
             RunNotFound: there is none of this id.
         """
         self._refuse_in_body("history")
-        self._engine.check_loop()
-        found = await self._engine.store.history(self.id)
-        if found is None:
-            raise self._missing()
-        return readable(found, self._engine, self._result)
+        return readable(await self._history(), self._engine, self._result)
 
     async def why(self) -> Why:
         """Return why the run is not moving: a sentence, and the facts in it for programs.
@@ -554,34 +624,26 @@ class Run(Generic[R]):
         finally:
             watcher.unwatch(self.id, ended)
 
-    async def _control(self, transition: CancelRun | PauseRun | ResumeRun | RetryRun) -> Status:
+    async def _control(self, asked: Operation) -> Status:
         self._engine.check_loop()
-        answer = await self._engine.committer.submit(transition)
+        answer = await operate(self._engine, asked)
         match answer:
             case Controlled():
-                self._tell(transition, answer.status)
-                if answer.status in {Status.CANCELLED, Status.PAUSED}:
-                    await telling.stopped(self._engine, [self.id])
                 return answer.status
             case Refused():
                 detail = f" ({answer.detail})" if answer.detail else ""
                 raise InvalidTransition(
-                    f"cannot {_VERBS[type(transition)]} run {self.id}: it is {answer.status}"
-                    f"{detail}"
+                    f"cannot {VERBS[type(asked)]} run {self.id}: it is {answer.status}{detail}"
                 )
             case _:
                 raise self._missing()
 
-    def _tell(
-        self, transition: CancelRun | PauseRun | ResumeRun | RetryRun, status: Status
-    ) -> None:
-        """Tell those in this process who would otherwise hear of it with the next poll."""
-        control = _CONTROLS.get(type(transition))
-        if status is Status.RUNNING and control is not None:
-            for hear in self._engine.controlled:
-                hear(self.id, control)
-        elif status is Status.CANCELLED and control is Control.CANCEL:
-            self._engine.watcher.announce(Ending(self.id, status, None, None, None))
+    async def _history(self) -> History:
+        self._engine.check_loop()
+        found = await self._engine.store.history(self.id)
+        if found is None:
+            raise self._missing()
+        return found
 
     async def _record(self) -> RunRecord:
         self._engine.check_loop()
@@ -655,6 +717,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         result: of the run's definition.
     """
     run = history.run
+    steps = [_step(one) for one in history.checkpoints if one.kind is not StepKind.ORIGIN]
     error = None if run.error is None else shown_error(run.error)
     return RunHistory(
         id=run.run_id,
@@ -665,6 +728,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         meta=_lenient(engine.meta.decode, run.meta),
         result=None if run.result is None else _lenient(result.decode, run.result),
         attempt=run.attempt,
+        generation=run.generation,
         crashes=run.crashes,
         created_at=to_datetime(run.created_at),
         updated_at=to_datetime(run.updated_at),
@@ -675,7 +739,8 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         error=None if error is None else f"{error.type}: {error.message}",
         error_type=None if error is None else error.type,
         attempts=tuple(_attempt(attempt) for attempt in history.attempts),
-        steps=tuple(_step(checkpoint) for checkpoint in history.checkpoints),
+        steps=tuple(step for step in steps if step.generation == run.generation),
+        earlier=tuple(step for step in steps if step.generation < run.generation),
         orphans=_orphans(run),
         queue=run.queue,
         priority=run.priority,
@@ -750,6 +815,7 @@ def _step(record: Checkpoint) -> StepHistory:
         site=record.site,
         size=len(record.value or b""),
         error=_text(record.value) if is_error and record.kind is not StepKind.CHILD else None,
+        generation=record.generation,
     )
 
 

@@ -64,6 +64,11 @@ class Step(Generic[P, R]):
         return self._spec.name
 
     @property
+    def spec(self) -> StepSpec:
+        """How it is executed: for the layers beside."""
+        return self._spec
+
+    @property
     def function(self) -> Callable[P, R]:
         """The function that was decorated."""
         return self._spec.function
@@ -723,6 +728,5 @@ def _drawn(what: str) -> bytes:
     scope = _scope_for(what)
     number = scope.draws
     scope.draws = number + 1
-    run = scope.activation.run
-    seed = f"{run.run_id}\0{run.generation}\0{number}\0{what}".encode()
+    seed = f"{scope.activation.seed}\0{number}\0{what}".encode()
     return blake2b(seed + scope.digest, digest_size=16).digest()

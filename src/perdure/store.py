@@ -189,6 +189,13 @@ class Store(Protocol):
         """
         ...
 
+    async def count_runs(self, query: RunQuery) -> int:
+        """Return how many runs match, as of one instant; ``limit`` and ``before`` do not count.
+
+        A store may look at every run for it.
+        """
+        ...
+
     async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
         """Return how many runs there are of each status, as of one instant.
 

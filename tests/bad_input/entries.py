@@ -220,6 +220,19 @@ def _on_run(verb: str) -> Call:
     return call
 
 
+def _on_run_with(verb: str) -> Call:
+    def call(desk: Desk, row: Row) -> Any:
+        if row.value == "nobody":
+            return getattr(desk.app.get("nobody"), verb)()
+        return getattr(desk.run, verb)(**{row.parameter: thaw(row.value)})
+
+    return call
+
+
+def _selected(verb: str) -> Call:
+    return lambda desk, row: getattr(desk.app.select(name=row.value), verb)()
+
+
 def _constructed(make: Callable[..., Any]) -> Call:
     return lambda _desk, row: make(**{row.parameter: thaw(row.value)})
 
@@ -290,6 +303,11 @@ CALLS: dict[str, Call] = {
     "App.on": lambda desk, row: desk.app.on(row.value),
     "App.override": lambda _, row: App().override(**{row.parameter: row.value}).__enter__(),
     "App.runs": lambda desk, row: desk.app.runs(**{row.parameter: thaw(row.value)}),
+    "App.select": lambda desk, row: desk.app.select(**{row.parameter: thaw(row.value)}),
+    **{
+        f"Selection.{verb}": _selected(verb)
+        for verb in ("count", "cancel", "pause", "resume", "retry", "restart")
+    },
     "App.workflow": declare("workflow"),
     "App.job": declare("job"),
     "App.step": declare("step"),
@@ -308,6 +326,8 @@ CALLS: dict[str, Call] = {
     "Run.cancel": _on_run("cancel"),
     "Run.history": _on_run("history"),
     "Run.pause": _on_run("pause"),
+    "Run.restart": _on_run_with("restart"),
+    "Run.fork": _on_run_with("fork"),
     "Run.resume": _on_run("resume"),
     "Run.result": lambda desk, row: (
         _on_run("result")(desk, row)

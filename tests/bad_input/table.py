@@ -106,6 +106,7 @@ ROWS: list[Row] = [
             "Workflow.get": "run_id",
             "App.queue": "name",
             "App.runs": "queue unique_key limit_key tag text id_prefix parent before",
+            "App.select": "queue unique_key limit_key tag text id_prefix parent",
             "sleep": "name",
             "sleep_until": "name",
         },
@@ -239,10 +240,12 @@ ROWS: list[Row] = [
         for entry, parameter in (
             ("App.runs", "created_after"),
             ("App.runs", "created_before"),
+            ("App.select", "created_after"),
+            ("App.select", "created_before"),
             ("sleep_until", "instant"),
         )
         for value, says in NO_INSTANTS
-        if value is not None or entry != "App.runs"
+        if value is not None or entry == "sleep_until"
     ],
     *[
         Row("App.counts", parameter, value, UsageError, f"{parameter} is true or false, got")
@@ -376,6 +379,7 @@ ROWS: list[Row] = [
             "App.configure": "workflow job payload_limit",
             "App.include": "given",
             "App.runs": "status reason limit",
+            "App.select": "status reason",
             "Declared.on": "app",
             "Worker": "app crash_cap concurrency",
             "step.sync": "function",
@@ -674,8 +678,37 @@ ROWS: list[Row] = [
             ("cancel", "wait"),
             ("pause", "wait"),
             ("resume", NO_PARAMETER),
+            ("restart", "from_step"),
+            ("fork", "from_step"),
         )
     ],
+    *[
+        Row(f"Run.{verb}", parameter, value, UsageError, says)
+        for verb in ("restart", "fork")
+        for parameter, value, says in (
+            ("from_step", 7, "takes a step or its path as the history shows it, got 7"),
+            ("from_step", "nothing", "no step 'nothing' is recorded in run"),
+            ("occurrence", 0, "counts the calls of a step from 1, got 0"),
+            ("occurrence", True, "counts the calls of a step from 1, got True"),
+            ("occurrence", 2, "says which call of from_step="),
+        )
+    ],
+    Row("Run.fork", "input", [("value", 1)], UsageError, "input= takes a mapping"),
+    Row("Run.fork", "input", {"valeu": 1}, InvalidValue, "has no parameter 'valeu'", "$.valeu"),
+    Row("Run.fork", "results", ["a"], UsageError, "results= takes a mapping"),
+    Row("Run.fork", "results", {7: 1}, UsageError, "takes a step or its path"),
+    Row("Run.fork", "results", {"nothing": 1}, UsageError, "no step 'nothing' is recorded"),
+    Row("Run.fork", "id", "", InvalidValue, "run id"),
+    Row("Run.fork", "id", 7, InvalidValue, "run id"),
+    Row("Run.fork", "id", "taken", RunConflict, "id 'taken' belongs to another run"),
+    *[
+        Row(f"Selection.{verb}", NO_PARAMETER, "anythin", UnknownDefinition, "anything")
+        for verb in ("count", "cancel", "pause", "resume", "retry", "restart")
+    ],
+    Row("App.select", "statsu", "failed", UsageError, "did you mean status=?"),
+    Row("App.select", "status", "broken", UsageError, "there is no status 'broken'"),
+    Row("App.select", "limit", 5, UsageError, "has no filter 'limit'"),
+    Row("App.select", "name", "", InvalidValue, "name"),
     Row("Run.resume", NO_PARAMETER, "waiting", InvalidTransition, "cannot resume run"),
     Row("Run.pause", "wait", "cancelled", InvalidTransition, "it is cancelled"),
     *[
@@ -757,6 +790,8 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("App.workers", NO_PARAMETER): "it takes nothing, and there may be none",
     ("App.close", NO_PARAMETER): "closing one that is not open is harmless",
     ("App.queues", NO_PARAMETER): "it takes nothing, and there may be none",
+    ("Selection", "*"): "made by App.select",
+    ("BulkResult", "*"): "a record that the verbs of a selection make",
     ("Queue", "*"): "made by App.queue",
     ("Queue.get", NO_PARAMETER): "it takes nothing, and there may be none",
     ("Queue.pause", NO_PARAMETER): "it takes nothing, and any queue may be paused",

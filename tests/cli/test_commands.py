@@ -247,6 +247,61 @@ def test_all_are_asked_before_any_is_waited_for(command: Perdure, shop: str, yar
     assert out == "held  ⊘ cancelled\nqueued  ⊘ cancelled\n"
 
 
+def test_restart_and_fork(command: Perdure, shop: str):
+    """A run begins again, another goes on from it; a step that is not recorded is refused."""
+    command("start", "add", "n=1", "--id", "add-1", "--app", f"{shop}:app")
+    assert command("worker", f"{shop}:app", "--burst").code == 0
+    forked = command("fork", "add-1", "--input", "n=5", "--new-id", "f", "--app", f"{shop}:app")
+    assert (forked.code, forked.out) == (0, "f\n")
+    restarted = command("restart", "add-1", "--url", URL)
+    assert (restarted.code, restarted.out) == (0, "add-1  ○ queued\n")
+    assert command("worker", f"{shop}:app", "--burst").code == 0
+    shown = json.loads(command("show", "f", "--json", "--url", URL).out)
+    assert (shown["input"], shown["status"]) == ({"n": 5}, "completed")
+    assert shown["caused_by"] == "fork:add-1"
+    unknown = command("restart", "add-1", "--from", "nothing", "--url", URL)
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "no step 'nothing' is recorded" in unknown.err
+    wrong = command("fork", "add-1", "--result", "step=text", "--url", URL)
+    assert wrong.code == 2
+    assert "--result step=text is not NAME=JSON" in wrong.err
+
+
+def test_a_verb_for_all_that_match(command: Perdure, shop: str):
+    """They are counted first; more than a hundred need --yes; ids go without filters."""
+    script = (
+        f"import asyncio, {shop}\n"
+        "async def main():\n"
+        f"    async with {shop}.app:\n"
+        f"        await {shop}.add.enqueue_many([((n,), {{}}) for n in range(101)])\n"
+        "asyncio.run(main())\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    counted = command("cancel", "--name", "add", "--dry-run", "--json", "--url", URL)
+    assert json.loads(counted.out)["count"] == 101
+    unsure = command("cancel", "--name", "add", "--url", URL)
+    assert (unsure.code, unsure.out) == (2, "")
+    assert "101 runs match" in unsure.err
+    done = command("cancel", "--name", "add", "--yes", "--url", URL)
+    assert (done.code, done.out) == (0, "cancel: 101 runs\n")
+    refused = command("resume", "--name", "add", "--status", "cancelled", "--yes", "--url", URL)
+    assert (refused.code, refused.out) == (4, "resume: 0 runs, 101 refused\n")
+    assert command("retry", "--name", "add", "--limit-key", "x", "--url", URL).code == 0
+    assert command("cancel", "--url", URL).code == 2
+    both = command("cancel", "add-1", "--name", "add", "--url", URL)
+    assert both.code == 2
+    assert "needs no ID" in both.err
+    waiting = command("cancel", "--name", "add", "--wait", "--url", URL)
+    assert waiting.code == 2
+    assert "--wait of perdure cancel needs an ID" in waiting.err
+
+
+def test_a_started_run_has_the_limit_key_that_was_given(command: Perdure, shop: str):
+    """It is listed by it."""
+    command("start", "add", "n=1", "--id", "a", "--limit-key", "k", "--app", f"{shop}:app")
+    assert "a " in command("runs", "--limit-key", "k", "--url", URL).out
+
+
 def test_pause_and_resume(command: Perdure, shop: str):
     """A paused run is listed as such; resuming one that is not paused is refused."""
     command("start", "add", "n=1", "--id", "add-1", "--app", f"{shop}:app")

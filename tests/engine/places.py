@@ -178,6 +178,10 @@ class Mortal:
         """Return the runs that match."""
         return await self._read(self.inner.list_runs, query)
 
+    async def count_runs(self, query: Any) -> Any:
+        """Return how many runs match."""
+        return await self._read(self.inner.count_runs, query)
+
     async def counts(self, **apart: bool) -> Any:
         """Return how many runs there are of each status."""
         return await self.inner.counts(**apart)

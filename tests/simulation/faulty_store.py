@@ -136,6 +136,9 @@ class FaultyStore:
     async def list_runs(self, query: RunQuery) -> list[RunRecord]:
         return await self._read(lambda: self._inner.list_runs(query))
 
+    async def count_runs(self, query: RunQuery) -> int:
+        return await self._read(lambda: self._inner.count_runs(query))
+
     async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
         return await self._read(
             lambda: self._inner.counts(by_definition=by_definition, by_queue=by_queue)

@@ -29,6 +29,7 @@ import perdure
 from perdure import (
     App,
     Backoff,
+    BulkResult,
     Context,
     CurrentStep,
     Declared,
@@ -42,6 +43,7 @@ from perdure import (
     RetryPolicy,
     Run,
     Scheduler,
+    Selection,
     Status,
     Step,
     Values,
@@ -477,7 +479,30 @@ async def retried(definition: Workflow[[str], str]) -> Status:
     assert_type(await run.resume(), Status)
     assert_type(await run.cancel(), Status)
     assert_type(await run.retry(), Status)
+    assert_type(await run.restart(), Status)
     return await run.cancel(wait=True)
+
+
+async def forked(run: Run[str]) -> Run[str]:
+    """Restart and fork from a step."""
+    assert_type(await run.restart(from_step="again", occurrence=2), Status)
+    assert_type(await run.restart(from_step=charge), Status)
+    assert_type(await run.fork(results={charge: "paid", "other": 3}, id="fork"), Run[str])
+    return await run.fork(from_step=charge, input={"subject": "x"})
+
+
+async def many() -> BulkResult:
+    """Select runs, and ask something of all of them."""
+    failed = app.select(status="failed", name=["fulfil"], created_after=now_utc())
+    assert_type(failed, Selection)
+    assert_type(await failed.count(), int)
+    async for run in failed:
+        assert_type(run.id, str)
+    for bulk in (await failed.pause(), await failed.resume(), await failed.cancel()):
+        assert_type(bulk.done, tuple[str, ...])
+        assert_type(bulk.refused, tuple[str, ...])
+    await failed.restart()
+    return await failed.retry()
 
 
 @app.on(telemetry.RunFailed)
@@ -573,6 +598,7 @@ MACHINERY = {
         "make",
         "result_call",
         "unwrap",
+        "spec",
         "code",
         "delay",
         "decide",

@@ -22,6 +22,7 @@ from perdure._engine.scope import Branch, Scope, context_of
 from perdure._engine.turns import Turns
 from perdure._engine.waits import DurableWait
 from perdure.errors import Leave, Mismatch, PerdureError, UsageError
+from perdure.model.lineage import seed_of
 from perdure.model.records import Control, Ending, Grant, Micros, Wait, WaitKind
 from perdure.model.transitions import (
     ClaimedRun,
@@ -60,6 +61,9 @@ class Leaving(StrEnum):
     MISMATCH = "mismatch"
     ENDED = "ended"
 
+
+_ENDING = frozenset({Control.CANCEL, Control.RESTART})
+"""What an operator may ask of a run that stops its body for good."""
 
 _DESPITE_AN_OUTCOME = frozenset({Leaving.CANCELLED, Leaving.LOST})
 
@@ -121,12 +125,21 @@ class Activation:
 
     def begin(self, body: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start the body's root task."""
-        run = self.run
-        scope = Scope(self, self._branch, "", run.started_at or run.created_at, b"")
+        run, origin = self.run, self.journal.origin
+        began_at = run.started_at or run.created_at if origin is None else origin.started_at
+        scope = Scope(self, self._branch, "", began_at, b"")
         task = asyncio.Task(body, loop=self._loop, name=run.run_id, context=context_of(scope))
         self._branch.task = task
         self.root = task
         return task
+
+    @property
+    def seed(self) -> str:
+        """What the values that the body derives are drawn from."""
+        origin = self.journal.origin
+        if origin is None or origin.value is None:
+            return seed_of(self.run.run_id, self.run.generation)
+        return origin.value.decode()
 
     def leave(self, why: Leaving) -> None:
         """Tell the body to leave: set the mark and cancel the root. Later calls change nothing."""
@@ -334,7 +347,7 @@ class Activation:
 
     def heard(self, control: Control) -> None:
         """Follow the operator's word, as of an answer of the store or told in this process."""
-        if control is Control.CANCEL:
+        if control in _ENDING:
             self.leave(Leaving.CANCELLED)
         elif control is Control.PAUSE:
             if self._pausing is None:
@@ -373,12 +386,12 @@ class Activation:
         """Follow the operator's word, as of the answer to what the body has waited for.
 
         Raises:
-            Leave: the run is to be cancelled.
+            Leave: the run is to be cancelled or restarted.
         """
         if control or self._pausing is not None:
             self.heard(control)
-            if control is Control.CANCEL:
-                raise Leave("the run is being cancelled")
+            if control in _ENDING:
+                raise Leave("the run is being cancelled, or restarted")
 
     def lost(self) -> NoReturn:
         """Leave: a write was refused, because another claim or nobody holds the run.

@@ -53,6 +53,7 @@ class Journal:
         given_up: the calls that the body gave up, then or now.
         patches: by which code the run goes, by the name of a patch; see
             :mod:`perdure._engine.patches`. They are no calls: nobody has to ask for them.
+        origin: what the run's generation continues; see :mod:`perdure.model.lineage`. No call.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class Journal:
         "_unclaimed",
         "_within",
         "given_up",
+        "origin",
         "patches",
         "recorded",
     )
@@ -79,7 +81,8 @@ class Journal:
         self._deeper: dict[str, list[_Identity]] = {}  # by the path of the call
         self._by_position: dict[tuple[bytes, str, int], _Identity] = {}
         self.patches: dict[str, bool] = {}
-        self._records = tuple(self._but_for_patches(checkpoints))
+        self.origin: Checkpoint | None = None
+        self._records = tuple(self._calls_of(checkpoints))
         self._asked: set[int] = set()  # ids of records, which are kept as long as this
         self._expected: list[tuple[Moment, int]] | None = None
         for record in self._records:
@@ -102,10 +105,13 @@ class Journal:
             else:
                 self._direct.setdefault(scope, []).append(identity)
 
-    def _but_for_patches(self, checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
+    def _calls_of(self, checkpoints: Iterable[Checkpoint]) -> Iterator[Checkpoint]:
+        """Yield the records of calls; take in those that are none."""
         for record in checkpoints:
             if record.kind is StepKind.PATCH:
                 self.patches[record.key.path] = record.value == TAKEN
+            elif record.kind is StepKind.ORIGIN:
+                self.origin = record
             else:
                 yield record
 

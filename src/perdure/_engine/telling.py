@@ -168,12 +168,12 @@ def _of_verdict(activation: Activation, verdict: Verdict, answer: Settled) -> li
     if answer.status is Status.PAUSED:
         return _paused(activation, verdict)
     match verdict:
-        case Completed() if RunCompleted in kinds:
+        case Completed() if answer.status is Status.COMPLETED and RunCompleted in kinds:
             duration = _length(run.started_at, engine.store_now())
             return [RunCompleted(**_place(engine, run), duration=duration)]
-        case Failed() if RunFailed in kinds:
+        case Failed() if answer.status is Status.FAILED and RunFailed in kinds:
             return [_failed(engine, run, verdict.error, verdict.reason)]
-        case Retrying():
+        case Retrying() if answer.status is Status.WAITING:
             return _retrying(activation, verdict)
         case Suspended() if RunSuspended in kinds:
             return [_suspended(engine, run, verdict)]

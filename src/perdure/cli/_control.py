@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import click
 
 from perdure.app import App
 from perdure.cli._failures import ExitCode, Failure, print_failure
+from perdure.cli._filters import FILTERS, are_given, filter_options, query_of
 from perdure.cli._ids import resolve_id
 from perdure.cli._meanings import meaning_of, perform
 from perdure.cli._output import as_json, escape, status_text
@@ -17,43 +18,159 @@ from perdure.cli._places import Place, opened, place_of_store, place_options, se
 from perdure.errors import PerdureError
 from perdure.handle import Run
 from perdure.model.records import Status
+from perdure.selection import BulkResult, Selection
+
+Option: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _SEVERAL = """Each ID may be the beginning of an id. Of several, some may fail: then the exit code
-is 7."""
+is 7.
+
+Without IDs, the options below say which runs are meant, as those of perdure runs do. --dry-run
+counts them; more than 100 need --yes."""
+
+MOST_UNASKED: Final = 100
+"""Runs that are meant by what they are and for which nobody is asked."""
+
+_SHOWN: Final = 5
+
+
+def wait_option(help: str) -> Option:
+    """Return the option of a command that can wait until what it asked for is so."""
+    return click.option("--wait", is_flag=True, help=help)
 
 
 def command_on_runs(
     name: str,
     text: str,
-    act: Callable[[Run[Any], bool], Awaitable[Status]],
+    act: Callable[[Run[Any], dict[str, Any]], Awaitable[Status]],
+    of_all: Callable[[Selection], Awaitable[BulkResult]],
     *,
     short_help: str,
-    wait_help: str | None = None,
+    options: Sequence[Option] = (),
 ) -> click.Command:
-    """Return a command that does one thing to the runs that are named.
+    """Return a command that does one thing to the runs that are named, or to all that match.
 
     Args:
         name: of the command.
         text: its help; what all of them have in common is added.
-        act: what it does to a run, told whether to wait.
+        act: what it does to a run, given its own options.
+        of_all: what it does to all that match; its own options say nothing there.
         short_help: for the list of commands.
-        wait_help: of its option ``--wait``; None where it has none.
+        options: its own.
     """
 
     def command(
-        context: click.Context, /, *, ids: tuple[str, ...], in_json: bool, **options: Any
+        context: click.Context,
+        /,
+        *,
+        ids: tuple[str, ...],
+        in_json: bool,
+        dry_run: bool,
+        is_sure: bool,
+        app: str | None,
+        url: str | None,
+        **given: Any,
     ) -> int:
-        wait = bool(options.pop("wait", False))
-        place = place_of_store(settings_of(context, **options))
-        return control(place, ids, lambda run: act(run, wait), in_json=in_json)
+        filters = {key: given.pop(key) for key in FILTERS}
+        place = place_of_store(settings_of(context, app=app, url=url))
+        if not ids and not are_given(filters):
+            raise Failure(
+                ExitCode.USAGE,
+                f"which runs are to {name} was not said",
+                why="neither an ID was given nor an option that narrows",
+                do=f"perdure {name} ID, or perdure {name} --status failed --dry-run",
+            )
+        if not ids:
+            _refuse(name, [key for key, value in given.items() if value], "an ID")
+            return control_all(place, name, filters, of_all, in_json, dry_run, is_sure)
+        if are_given(filters) or dry_run:
+            _refuse(name, ["dry_run" if dry_run else "filters"], "no ID")
+        return control(place, ids, lambda run: act(run, given), in_json=in_json)
 
     made: Any = click.pass_context(command)
-    made = click.option("--json", "in_json", is_flag=True, help="Print one JSON list.")(made)
-    if wait_help is not None:
-        made = click.option("--wait", is_flag=True, help=wait_help)(made)
-    made = click.argument("ids", nargs=-1, required=True, metavar="ID...")(place_options(made))
+    made = click.option("--json", "in_json", is_flag=True, help="Print JSON.")(made)
+    made = click.option("--yes", "is_sure", is_flag=True, help="Do not ask, however many.")(made)
+    made = click.option("--dry-run", is_flag=True, help="Count those that match, and no more.")(
+        made
+    )
+    for option in reversed(options):
+        made = option(made)
+    made = click.argument("ids", nargs=-1, metavar="[ID]...")(place_options(filter_options(made)))
     whole = f"{text}\n\n{_SEVERAL}"
     return click.command(name, help=whole, short_help=short_help)(made)
+
+
+def _refuse(name: str, given: list[str], needs: str) -> None:
+    """Refuse options that say nothing with, or without, ids."""
+    if given:
+        words = ", ".join("--" + word.replace("_", "-") for word in given)
+        what = "options that narrow" if given == ["filters"] else words
+        raise Failure(
+            ExitCode.USAGE,
+            f"{what} of perdure {name} needs {needs}",
+            why="runs are meant by their ids or by what they are",
+            do="give the one or the other",
+        )
+
+
+def control_all(  # noqa: PLR0917 -- one place calls it
+    place: Place,
+    name: str,
+    filters: dict[str, Any],
+    of_all: Callable[[Selection], Awaitable[BulkResult]],
+    in_json: bool,  # noqa: FBT001 -- called by position
+    dry_run: bool,  # noqa: FBT001
+    is_sure: bool,  # noqa: FBT001
+) -> int:
+    """Do something to all runs that match; count them first, and ask where they are many.
+
+    Returns:
+        0 where all went well, also where none matched; 4 where all were refused; 7 where some were.
+    """
+
+    async def work() -> int:
+        async with opened(place) as app:
+            selection = Selection(app.engine, await query_of(app, filters))
+            count = await selection.count()
+            if dry_run:
+                await _tell_count(selection, name, count, in_json=in_json)
+                return ExitCode.OK
+            if count > MOST_UNASKED and not is_sure:
+                raise Failure(
+                    ExitCode.USAGE,
+                    f"{count:,} runs match, and perdure {name} was not told that you are sure",
+                    why=f"for more than {MOST_UNASKED} runs it asks for --yes",
+                    do="--dry-run shows which they are; --yes goes on",
+                )
+            bulk = await of_all(selection)
+        if in_json:
+            click.echo(as_json({"done": bulk.done, "refused": bulk.refused}))
+        else:
+            click.echo(f"{name}: {_told(bulk)}")
+        if not bulk.refused:
+            return ExitCode.OK
+        return ExitCode.PARTIAL if bulk.done else ExitCode.REFUSED
+
+    return perform(work)
+
+
+def _told(bulk: BulkResult) -> str:
+    refused = f", {len(bulk.refused):,} refused" if bulk.refused else ""
+    return f"{len(bulk.done):,} runs{refused}"
+
+
+async def _tell_count(selection: Selection, name: str, count: int, *, in_json: bool) -> None:
+    samples: list[str] = []
+    async for run in selection:
+        samples.append(run.id)
+        if len(samples) == _SHOWN:
+            break
+    if in_json:
+        click.echo(as_json({"count": count, "samples": samples}))
+        return
+    more = f" and {count - len(samples):,} more" if count > len(samples) else ""
+    named = ": " + ", ".join(map(escape, samples)) if samples else ""
+    click.echo(f"{name} would be asked of {count:,} runs{named}{more}")
 
 
 def control(

@@ -45,6 +45,8 @@ COMMANDS: Final = {
     "pause": "Pause runs.",
     "resume": "Let paused runs go on.",
     "retry": "Try failed or cancelled runs again.",
+    "restart": "Let runs begin again, from the start or from a step.",
+    "fork": "Start a run that goes on from what another has recorded.",
     "migrate": "Create or verify the schema of a store.",
     "check": "Would the runs in flight survive this code?",
     "pull": "Write everything recorded of a run as JSON.",

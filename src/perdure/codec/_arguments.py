@@ -221,6 +221,23 @@ class Arguments:
             bound[self._variadic(inspect.Parameter.VAR_POSITIONAL)] = rest
         return {**bound, **others}
 
+    def changed(self, data: bytes, changes: Mapping[str, Any]) -> bytes:
+        """Return stored arguments with others in the place of those of these names.
+
+        Raises:
+            InvalidValue: they do not fit the signature or an annotation.
+        """
+        plan = self._plan()
+        bound, rest, others = self._load(plan, self._stored(data))
+        for name, value in changes.items():
+            if name in plan.parameters:
+                bound[name] = value
+            elif plan.others is not None:
+                others[name] = value
+            else:
+                self._refuse_name(plan, name)
+        return self.encode(*self._ready(plan, bound, rest, others))
+
     def filled(self, data: bytes) -> dict[str, Any]:
         """Return stored arguments as :meth:`named` does, and the defaults of those not stored.
 

@@ -169,7 +169,8 @@ class _Replaying:
             grant=1,
             started_at=self._recorded.run.started_at or self._recorded.run.created_at,
         )
-        return ClaimedRun(run, self._recorded.checkpoints)
+        recorded = (one for one in self._recorded.checkpoints if one.generation == run.generation)
+        return ClaimedRun(run, tuple(recorded))
 
     def _halt(self, spec: StepSpec) -> StepSpec:
         """Return a step that executes nothing and is noted as asked for."""

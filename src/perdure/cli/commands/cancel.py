@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.cli._control import command_on_runs
+from perdure.cli._control import command_on_runs, wait_option
 from perdure.handle import Run
 from perdure.model.records import Status
 
 
-async def _cancel(run: Run[Any], wait: bool) -> Status:  # noqa: FBT001 -- called by position
-    return await run.cancel(wait=wait)
+async def _cancel(run: Run[Any], options: dict[str, Any]) -> Status:
+    return await run.cancel(wait=options["wait"])
 
 
 command = command_on_runs(
     "cancel",
     """Ask runs to end without a result. One that a worker holds is told at its next step.""",
     _cancel,
+    lambda selection: selection.cancel(),
     short_help="Cancel runs.",
-    wait_help="Wait until each has ended.",
+    options=(wait_option("Wait until each has ended."),),
 )

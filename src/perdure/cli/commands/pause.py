@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.cli._control import command_on_runs
+from perdure.cli._control import command_on_runs, wait_option
 from perdure.handle import Run
 from perdure.model.records import Status
 
 
-async def _pause(run: Run[Any], wait: bool) -> Status:  # noqa: FBT001 -- called by position
-    return await run.pause(wait=wait)
+async def _pause(run: Run[Any], options: dict[str, Any]) -> Status:
+    return await run.pause(wait=options["wait"])
 
 
 command = command_on_runs(
@@ -19,6 +19,7 @@ command = command_on_runs(
 
 One that a worker holds is told at its next step; what executes is let finish.""",
     _pause,
+    lambda selection: selection.pause(),
     short_help="Pause runs.",
-    wait_help="Wait until each is paused.",
+    options=(wait_option("Wait until each is paused."),),
 )

@@ -9,7 +9,7 @@ from perdure.handle import Run
 from perdure.model.records import Status
 
 
-async def _resume(run: Run[Any], _: bool) -> Status:  # noqa: FBT001 -- called by position
+async def _resume(run: Run[Any], _: dict[str, Any]) -> Status:
     return await run.resume()
 
 
@@ -19,5 +19,6 @@ command = command_on_runs(
 
 A run that was paused by a mismatch is tried again by any worker that knows its definition.""",
     _resume,
+    lambda selection: selection.resume(),
     short_help="Let paused runs go on.",
 )

@@ -9,7 +9,7 @@ from perdure.handle import Run
 from perdure.model.records import Status
 
 
-async def _retry(run: Run[Any], _: bool) -> Status:  # noqa: FBT001 -- called by position
+async def _retry(run: Run[Any], _: dict[str, Any]) -> Status:
     return await run.retry()
 
 
@@ -17,5 +17,6 @@ command = command_on_runs(
     "retry",
     """Try failed or cancelled runs again; recorded steps that succeeded are not repeated.""",
     _retry,
+    lambda selection: selection.retry(),
     short_help="Try failed or cancelled runs again.",
 )

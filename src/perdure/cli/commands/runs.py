@@ -2,68 +2,28 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from datetime import datetime
 from typing import Any, Final
 
 import click
 from msgspec.structs import replace
 
-from perdure._runtime.queries import check_known, run_query
 from perdure.cli._describe import run_fields
 from perdure.cli._failures import ExitCode, Failure
-from perdure.cli._ids import resolve_id
+from perdure.cli._filters import filter_options, query_of
 from perdure.cli._meanings import perform
 from perdure.cli._output import as_json, status_text, table
 from perdure.cli._places import opened, place_of_store, place_options, settings_of
-from perdure.clock import to_datetime, to_micros_instant
-from perdure.duration import format_micros, to_micros
-from perdure.errors import InvalidDuration
-from perdure.model.records import REASONS, Micros, RunQuery, RunRecord, Status
+from perdure.clock import to_datetime
+from perdure.duration import format_micros
+from perdure.model.records import Micros, RunQuery, RunRecord
 from perdure.store import Store
 
 PAGE: Final = 1_000
 
 
-def _when(
-    context: click.Context, parameter: click.Parameter, given: str | None
-) -> datetime | Micros | None:
-    """Return an instant (ISO 8601; local time without an offset), or a duration before now."""
-    if given is None:
-        return None
-    with suppress(InvalidDuration):
-        return to_micros(given)
-    try:
-        return datetime.fromisoformat(given).astimezone()
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter(
-            f'{given!r} is no instant such as 2026-05-01T08:00, and no duration such as "2h"',
-            context,
-            parameter,
-        ) from error
-
-
 @click.command("runs", short_help="List runs, newest first.")
 @place_options
-@click.option(
-    "-s",
-    "--status",
-    "statuses",
-    multiple=True,
-    type=click.Choice([str(status) for status in Status]),
-    help="How they stand.",
-)
-@click.option("-n", "--name", "names", multiple=True, help="Of their workflow or job.")
-@click.option("-Q", "--queue", help="The queue they wait in.")
-@click.option("--key", help="Their unique_key.")
-@click.option("--limit-key", help="Their limit_key.")
-@click.option("--tag", help="One of their tags.")
-@click.option("--reason", help=f"Why they stand so: {', '.join(REASONS)}.")
-@click.option("--parent", metavar="ID", help="Whose body started them.")
-@click.option("--since", callback=_when, help='Created from then on: "2h" ago, or an instant.')
-@click.option("--until", callback=_when, help="Created before then.")
-@click.option("--text", help="A part of id, name, key or tag.")
-@click.option("--id", "id_prefix", metavar="PREFIX", help="How their ids begin.")
+@filter_options
 @click.option(
     "--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many."
 )
@@ -79,9 +39,6 @@ def command(
     limit: int,
     in_json: bool,
     in_lines: bool,
-    since: datetime | int | None,
-    until: datetime | int | None,
-    parent: str | None,
     **filters: Any,
 ) -> int:
     r"""List runs, newest first. Every option narrows; --status and --name may come several times.
@@ -103,32 +60,12 @@ def command(
         async with opened(place) as opened_app:
             store = opened_app.engine.store
             now = await store.now()
-            query = run_query(
-                status=filters["statuses"],
-                name=filters["names"],
-                reason=filters["reason"],
-                parent_id=None if parent is None else await resolve_id(store, parent),
-                queue=filters["queue"],
-                unique_key=filters["key"],
-                tag=filters["tag"],
-                created_after=_instant(since, now),
-                created_before=_instant(until, now),
-                text=filters["text"],
-                id_prefix=filters["id_prefix"],
-                limit_key=filters["limit_key"],
-            )
-            await check_known(query, opened_app.engine.registry, store)
+            query = await query_of(opened_app, filters)
             runs = await _listed(store, query, limit)
             _print(runs, now, in_json=in_json, in_lines=in_lines, limit=limit)
         return ExitCode.OK
 
     return perform(work)
-
-
-def _instant(given: datetime | int | None, now: Micros) -> Micros | None:
-    if isinstance(given, datetime):
-        return to_micros_instant(given)
-    return None if given is None else now - given
 
 
 async def _listed(store: Store, query: RunQuery, limit: int) -> list[RunRecord]:

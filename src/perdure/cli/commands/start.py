@@ -99,6 +99,7 @@ async def _start(
     calls = Workflow[..., Any](definition, app.engine).options(
         id=options["run_id"],
         unique_key=options["unique_key"],
+        limit_key=options["limit_key"],
         queue=options["queue"],
         priority=options["priority"],
         tags=options["tags"],

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from copy import copy
 
+from msgspec.structs import replace
+
 from perdure.model.records import (
     Count,
     Ending,
@@ -50,6 +52,12 @@ def list_runs(space: Space, query: RunQuery) -> list[RunRecord]:
         if _matches(row.run, query):
             page.append(copy(row.run))
     return page
+
+
+def count_runs(space: Space, query: RunQuery) -> int:
+    """Return how many runs match."""
+    everything = replace(query, before=None)
+    return sum(_matches(row.run, everything) for row in space.rows.values())
 
 
 def counts(space: Space, *, by_definition: bool, by_queue: bool) -> list[Count]:

@@ -165,6 +165,12 @@ class MemoryStore:
         with self.data.lock:
             return reads.list_runs(space, query)
 
+    async def count_runs(self, query: RunQuery) -> int:
+        """Return how many runs match."""
+        space = self._space()
+        with self.data.lock:
+            return reads.count_runs(space, query)
+
     async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
         """Return how many runs there are of each status."""
         space = self._space()

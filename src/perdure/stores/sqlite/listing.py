@@ -7,8 +7,6 @@ told so: left alone it takes any index that begins with the namespace and sorts 
 for the newest 20 of 300,000.
 """
 
-# ruff: noqa: S608 -- statements are put together from constants of this package
-
 from __future__ import annotations
 
 import re
@@ -72,6 +70,21 @@ class Statement(msgspec.Struct, frozen=True):
 
 def list_statement(query: RunQuery, namespace: int, names: Names) -> Statement | None:
     """Return the statement of a list, of the columns FULL; None where nothing can match."""
+    found = _matching(query, namespace, names)
+    if found is None:
+        return None
+    text = f"SELECT {rows.FULL} {found.text} ORDER BY seq DESC LIMIT ?"
+    return Statement(text, [*found.parameters, query.limit])
+
+
+def count_statement(query: RunQuery, namespace: int, names: Names) -> Statement | None:
+    """Return the statement of how many match; None where nothing can."""
+    found = _matching(msgspec.structs.replace(query, before=None), namespace, names)
+    return None if found is None else Statement(f"SELECT count(*) {found.text}", found.parameters)
+
+
+def _matching(query: RunQuery, namespace: int, names: Names) -> Statement | None:
+    """Return from where on a statement says which runs match; None where nothing can."""
     numbers = _numbers(query, names)
     if numbers is None or not all(map(_is_storable, _texts(query))):
         return None
@@ -103,8 +116,7 @@ def list_statement(query: RunQuery, namespace: int, names: Names) -> Statement |
             where.append(condition)
             parameters += values
     table = "run" if _has_index(query) else "run NOT INDEXED"
-    statement = f"SELECT {rows.FULL} FROM {table} WHERE {' AND '.join(where)} ORDER BY seq DESC"
-    return Statement(f"{statement} LIMIT ?", [*parameters, query.limit])
+    return Statement(f"FROM {table} WHERE {' AND '.join(where)}", parameters)
 
 
 def events_statement(query: EventQuery, namespace: int, names: Names) -> Statement | None:

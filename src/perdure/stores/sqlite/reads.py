@@ -24,7 +24,7 @@ from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.stores.sqlite import events, gates, rows, schedules
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import STATUSES, pack_id
-from perdure.stores.sqlite.listing import events_statement, list_statement
+from perdure.stores.sqlite.listing import count_statement, events_statement, list_statement
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
 from perdure.stores.sqlite.queues import ALL as QUEUES
@@ -109,6 +109,15 @@ class Reader:
             if statement is None:
                 return []
             return [self._run(row) for row in self._all(statement.text, *statement.parameters)]
+
+    def count_runs(self, query: RunQuery) -> int:
+        """Return how many runs match."""
+        with self._instant() as namespace:
+            statement = count_statement(query, namespace, self._names)
+            if statement is None:
+                return 0
+            [(runs,)] = self._all(statement.text, *statement.parameters)
+            return int(runs)
 
     def counts(self, *, by_definition: bool, by_queue: bool) -> list[Count]:
         """Return how many runs there are of each status."""

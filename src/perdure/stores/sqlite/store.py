@@ -272,6 +272,10 @@ class SqliteStore:
         """Return the runs that match, newest first."""
         return await self._read(lambda reader: reader.list_runs(query))
 
+    async def count_runs(self, query: RunQuery) -> int:
+        """Return how many runs match."""
+        return await self._read(lambda reader: reader.count_runs(query))
+
     async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
         """Return how many runs there are of each status."""
         return await self._read(

@@ -11,8 +11,21 @@ UUID = "01990000-0000-7000-8000-00000000000"
 
 
 async def listed(desk: Desk, **query: object) -> list[str]:
-    runs = await desk.store.list_runs(RunQuery(**query))  # type: ignore[arg-type]
+    """List what matches, and see that as much is counted."""
+    asked = RunQuery(**query)  # type: ignore[arg-type]
+    runs = await desk.store.list_runs(asked)
+    if asked.before is None:
+        counted = await desk.store.count_runs(asked)
+        assert counted == len(runs) or len(runs) == asked.limit < counted
     return [run.run_id for run in runs]
+
+
+async def test_a_count_knows_no_page(desk: Desk):
+    """Neither limit nor cursor narrows it."""
+    await desk.create("a", "b", "c")
+    seq = (await desk.run("c")).seq
+    assert await desk.store.count_runs(RunQuery(limit=1, before=seq)) == 3
+    assert await desk.store.count_runs(RunQuery(definitions=("nobody",))) == 0
 
 
 async def test_definitions_are_alternatives(desk: Desk):
