@@ -37,13 +37,17 @@ from perdure.model.transitions import (
     CreateRun,
     Exists,
     Failed,
+    ForkRun,
     GiveBack,
     Heartbeat,
     Mismatched,
     Outcome,
+    PauseRun,
     RegisterWorker,
     Released,
     RescueWorker,
+    RestartRun,
+    ResumeRun,
     RetireWorker,
     Retrying,
     RetryRun,
@@ -101,6 +105,10 @@ class Chance:
             self.settle: 25,
             self.cancel: 7,
             self.retry: 6,
+            self.pause: 2,
+            self.resume: 3,
+            self.restart: 4,
+            self.fork: 3,
             self.register: 4,
             self.about_worker: 5,
         }
@@ -176,6 +184,22 @@ class Chance:
 
     def retry(self) -> RetryRun:
         return RetryRun(self.one(*RUNS), f"retry {self.random.randrange(90)}")
+
+    def pause(self) -> PauseRun:
+        return PauseRun(self.one(*RUNS), f"pause {self.random.randrange(90)}")
+
+    def resume(self) -> ResumeRun:
+        return ResumeRun(self.one(*RUNS), f"resume {self.random.randrange(90)}")
+
+    def restart(self) -> RestartRun:
+        step = self.one(None, *KEYS)
+        return RestartRun(self.one(*RUNS), f"restart {self.random.randrange(90)}", step)
+
+    def fork(self) -> ForkRun:
+        source = self.one(*RUNS)
+        create = msgspec.structs.replace(self.create(), caused_by=f"fork:{source}")
+        edited = tuple((key, b"edited") for key in self.random.sample(KEYS, self.one(0, 0, 1)))
+        return ForkRun(create, source, self.one(0, 0, 1), self.one(None, *KEYS), edited)
 
     def register(self) -> RegisterWorker:
         definitions = {"d": self.one("1", "2"), "e": "1"}

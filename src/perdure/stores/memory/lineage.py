@@ -52,8 +52,8 @@ def restart(space: Space, asked: RestartRun, now: Micros) -> Controlled | Refuse
     clear_ready(row, before.generation)
     if before.epoch:
         if asked.from_step is not None:
-            kept = _kept(row, before, asked.from_step)
-            _lay(row, before.generation + 1, kept)
+            origin, kept = _kept(row, before, asked.from_step)
+            _lay(row, before.generation + 1, [*origin, *kept])
             _keep_taken(row, before.generation, kept)
         row.attempts.append(lifecycle.restarted_row(before, now))
     if before.status in TERMINAL:
@@ -83,14 +83,15 @@ def fork(
         results = dict(asked.results)
         continued = copy(source.run)
         continued.generation = asked.generation
-        kept = [
+        origin, kept = _kept(source, continued, asked.before)
+        # Their epochs are none of the new run's own, and keep their order.
+        copies = [
             replace(
-                _with_result(record, results.get(record.key)),
-                epoch=record.epoch - source.run.epoch,
+                _with_result(record, results.get(record.key)), epoch=record.epoch - continued.epoch
             )
-            for record in _kept(source, continued, asked.before)
+            for record in kept
         ]
-        _lay(space.rows[asked.create.run_id], 0, kept)
+        _lay(space.rows[asked.create.run_id], 0, [*origin, *copies])
     return created
 
 
@@ -107,8 +108,10 @@ def _is_recorded(row: Row, generation: int, step: StepKey | None) -> bool:
     return step is None or (generation, step) in row.checkpoints
 
 
-def _kept(row: Row, run: RunRecord, before: StepKey | None) -> list[Checkpoint]:
-    """Return what is kept of the generation that ``run`` is in, with its origin."""
+def _kept(
+    row: Row, run: RunRecord, before: StepKey | None
+) -> tuple[list[Checkpoint], list[Checkpoint]]:
+    """Return the origin to be made, if one is, and what is kept of the generation ``run`` is in."""
     records = [
         record for (number, _), record in row.checkpoints.items() if number == run.generation
     ]
@@ -116,9 +119,8 @@ def _kept(row: Row, run: RunRecord, before: StepKey | None) -> list[Checkpoint]:
         end = next(number for number, record in enumerate(records) if record.key == before)
         records = records[:end]
     kept = [record for record in records if lineage.is_kept(record, before)]
-    if not any(record.key == lineage.ORIGIN for record in kept):
-        kept.insert(0, lineage.origin_of(run))
-    return kept
+    has_origin = any(record.key == lineage.ORIGIN for record in kept)
+    return [] if has_origin else [lineage.origin_of(run)], kept
 
 
 def _lay(row: Row, generation: int, kept: Iterable[Checkpoint]) -> None:

@@ -130,9 +130,9 @@ def _lay_next(unit: Unit, run: RunRecord, step: StepKey, end: int) -> None:
     """Copy what the next generation keeps of a run's present one."""
     following = run.generation + 1
     copied = {"run": run.seq, "generation": following, "source": run.seq, "of": run.generation}
+    _put_origin(unit, run, replace(run, generation=following))
     _copy(unit, {**copied, "end": end, "backwards": 0, "earlier": 0}, step)
     unit.connection.execute(COPY_TAKEN, (run.seq, run.generation))
-    _put_origin(unit, run, replace(run, generation=following))
 
 
 def _lay_fork(unit: Unit, made: Row, source: RunRecord, transition: ForkRun, end: int) -> None:
@@ -141,11 +141,11 @@ def _lay_fork(unit: Unit, made: Row, source: RunRecord, transition: ForkRun, end
     earlier = source.created_at - run.created_at
     copied = {"run": run.seq, "generation": 0, "source": source.seq, "of": transition.generation}
     copied |= {"end": end, "backwards": source.epoch, "earlier": earlier}
+    _put_origin(unit, replace(source, generation=transition.generation), run)
     _copy(unit, copied, transition.before)
     for key, result in transition.results:
         place = (run.seq, 0, key.path, key.k, key.scope, key.fingerprint)
         unit.connection.execute(EDIT, (result, *place))
-    _put_origin(unit, replace(source, generation=transition.generation), run)
 
 
 def _copy(unit: Unit, parameters: dict[str, Any], before: StepKey | None) -> None:
@@ -154,6 +154,6 @@ def _copy(unit: Unit, parameters: dict[str, Any], before: StepKey | None) -> Non
 
 
 def _put_origin(unit: Unit, continued: RunRecord, run: RunRecord) -> None:
-    """Say what a generation continues, where what was copied does not say it."""
-    if _place(unit, run.seq, run.generation, lineage.ORIGIN) is None:
+    """Say what a generation continues, where what is copied will not say it."""
+    if _place(unit, continued.seq, continued.generation, lineage.ORIGIN) is None:
         saving.put(unit, run, lineage.origin_of(continued))

@@ -9,7 +9,7 @@ from copy import copy
 from typing import TypeVar
 
 from perdure.model import lifecycle
-from perdure.model.records import TERMINAL, Control, Micros, RunRecord, WaitKind
+from perdure.model.records import Control, Micros, RunRecord, Status, WaitKind
 from perdure.model.transitions import (
     CancelRun,
     Controlled,
@@ -208,7 +208,8 @@ def retry(unit: Unit, transition: RetryRun) -> Outcome:
     if not isinstance(row, Row):
         return row
     before = copy(row.run)
-    taken = key_taken(unit, before) if before.status in TERMINAL else None
+    may_retry = before.status in {Status.FAILED, Status.CANCELLED}
+    taken = key_taken(unit, before) if may_retry else None
     if taken is not None:
         return taken
     outcome = operate(unit, row, transition, "retry", lifecycle.retry)
