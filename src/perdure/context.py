@@ -8,8 +8,9 @@ along, and at run time a missing argument is filled in by ``__class_getitem__``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, overload
+
+import msgspec
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -58,8 +59,7 @@ class Values(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Context(Generic[Services_co, Meta_co]):
+class Context(msgspec.Struct, Generic[Services_co, Meta_co], frozen=True):
     """Handed to a body whose first parameter is annotated with it.
 
     Write ``Context[Services]`` for the app's services, ``Context[Services, RequestMeta]`` where the
@@ -82,7 +82,7 @@ class Context(Generic[Services_co, Meta_co]):
     """
 
     services: Services_co
-    meta: Meta_co = field(default_factory=dict[str, Any])  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType] -- where nothing is said of it, it is Values
+    meta: Meta_co = msgspec.field(default_factory=dict[str, Any])  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType] -- where nothing is said of it, it is Values
     run_id: str = ""
     attempt: int = 1
 
@@ -90,6 +90,4 @@ class Context(Generic[Services_co, Meta_co]):
 
         def __class_getitem__(cls, given: Any) -> Any:
             """Fill in a missing meta."""
-            # Not super(): a dataclass with slots is made anew, and the one meant here is gone.
-            both = given if isinstance(given, tuple) else (given, Values)
-            return super(Context, cls).__class_getitem__(both)
+            return super().__class_getitem__(given if isinstance(given, tuple) else (given, Values))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -68,8 +67,7 @@ def refuse_a_call(value: object, name: str) -> None:
         )
 
 
-@dataclass(slots=True)
-class StepSpec:
+class StepSpec(msgspec.Struct):
     """How a step is executed.
 
     Args:
@@ -91,7 +89,7 @@ class StepSpec:
     timeout: float | None
     was: str | None = None
     at_most_once: bool = False
-    _result: Schema[Any] | None = field(default=None, init=False, repr=False)
+    _result: Schema[Any] | None = None
 
     @property
     def result(self) -> Schema[Any]:
@@ -116,8 +114,7 @@ class Recurring(msgspec.Struct, frozen=True):
     missed: Missed
 
 
-@dataclass(slots=True)
-class Definition:
+class Definition(msgspec.Struct):
     """A workflow or job as the engine sees it.
 
     Args:
@@ -154,8 +151,8 @@ class Definition:
     on: tuple[object, ...] = ()
     where: Callable[[Any], bool] | None = None
     recurring: Recurring | None = None
-    _result: Schema[Any] | None = field(default=None, init=False, repr=False)
-    _injects: bool | None = field(default=None, init=False, repr=False)
+    _result: Schema[Any] | None = None
+    _injects: bool | None = None
 
     @property
     def result(self) -> Schema[Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NoReturn, cast
+
+from msgspec.structs import replace
 
 from perdure._engine.definition import StepSpec
 from perdure._engine.engine import StandIn

@@ -10,9 +10,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
+
+from msgspec.structs import replace
 
 from perdure._engine.definition import StepSpec
 from perdure._engine.registry import Registry

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
+from msgspec.structs import replace
 
 from perdure._engine import adrift
 from perdure._engine.activation import Activation
@@ -162,7 +162,7 @@ class _Replaying:
 
     def _claimed(self) -> ClaimedRun:
         """Return the run as a worker would be given it now."""
-        run = msgspec.structs.replace(
+        run = replace(
             self._recorded.run,
             status=Status.RUNNING,
             epoch=self._recorded.run.epoch + 1,
