@@ -40,15 +40,14 @@ from typing import (
 import msgspec
 from msgspec.structs import replace
 
-from perdure._engine.calls import call_site
+from perdure._engine import late
 from perdure._engine.context import PLAIN_META, MetaSchema
 from perdure._engine.definition import Definition
 from perdure._engine.engine import Engine, Ports
 from perdure._engine.registry import Registry
-from perdure._engine.sending import Outgoing, publish
-from perdure._engine.services import Held, hold
+from perdure._engine.scope import call_site
 from perdure._engine.unawaited import reads_as
-from perdure._runtime.queries import check_known, optional_id, run_query
+from perdure._runtime import late as late_services
 from perdure.clock import to_micros_instant
 from perdure.codec import schema
 from perdure.context import Context, Values
@@ -68,7 +67,6 @@ from perdure.handle import (
     worker_entry,
 )
 from perdure.ids import check_id
-from perdure.model.events import EventQuery, Unlisten
 from perdure.model.queues import Limits
 from perdure.model.records import Count, RunQuery, Status
 from perdure.queue import Queue, QueueEntry, Rate, limits_given, queue_entries
@@ -76,9 +74,6 @@ from perdure.retry import Backoff, RetryOn
 from perdure.schedule import ScheduleEntry, ScheduleHandle, schedule_entry
 from perdure.selection import Filters, Selection, refuse_unknown_filters
 from perdure.step import Step, StepOptions, decorate, refuse_unknown
-from perdure.store import Store
-from perdure.telemetry import Hook, Log, On
-from perdure.url import open_store
 from perdure.workflow import (
     Declaration,
     Definable,
@@ -92,6 +87,10 @@ from perdure.workflow import (
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar, deprecated
+
+    from perdure._engine.services import Held
+    from perdure.store import Store
+    from perdure.telemetry import Hook, On
 
     Services_co = TypeVar("Services_co", covariant=True, default=Any)
     Meta_co = TypeVar("Meta_co", covariant=True, default=Any)
@@ -110,7 +109,7 @@ else:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-H = TypeVar("H", bound=Hook)
+H = TypeVar("H", bound="Hook")
 
 SURVIVES = {
     "process": "nothing but exceptions",
@@ -118,8 +117,6 @@ SURVIVES = {
     "power": "loss of power",
 }
 """What the durability classes of stores mean."""
-
-log = Log("perdure.app")
 
 Managed: TypeAlias = (
     Callable[[], AsyncIterator[T]]
@@ -245,7 +242,7 @@ class App(Generic[Services_co, Meta_co]):
         self._services_scope = services_scope or "run"
         self._whole: Held | None = None
         self._held: Held | None = None
-        opened = open_store(store) if isinstance(store, str) else _checked_store(store)
+        opened = late.url.open_store(store) if isinstance(store, str) else _checked_store(store)
         self._engine = Engine(opened, self._registry, _checked_ports(ports))
         self._engine.meta = MetaSchema(meta)
         self._declared: list[_InApp] = []
@@ -562,12 +559,14 @@ class App(Generic[Services_co, Meta_co]):
             )
 
     async def _hold_services(self, what: str) -> Held:
-        return self._held if self._held is not None else await hold(self._services, what)
+        if self._held is not None:
+            return self._held
+        return await late.services.hold(self._services, what)
 
     async def _open_services(self) -> None:
         if self._services_scope == "process":
-            self._whole = await hold(self._services, "the app")
-            self._held = Held(self._whole.value)
+            self._whole = await late.services.hold(self._services, "the app")
+            self._held = late.services.Held(self._whole.value)
 
     # --- connecting ------------------------------------------------------------------------------
 
@@ -601,7 +600,7 @@ class App(Generic[Services_co, Meta_co]):
             raise
         self._engine.tell_ready()
         offers = self._engine.store.capabilities
-        log.info(
+        late.telemetry.Log("perdure.app").info(
             "app connected",
             store=offers.name,
             acknowledged_writes_survive=SURVIVES.get(offers.durability, offers.durability),
@@ -674,7 +673,7 @@ class App(Generic[Services_co, Meta_co]):
         self._refuse_if_connected("before the app is connected")
         engine, before = self._engine, (self._engine.configured, self._engine.ports, self._services)
         was_used = engine.is_used
-        opened = open_store(store) if isinstance(store, str) else store
+        opened = late.url.open_store(store) if isinstance(store, str) else store
         engine.equip(
             before[0] if isinstance(opened, Unchanged) else _checked_store(opened),
             before[1] if isinstance(ports, Unchanged) else _checked_ports(ports),
@@ -781,7 +780,7 @@ class App(Generic[Services_co, Meta_co]):
         )
         self._engine.check_loop()
         page = await self._seq_of(_id_of(before, "before"))
-        await check_known(query, self._registry, self._engine.store)
+        await late_services.queries.check_known(query, self._registry, self._engine.store)
         found = await self._engine.store.list_runs(replace(query, limit=limit, before=page))
         return [run_of(run, self._engine) for run in found]
 
@@ -860,7 +859,9 @@ class App(Generic[Services_co, Meta_co]):
             event = await app.publish(OrderPlaced("o1", 499), key="o1")
             print(await event.runs())
         """
-        going = publish(self._engine, Outgoing.of(event, type, key, id), call_site(2))
+        going = late.sending.publish(
+            self._engine, late.sending.Outgoing.of(event, type, key, id), call_site(2)
+        )
         return self._published(going)
 
     @reads_as("publish(…) without `await`")
@@ -891,9 +892,9 @@ class App(Generic[Services_co, Meta_co]):
         _check_limit(limit)
         self._engine.check_loop()
         given = before if isinstance(before, str | None) else before.id
-        query = EventQuery(
+        query = late.model_events.EventQuery(
             type=None if type is None else type_name(type),
-            key=optional_id(key, "key"),
+            key=late_services.queries.optional_id(key, "key"),
             run_id=_id_of(run, "run"),
             limit=limit,
             before=await self._seq_of_event(given),
@@ -903,7 +904,7 @@ class App(Generic[Services_co, Meta_co]):
     async def _seq_of_event(self, event_id: str | None) -> int | None:
         if event_id is None:
             return None
-        query = EventQuery(event_id=check_id(event_id, "before"), limit=1)
+        query = late.model_events.EventQuery(event_id=check_id(event_id, "before"), limit=1)
         for found in await self._engine.store.events(query):
             return found.seq
         raise UsageError(f"there is no event {event_id!r} to begin the page before")
@@ -930,7 +931,7 @@ class App(Generic[Services_co, Meta_co]):
         definition = name.name if isinstance(name, Definable) else check_id(name, "name")
         self._engine.check_loop()
         await self._engine.committer.submit(
-            Unlisten(definition, None if type is None else type_name(type))
+            late.model_events.Unlisten(definition, None if type is None else type_name(type))
         )
 
     async def schedules(self) -> list[ScheduleEntry]:
@@ -1075,7 +1076,7 @@ class StepDecorator:
 
 
 def _id_of(run: Run[Any] | str | None, what: str) -> str | None:
-    return run.id if isinstance(run, Run) else optional_id(run, what)
+    return run.id if isinstance(run, Run) else late_services.queries.optional_id(run, what)
 
 
 def _checked_store(given: Store | None) -> Store | None:
@@ -1097,7 +1098,7 @@ def _checked_ports(given: Ports | None) -> Ports:
 def _query_of(**filters: Unpack[Filters]) -> RunQuery:
     """Return the query of checked filters."""
     after, before = filters.get("created_after"), filters.get("created_before")
-    return run_query(
+    return late_services.queries.run_query(
         status=filters.get("status", ()),
         name=filters.get("name", ()),
         reason=filters.get("reason"),

@@ -7,22 +7,19 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 
+from perdure._engine import late
 from perdure._engine import scope as scopes
-from perdure._engine.calls import call_site, child_ending, decode_log, mark, perform
-from perdure._engine.control import VERBS, Operation, operate
 from perdure._engine.definition import StepSpec
 from perdure._engine.engine import Engine
-from perdure._engine.forks import Decorated, Fork, Place, fork
-from perdure._engine.scope import Call, Scope
-from perdure._engine.sending import Outgoing, send
+from perdure._engine.scope import Call, Scope, call_site
 from perdure._engine.unawaited import reads_as
-from perdure._runtime.why import Why, why
+from perdure._runtime import late as late_services
 from perdure.clock import to_datetime
-from perdure.codec import Arguments, Schema, decode_error, schema, shown_error
+from perdure.codec import Arguments, Schema, schema
 from perdure.duration import Duration, named_micros
 from perdure.errors import (
     DefinitionError,
@@ -37,8 +34,6 @@ from perdure.errors import (
     UsageError,
 )
 from perdure.ids import derived_id
-from perdure.model.events import EventRecord, ListenerRecord, cause_of
-from perdure.model.lifecycle import decode_keys
 from perdure.model.records import (
     TERMINAL,
     Attempt,
@@ -54,16 +49,13 @@ from perdure.model.records import (
     StepOutcome,
     WorkerRecord,
 )
-from perdure.model.transitions import (
-    CancelRun,
-    Controlled,
-    PauseRun,
-    Refused,
-    RestartRun,
-    ResumeRun,
-    RetryRun,
-)
 from perdure.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from perdure._engine.control import Operation
+    from perdure._engine.forks import Decorated, Place
+    from perdure._runtime.why import Why
+    from perdure.model.events import EventRecord, ListenerRecord
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -258,7 +250,7 @@ class Event:
         Those whose ``where`` did not want it end completed with the reason ``declined``.
         """
         self._engine.check_loop()
-        query = RunQuery(caused_by=cause_of(self.id), limit=1_000)
+        query = RunQuery(caused_by=late.model_events.cause_of(self.id), limit=1_000)
         found = await self._engine.store.list_runs(query)
         return [run_of(record, self._engine) for record in reversed(found)]
 
@@ -342,7 +334,7 @@ class Run(Generic[R]):
         return self._durably("cancel", lambda request: self._cancel(request, wait=wait))
 
     async def _cancel(self, request: str, *, wait: bool) -> Status:
-        status = await self._control(CancelRun(self.id, request))
+        status = await self._control(late.transitions.CancelRun(self.id, request))
         if wait and status not in TERMINAL:
             return (await self._ending(None)).status
         return status
@@ -367,7 +359,7 @@ class Run(Generic[R]):
         return self._durably("pause", lambda request: self._pause(request, wait=wait))
 
     async def _pause(self, request: str, *, wait: bool) -> Status:
-        status = await self._control(PauseRun(self.id, request))
+        status = await self._control(late.transitions.PauseRun(self.id, request))
         while wait and status is Status.RUNNING:
             await self._engine.clock.sleep(PAUSE_LOOK)
             status = await self._status()
@@ -382,7 +374,9 @@ class Run(Generic[R]):
             InvalidTransition: it is not paused.
             RunNotFound: there is none of this id.
         """
-        return self._durably("resume", lambda request: self._control(ResumeRun(self.id, request)))
+        return self._durably(
+            "resume", lambda request: self._control(late.transitions.ResumeRun(self.id, request))
+        )
 
     def retry(self) -> Coroutine[Any, Any, Status]:
         """Try a failed or cancelled run again; recorded steps that succeeded are not repeated.
@@ -391,7 +385,9 @@ class Run(Generic[R]):
             InvalidTransition: it has not ended so, or its unique_key is in use again.
             RunNotFound: there is none of this id.
         """
-        return self._durably("retry", lambda request: self._control(RetryRun(self.id, request)))
+        return self._durably(
+            "retry", lambda request: self._control(late.transitions.RetryRun(self.id, request))
+        )
 
     def restart(
         self, *, from_step: Decorated | str | None = None, occurrence: int = 1
@@ -416,12 +412,12 @@ class Run(Generic[R]):
             RunNotFound: there is none of this id.
             UsageError: that step is not recorded, or there are fewer calls of it.
         """
-        asked = Place.of(from_step, occurrence)
+        asked = late.forks.Place.of(from_step, occurrence)
         return self._durably("restart", lambda request: self._restart(request, asked))
 
     async def _restart(self, request: str, asked: Place | None) -> Status:
         step = None if asked is None else asked.find(await self._history()).key
-        return await self._control(RestartRun(self.id, request, step))
+        return await self._control(late.transitions.RestartRun(self.id, request, step))
 
     async def fork(
         self,
@@ -461,8 +457,8 @@ class Run(Generic[R]):
             again = await run.fork(from_step="ship", results={charge: "payment-7"})
         """
         self._refuse_in_body("fork")
-        plan = Fork.of(Place.of(from_step, occurrence), input, results, id)
-        return self._again(await fork(self._engine, await self._history(), plan))
+        plan = late.forks.Fork.of(late.forks.Place.of(from_step, occurrence), input, results, id)
+        return self._again(await late.forks.fork(self._engine, await self._history(), plan))
 
     def _again(self, run_id: str) -> Run[R]:
         return Run(run_id, self._engine, self._result)
@@ -494,7 +490,9 @@ class Run(Generic[R]):
             InvalidValue: the event cannot be encoded; nothing is sent.
             UsageError: it has no type.
         """
-        return send(self._engine, self.id, Outgoing.of(event, type, key, id), call_site(2))
+        return late.sending.send(
+            self._engine, self.id, late.sending.Outgoing.of(event, type, key, id), call_site(2)
+        )
 
     async def history(self) -> RunHistory[R]:
         """Return everything recorded of the run, in one read.
@@ -521,7 +519,7 @@ class Run(Generic[R]):
         """
         self._refuse_in_body("why")
         self._engine.check_loop()
-        found = await why(self._engine.store, self.id)
+        found = await late_services.why.why(self._engine.store, self.id)
         if found is None:
             raise self._missing()
         return found
@@ -558,7 +556,7 @@ class Run(Generic[R]):
             error = self._failure(ending)
         else:
             error = RunCancelled(f"run {self.id} was cancelled", run_id=self.id)
-        mark(error, waits)
+        late.calls.mark(error, waits)
         raise error
 
     # --- stages ----------------------------------------------------------------------------------
@@ -583,7 +581,7 @@ class Run(Generic[R]):
         async def ask() -> Status:
             return await make(request)
 
-        return perform(call, _verb_spec(verb, ask), (), {})
+        return late.calls.perform(call, _verb_spec(verb, ask), (), {})
 
     def _refuse_in_body(self, verb: str) -> None:
         scope = scopes.current()
@@ -595,7 +593,7 @@ class Run(Generic[R]):
 
     @reads_as("result(…) without `await`")
     async def _inside(self, call: Call, join: int) -> R:
-        return self.unwrap(await child_ending(call, self.id, join), (call.key,))
+        return self.unwrap(await late.calls.child_ending(call, self.id, join), (call.key,))
 
     @reads_as("result(…) without `await`")
     async def _outside(self, timeout: float | None) -> R:
@@ -626,14 +624,15 @@ class Run(Generic[R]):
 
     async def _control(self, asked: Operation) -> Status:
         self._engine.check_loop()
-        answer = await operate(self._engine, asked)
+        answer = await late.control.operate(self._engine, asked)
         match answer:
-            case Controlled():
+            case late.transitions.Controlled():
                 return answer.status
-            case Refused():
+            case late.transitions.Refused():
                 detail = f" ({answer.detail})" if answer.detail else ""
+                verb = late.control.VERBS[type(asked)]
                 raise InvalidTransition(
-                    f"cannot {VERBS[type(asked)]} run {self.id}: it is {answer.status}{detail}"
+                    f"cannot {verb} run {self.id}: it is {answer.status}{detail}"
                 )
             case _:
                 raise self._missing()
@@ -657,7 +656,7 @@ class Run(Generic[R]):
 
     def _failure(self, ending: Ending) -> RunFailed:
         data = ending.error or b"null"
-        summary = shown_error(data)
+        summary = late.failures.shown_error(data)
         failure = RunFailed(
             f"run {self.id} failed ({ending.reason}): {summary.type}: {summary.message}",
             run_id=self.id,
@@ -665,7 +664,7 @@ class Run(Generic[R]):
             reason=ending.reason or "error",
         )
         with suppress(InvalidValue):  # a damaged record: the message says so
-            failure.__cause__ = decode_error(data)
+            failure.__cause__ = late.failures.decode_error(data)
         return failure
 
 
@@ -718,7 +717,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
     """
     run = history.run
     steps = [_step(one) for one in history.checkpoints if one.kind is not StepKind.ORIGIN]
-    error = None if run.error is None else shown_error(run.error)
+    error = None if run.error is None else late.failures.shown_error(run.error)
     return RunHistory(
         id=run.run_id,
         name=run.definition,
@@ -777,7 +776,7 @@ def _lenient(decode: Callable[[Any], T], data: bytes | None) -> T:
 def _orphans(run: RunRecord) -> tuple[str, ...]:
     if run.status is not Status.COMPLETED:
         return ()
-    return tuple(key.path for key in decode_keys(run.culprits))
+    return tuple(key.path for key in late.lifecycle.decode_keys(run.culprits))
 
 
 def _attempt(attempt: Attempt) -> FailedAttempt:
@@ -799,7 +798,7 @@ def _step(record: Checkpoint) -> StepHistory:
             "error",
             f"{entry.error_type}: {entry.message}",
         )
-        for entry in decode_log(record.log)
+        for entry in late.calls.decode_log(record.log)
     )
     is_error = record.outcome in ("error", "timeout", "pending")
     return StepHistory(
@@ -826,5 +825,5 @@ def _instant(micros: Micros | None) -> datetime | None:
 def _text(error: bytes | None) -> str | None:
     if error is None:
         return None
-    summary = shown_error(error)
+    summary = late.failures.shown_error(error)
     return f"{summary.type}: {summary.message}"

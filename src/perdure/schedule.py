@@ -4,32 +4,24 @@ from __future__ import annotations
 
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from perdure._engine import late
 from perdure._engine.engine import Engine
-from perdure._runtime.scheduler import MOST_PASSED
+from perdure._runtime import late as late_services
 from perdure.clock import to_datetime, to_micros_instant
 from perdure.duration import Duration
 from perdure.errors import ScheduleNotFound, UsageError, shown
 from perdure.handle import Run, run_of
 from perdure.ids import check_id
 from perdure.model.records import Micros
-from perdure.model.schedules import (
-    Fire,
-    FireOutcome,
-    PauseSchedule,
-    PutSchedule,
-    RemoveSchedule,
-    ResumeSchedule,
-    Schedule,
-    ScheduleRecord,
-    Unscheduled,
-    cause_of_firing,
-)
-from perdure.model.transitions import CreateRun, start_of
 from perdure.timing import Timing, instants, next_instant, text_of, timing_of
+
+if TYPE_CHECKING:
+    from perdure.model.schedules import Fire, Schedule, ScheduleRecord
+    from perdure.model.transitions import CreateRun
 
 MOST_BACKFILLED = 10_000
 """Instants that one backfill takes."""
@@ -93,7 +85,7 @@ async def put_schedule(engine: Engine, schedule: Schedule) -> None:
     """Store a schedule, whose first instant is the next from now on."""
     engine.check_loop()
     next_at = next_instant(schedule.timing, engine.store_now())
-    await engine.committer.submit(PutSchedule(schedule, next_at))
+    await engine.committer.submit(late.schedules.PutSchedule(schedule, next_at))
 
 
 class ScheduleHandle:
@@ -153,7 +145,7 @@ class ScheduleHandle:
             ScheduleNotFound: there is none of this key.
         """
         self._engine.check_loop()
-        self._check(await self._engine.committer.submit(PauseSchedule(self.key)))
+        self._check(await self._engine.committer.submit(late.schedules.PauseSchedule(self.key)))
 
     async def resume(self) -> None:
         """Fire again, from the next instant on; those that passed meanwhile are skipped.
@@ -164,7 +156,7 @@ class ScheduleHandle:
         record = await self._record()
         now = self._engine.store_now()
         next_at, skipped = _after_pause(record, now)
-        resume = ResumeSchedule(self.key, record.next_at, next_at, skipped)
+        resume = late.schedules.ResumeSchedule(self.key, record.next_at, next_at, skipped)
         self._check(await self._engine.committer.submit(resume))
 
     async def remove(self) -> None:
@@ -173,7 +165,7 @@ class ScheduleHandle:
         One that is declared with its definition comes back with the next worker that starts.
         """
         self._engine.check_loop()
-        await self._engine.committer.submit(RemoveSchedule(self.key))
+        await self._engine.committer.submit(late.schedules.RemoveSchedule(self.key))
 
     async def trigger(self) -> Run[Any]:
         """Start a run of it now, beside its instants.
@@ -183,8 +175,8 @@ class ScheduleHandle:
         """
         record = await self._record()
         now, ids = self._engine.store_now(), self._engine.ids
-        create = start_of(record.schedule, now)
-        cause = cause_of_firing(self.key, now)
+        create = late.transitions.start_of(record.schedule, now)
+        cause = late.schedules.cause_of_firing(self.key, now)
         return await self._started(create, ids.run_id(), ids.token(), cause)
 
     async def backfill(self, start: datetime, end: datetime) -> list[Run[Any]]:
@@ -213,13 +205,13 @@ class ScheduleHandle:
             if len(found) == MOST_BACKFILLED:
                 raise UsageError(f"there are more than {MOST_BACKFILLED:,} instants; take a part")
             found.append(instant)
-        starts = [start_of(record.schedule, instant) for instant in found]
+        starts = [late.transitions.start_of(record.schedule, instant) for instant in found]
         return [await self._started(one, one.run_id, one.token, one.caused_by) for one in starts]
 
     async def _started(
         self, create: CreateRun, run_id: str, token: int, cause: str | None
     ) -> Run[Any]:
-        made = CreateRun(
+        made = late.transitions.CreateRun(
             run_id,
             create.definition,
             create.input,
@@ -246,7 +238,7 @@ class ScheduleHandle:
         raise self._missing()
 
     def _check(self, answer: object) -> None:
-        if isinstance(answer, Unscheduled):
+        if isinstance(answer, late.schedules.Unscheduled):
             raise self._missing()
 
     def _missing(self) -> ScheduleNotFound:
@@ -258,17 +250,18 @@ def _after_pause(record: ScheduleRecord, now: Micros) -> tuple[Micros | None, Fi
     first = record.next_at
     if first is None or first > now:
         return first, None
+    fire, skipped = late.schedules.Fire, late.schedules.FireOutcome.SKIPPED
     timing = record.schedule.timing
     if timing.every is not None:
         count = (now - first) // timing.every + 1
         last = first + (count - 1) * timing.every
-        return last + timing.every, Fire(first, FireOutcome.SKIPPED, last, count)
+        return last + timing.every, fire(first, skipped, last, count)
     last, count = first, 1
     for instant in instants(timing, first):
-        if instant > now or count == MOST_PASSED:
+        if instant > now or count == late_services.scheduler.MOST_PASSED:
             break
         last, count = instant, count + 1
-    return next_instant(timing, now), Fire(first, FireOutcome.SKIPPED, last, count)
+    return next_instant(timing, now), fire(first, skipped, last, count)
 
 
 def schedule_entry(record: ScheduleRecord) -> ScheduleEntry:

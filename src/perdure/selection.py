@@ -5,28 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
-from difflib import get_close_matches
-from typing import Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import msgspec
 from msgspec.structs import replace
 
+from perdure import _late
+from perdure._engine import late
 from perdure._engine import scope as scopes
-from perdure._engine.control import Operation, operate
 from perdure._engine.engine import Engine
-from perdure._runtime.queries import check_known
+from perdure._runtime import late as late_services
 from perdure.errors import UsageError
 from perdure.handle import Run, run_of
 from perdure.model.records import RunQuery, RunRecord, Status
-from perdure.model.transitions import (
-    CancelRun,
-    Controlled,
-    PauseRun,
-    Refused,
-    RestartRun,
-    ResumeRun,
-    RetryRun,
-)
+
+if TYPE_CHECKING:
+    from perdure._engine.control import Operation
 
 PAGE: Final = 1_000
 
@@ -56,7 +50,7 @@ def refuse_unknown_filters(given: Iterable[str]) -> None:
     """
     for name in given:
         if name not in Filters.__annotations__:
-            close = get_close_matches(name, Filters.__annotations__, 1)
+            close = _late.difflib.get_close_matches(name, Filters.__annotations__, 1)
             hint = f"did you mean {close[0]}=?" if close else "it takes those of app.runs(…)"
             raise UsageError(f"app.select(…) has no filter {name!r}; {hint}")
 
@@ -111,23 +105,23 @@ class Selection:
 
     async def cancel(self) -> BulkResult:
         """Ask each to end without a result, as :meth:`perdure.Run.cancel` does."""
-        return await self._each("cancel", CancelRun)
+        return await self._each("cancel", late.transitions.CancelRun)
 
     async def pause(self) -> BulkResult:
         """Let each do nothing more until it is resumed, as :meth:`perdure.Run.pause` does."""
-        return await self._each("pause", PauseRun)
+        return await self._each("pause", late.transitions.PauseRun)
 
     async def resume(self) -> BulkResult:
         """Let each that is paused go on, as :meth:`perdure.Run.resume` does."""
-        return await self._each("resume", ResumeRun)
+        return await self._each("resume", late.transitions.ResumeRun)
 
     async def retry(self) -> BulkResult:
         """Try each that failed or was cancelled again, as :meth:`perdure.Run.retry` does."""
-        return await self._each("retry", RetryRun)
+        return await self._each("retry", late.transitions.RetryRun)
 
     async def restart(self) -> BulkResult:
         """Let each begin again from its start, as :meth:`perdure.Run.restart` does."""
-        return await self._each("restart", RestartRun)
+        return await self._each("restart", late.transitions.RestartRun)
 
     async def _each(self, verb: str, make: Callable[[str, str], Operation]) -> BulkResult:
         done: list[str] = []
@@ -135,11 +129,13 @@ class Selection:
         request = self._engine.ids.run_id()
         async for page in self._pages(verb):
             asked = [make(record.run_id, request) for record in page]
-            answers = await asyncio.gather(*(operate(self._engine, one) for one in asked))
+            answers = await asyncio.gather(
+                *(late.control.operate(self._engine, one) for one in asked)
+            )
             for one, answer in zip(asked, answers, strict=True):
-                if isinstance(answer, Controlled):
+                if isinstance(answer, late.transitions.Controlled):
                     done.append(one.run_id)
-                elif isinstance(answer, Refused):
+                elif isinstance(answer, late.transitions.Refused):
                     refused.append(one.run_id)
         return BulkResult(tuple(done), tuple(refused))
 
@@ -163,4 +159,6 @@ class Selection:
                 "others; do it in a step"
             )
         self._engine.check_loop()
-        await check_known(self._query, self._engine.registry, self._engine.store)
+        await late_services.queries.check_known(
+            self._query, self._engine.registry, self._engine.store
+        )

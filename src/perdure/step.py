@@ -7,7 +7,6 @@ and a replay gets the record; called anywhere else it just runs.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import inspect
 import random as _random
 import uuid as _uuid
@@ -20,15 +19,11 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 import msgspec
 
-from perdure import defaults
-from perdure._engine import adrift
+from perdure import _late, defaults
+from perdure._engine import late
 from perdure._engine import scope as scopes
-from perdure._engine.calls import block_on, call_site, child_ending, on_a_loop, perform
-from perdure._engine.calls import sleep as durable_sleep
 from perdure._engine.definition import StepSpec, check_function
-from perdure._engine.events import Wanted, key_digest, take_event
-from perdure._engine.patches import decide
-from perdure._engine.scope import Call, Scope
+from perdure._engine.scope import Call, Scope, call_site
 from perdure._engine.unawaited import reads_as
 from perdure.clock import SystemClock, to_datetime, to_micros_instant
 from perdure.codec import Arguments, fingerprint, schema
@@ -77,7 +72,7 @@ class Step(Generic[P, R]):
         """Execute the step, or return what is recorded."""
         scope = scopes.current()
         if scope is None:
-            adrift.check(f"step {self._spec.name!r}")
+            late.adrift.check(f"step {self._spec.name!r}")
             return cast("R", self._spec.function(*args, **kwargs))
         spec = _executed(self._spec, scope)
         if args or kwargs or spec.arguments.takes_any:
@@ -85,10 +80,10 @@ class Step(Generic[P, R]):
         else:
             digest, text = b"", ""
         call = make_call(scope, spec, digest, text, call_site(2))
-        durable = perform(call, spec, args, kwargs)
+        durable = late.calls.perform(call, spec, args, kwargs)
         if spec.is_async:
             return cast("R", durable)
-        return cast("R", block_on(scope.activation, durable))
+        return cast("R", late.calls.block_on(scope.activation, durable))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Bind like a function does, so that a method can be a step."""
@@ -217,7 +212,7 @@ def refuse_unknown(record: type[Any], options: Iterable[str]) -> None:
     known = [*inspect.get_annotations(record)]
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, [*known, *_OTHER_WORDS], n=1)
+            close = _late.difflib.get_close_matches(name, [*known, *_OTHER_WORDS], n=1)
             hint = f"there are {', '.join(known)}"
             if close:
                 hint = f"did you mean {_OTHER_WORDS.get(close[0], close[0])!r}?"
@@ -261,7 +256,7 @@ class Inline:
         """
         scope = scopes.current()
         if scope is None:
-            adrift.check(f"step {name!r}")
+            late.adrift.check(f"step {name!r}")
             check_name(name)
             if not callable(function):
                 raise UsageError(_not_callable(name, function))
@@ -269,7 +264,9 @@ class Inline:
             return function(*args, **kwargs)
         return cast(
             "T",
-            block_on(scope.activation, self.make(name, function, args, kwargs, call_site(2))),
+            late.calls.block_on(
+                scope.activation, self.make(name, function, args, kwargs, call_site(2))
+            ),
         )
 
     def make(
@@ -288,11 +285,11 @@ class Inline:
         scope = scopes.current()
         spec = self._spec(name, function)
         if scope is None:
-            adrift.check(f"step {name!r}")
+            late.adrift.check(f"step {name!r}")
             return _just_run(spec, args, kwargs)
         spec = _executed(spec, scope)
         digest, text = fingerprint(args, kwargs) if args or kwargs else (b"", "")
-        return perform(make_call(scope, spec, digest, text, site), spec, args, kwargs)
+        return late.calls.perform(make_call(scope, spec, digest, text, site), spec, args, kwargs)
 
     def _spec(self, name: str, function: Callable[..., Any]) -> StepSpec:
         # Keeping the spec saves inspecting the function at every call: 12 us. One that was made in
@@ -452,7 +449,10 @@ async def gather(*runs: Run[T]) -> list[T]:
     site = call_site(1)
     calls = [run.result_call(scope, site) for run in runs]
     endings = await asyncio.gather(
-        *(child_ending(call, run.id, join) for call, run in zip(calls, runs, strict=True))
+        *(
+            late.calls.child_ending(call, run.id, join)
+            for call, run in zip(calls, runs, strict=True)
+        )
     )
     # One error is raised, but a retry of the body asks after all that ended without a result.
     failed = tuple(
@@ -522,13 +522,13 @@ def sleep_until(instant: datetime, /, *, name: str = "sleep") -> Coroutine[Any, 
 def _sleep(delay: Micros, name: str, text: str, site: str) -> Coroutine[Any, Any, None]:
     scope = scopes.current()
     if scope is None:
-        adrift.check(f"{name}({text})")
+        late.adrift.check(f"{name}({text})")
         return asyncio.sleep(delay / 1e6)
     call = Call(scope, StepKind.SLEEP, name, b"", text, site)
-    waiting = durable_sleep(call, delay)
-    if on_a_loop():
+    waiting = late.calls.sleep(call, delay)
+    if late.calls.on_a_loop():
         return waiting
-    block_on(scope.activation, waiting)
+    late.calls.block_on(scope.activation, waiting)
     return cast("Coroutine[Any, Any, None]", None)  # a `def` body looks at no result
 
 
@@ -560,7 +560,7 @@ def patched(name: str, /) -> bool:
     """
     scope = scopes.current()
     check_name(name, "a patch's name")
-    return True if scope is None else decide(scope.activation, name, call_site(2))
+    return True if scope is None else late.patches.decide(scope.activation, name, call_site(2))
 
 
 # --- what a step may ask about itself ----------------------------------------------------------
@@ -679,10 +679,12 @@ def wait_for_event(
     path = check_name(type_ if name is None else name, "the name of a wait")
     scope = _scope_for("wait_for_event", "waits for an event on behalf of a run")
     kind = StepKind.WAIT_FOR_EVENT
-    call = Call(scope, kind, path, key_digest(key), key or "", call_site(2))
-    wanted = Wanted(type_, key, micros, schema(Any if isinstance(event, str) else event))
-    waiting = take_event(call, wanted)
-    return waiting if on_a_loop() else block_on(scope.activation, waiting)
+    call = Call(scope, kind, path, late.events.key_digest(key), key or "", call_site(2))
+    wanted = late.events.Wanted(
+        type_, key, micros, schema(Any if isinstance(event, str) else event)
+    )
+    waiting = late.events.take_event(call, wanted)
+    return waiting if late.calls.on_a_loop() else late.calls.block_on(scope.activation, waiting)
 
 
 # --- values that are equal on replay -----------------------------------------------------------

@@ -1,19 +1,25 @@
 """When a schedule has its instants, as it is stored: a cron expression in a zone, or an interval.
 
-Which instants those are is the business of :mod:`perdure.cron`.
+Which instants those are is the business of :mod:`perdure.cron`, which is loaded when the first of
+them is asked for: what it stands on takes 4 ms to import.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from enum import StrEnum
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from perdure.cron import Cron, Every
+from perdure import _late as late
 from perdure.duration import format_micros
 from perdure.errors import InvalidSchedule
+
+if TYPE_CHECKING:
+    from perdure.cron import Cron, Every
 
 
 class Timing(msgspec.Struct, frozen=True, gc=False):
@@ -28,6 +34,18 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
     cron: str | None = None
     every: int | None = None
     timezone: str = "UTC"
+
+
+class Missed(StrEnum):
+    """What becomes of instants that passed while nobody fired them.
+
+    ``skip``: nothing. ``once``: one run for the newest of them. ``all``: a run for each, up to a
+    cap.
+    """
+
+    SKIP = "skip"
+    ONCE = "once"
+    ALL = "all"
 
 
 def timing_of(cron: object, every: object, timezone: object) -> Timing:
@@ -46,17 +64,17 @@ def timing_of(cron: object, every: object, timezone: object) -> Timing:
     if every is not None:
         if timezone is not None:
             raise InvalidSchedule("an interval is the same in every time zone; leave timezone out")
-        return Timing(every=Every(every).interval)  # type: ignore[arg-type]  # it is checked there
-    made = Cron(cron, "UTC" if timezone is None else timezone)  # type: ignore[arg-type]  # likewise
+        return Timing(every=late.cron.Every(every).interval)  # type: ignore[arg-type]  # it is checked there
+    made = late.cron.Cron(cron, "UTC" if timezone is None else timezone)  # type: ignore[arg-type]  # likewise
     return Timing(cron=made.expression, timezone=made.timezone)
 
 
 @lru_cache(maxsize=1_024)
 def _recurrence(timing: Timing) -> Cron | Every:
     if timing.every is not None:
-        return Every(timedelta(microseconds=timing.every))
+        return late.cron.Every(timedelta(microseconds=timing.every))
     assert timing.cron is not None, "a timing has one of the two"
-    return Cron(timing.cron, timing.timezone)
+    return late.cron.Cron(timing.cron, timing.timezone)
 
 
 def instants(timing: Timing, after: int) -> Iterator[int]:

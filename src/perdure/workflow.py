@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from hashlib import blake2b
 from typing import (
+    TYPE_CHECKING,
     Any,
     Generic,
     Literal,
@@ -30,14 +31,12 @@ from typing import (
 import msgspec
 
 from perdure import defaults
+from perdure._engine import late
 from perdure._engine import scope as scopes
-from perdure._engine.calls import call_site, child_token, in_pool, perform_inline, start_child
-from perdure._engine.committer import MAX_BATCH
 from perdure._engine.context import CallOptions, encode_options
 from perdure._engine.definition import Definition, Recurring, check_function, refuse_a_call
 from perdure._engine.engine import Engine
-from perdure._engine.scope import Call
-from perdure._engine.services import Held
+from perdure._engine.scope import Call, call_site
 from perdure._engine.unawaited import reads_as
 from perdure.codec import Arguments
 from perdure.context import Context
@@ -54,17 +53,19 @@ from perdure.event import types_of
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
 from perdure.model.records import StepKey, StepKind
-from perdure.model.schedules import Missed, Schedule
-from perdure.model.transitions import Created, CreateRun, Exists, Outcome
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 from perdure.schedule import ScheduleHandle, put_schedule, timing_given
 from perdure.step import Step, refuse_unknown
-from perdure.telemetry import OfRun, On
-from perdure.timing import Timing, timing_of
+from perdure.timing import Missed, Timing, timing_of
+
+if TYPE_CHECKING:
+    from perdure._engine.services import Held
+    from perdure.model.transitions import CreateRun, Outcome
+    from perdure.telemetry import OfRun, On
 
 P = ParamSpec("P")
 R = TypeVar("R")
-H = TypeVar("H", bound=OfRun)
+H = TypeVar("H", bound="OfRun")
 
 _NO_META = (str, bytes, int, float, list, tuple, set, frozenset)
 """What no app's meta can be, whatever schema it has."""
@@ -141,7 +142,7 @@ class Calls(Generic[P, R]):
             return self._run_here(bound, data)
         fingerprint, text = definition.arguments.fingerprint(args, kwargs)
         call = Call(scope, StepKind.STEP, definition.name, fingerprint, text, call_site(2))
-        return perform_inline(call, lambda: self._body(bound, data), definition.result)
+        return late.calls.perform_inline(call, lambda: self._body(bound, data), definition.result)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Run[R]]:
         """Create a durable run; when this returns, it survives whatever happens.
@@ -224,7 +225,7 @@ class Calls(Generic[P, R]):
         if key is None:
             key = f"{definition.name}:{blake2b(data, digest_size=6).hexdigest()}"
         template = self._transition(bound, data, self._meta(bound), delay=0, run_id="template")
-        schedule = Schedule(
+        schedule = late.schedules.Schedule(
             key,
             timing,
             definition.name,
@@ -285,7 +286,7 @@ class Calls(Generic[P, R]):
                 bound.engine.meta.encode(self._options.meta)
             return await self._call(definition, args, kwargs)
         meta = self._meta_here(bound)
-        held = Held(None)
+        held = late.services.Held(None)
         if definition.services is not None:
             held = await definition.services(f"{definition.name!r}, which is run here and now")
         context = Context(held.value, meta)
@@ -316,7 +317,7 @@ class Calls(Generic[P, R]):
             value = await asyncio.to_thread(definition.function, *args, **kwargs)
         else:
             pool = scope.activation.engine.body_pool
-            value = await in_pool(pool, definition.function, args, kwargs)
+            value = await late.calls.in_pool(pool, definition.function, args, kwargs)
         refuse_a_call(value, definition.name)
         return value
 
@@ -359,7 +360,7 @@ class Calls(Generic[P, R]):
     ) -> CreateRun:
         definition, options = bound.definition, self._options
         ids = bound.engine.ids
-        return CreateRun(
+        return late.transitions.CreateRun(
             run_id or ids.run_id(),
             definition.name,
             data,
@@ -388,21 +389,23 @@ class Calls(Generic[P, R]):
             return self._transition(bound, data, meta, delay=delay, run_id=self._options.id)
         run_id = _child_id(run.run_id, run.generation, call.key)
         create = self._transition(bound, data, meta, delay=delay, run_id=run_id)
-        return msgspec.structs.replace(create, token=child_token(run_id))
+        return msgspec.structs.replace(create, token=late.calls.child_token(run_id))
 
     @reads_as("enqueue(…) without `await`")
     async def _create_in_run(self, bound: Bound, call: Call, create: CreateRun) -> Run[R]:
         bound.engine.check_loop()
-        run_id = await start_child(call, create, lambda answer: self._accepted(bound, answer))
+        run_id = await late.calls.start_child(
+            call, create, lambda answer: self._accepted(bound, answer)
+        )
         return self._handle(bound, run_id)
 
     def _accepted(self, bound: Bound, answer: Outcome) -> str:
         match answer:
-            case Created():
+            case late.transitions.Created():
                 return answer.run_id
-            case Exists() if answer.same:
+            case late.transitions.Exists() if answer.same:
                 return answer.run_id
-            case Exists():
+            case late.transitions.Exists():
                 what = (
                     f"unique_key {self._options.unique_key!r}"
                     if self._options.unique_key is not None and answer.run_id != self._options.id
@@ -425,7 +428,7 @@ class Calls(Generic[P, R]):
         meta = self._meta(bound)
         results: list[Any] = []
         for number, each in enumerate(calls, 1):
-            if number % MAX_BATCH == 0:
+            if number % late.committer.MAX_BATCH == 0:
                 # Let the committer write what there is while the rest is being encoded.
                 await asyncio.sleep(0)
             try:

@@ -18,10 +18,10 @@ from perdure.errors import (
     UsageError,
 )
 from perdure.model.records import RunQuery
-from perdure.model.schedules import FireSchedule, Missed, Schedule, ScheduleRecord
+from perdure.model.schedules import FireSchedule, Schedule, ScheduleRecord
 from perdure.telemetry import ScheduleHook, ScheduleMissed, ScheduleTriggered
 from perdure.testing import Kit
-from perdure.timing import Timing
+from perdure.timing import Missed, Timing
 from tests.engine.places import Place, eventually
 
 SECOND = 1_000_000

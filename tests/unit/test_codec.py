@@ -32,16 +32,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perdure.codec
-from perdure.codec import (
-    Arguments,
+from perdure.codec import Arguments, Schema, fingerprint, schema
+from perdure.codec.failures import (
     ErrorSummary,
-    Schema,
     decode_error,
     encode_error,
     error_summary,
-    fingerprint,
     replayed_error,
-    schema,
 )
 from perdure.errors import DefinitionError, InvalidValue, NonRetryable, RetryAfter, StepFailed
 

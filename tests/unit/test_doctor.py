@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from perdure._runtime.doctor import Report, examine
-from perdure.codec import encode_error
+from perdure.codec.failures import encode_error
 from perdure.model.records import History, RunRecord, Status
 from perdure.model.transitions import Failed
 from perdure.stores.memory import MemoryData, MemoryStore

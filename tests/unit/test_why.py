@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from perdure._runtime.why import Why, why
 from perdure.clock import to_datetime
-from perdure.codec import encode_error
+from perdure.codec.failures import encode_error
 from perdure.errors import Mismatch
 from perdure.model.queues import Limits, PauseQueue, PutQueue, Rate
 from perdure.model.records import Ending, StepOutcome, Wait, WaitKind

@@ -94,6 +94,7 @@ class Activation:
         run = claimed.run
         self.executor = executor
         self.engine = executor.engine
+        self.hooks = executor.engine.hooks  # at hand: it is asked for at every step
         self.definition = definition
         self.run = run
         self.grant = Grant(run.run_id, run.epoch, run.grant)
@@ -370,7 +371,7 @@ class Activation:
         """
         answer = await self.engine.committer.submit(checkpoint, patient=True)
         if isinstance(answer, Saved):
-            if self.engine.hooks.of_steps:
+            if self.hooks.of_steps:
                 telling.saved(self, checkpoint, answer)
             self.obey(answer.control)
         elif isinstance(answer, Conflict):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
-import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -25,7 +24,8 @@ from perdure._engine.journal import Moment, moment_of
 from perdure._engine.scope import Call, Scope
 from perdure._engine.unawaited import reads_as
 from perdure._engine.waits import end_of, until
-from perdure.codec import Schema, decode_error, error_summary, replayed_error, schema
+from perdure.codec import Schema, schema
+from perdure.codec.failures import decode_error, error_summary, replayed_error
 from perdure.errors import (
     InvalidValue,
     Leave,
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_sites: dict[tuple[Any, int], str] = {}
 _text_schema: Schema[str] = schema(str)
 
 
@@ -74,17 +73,6 @@ _log_decoder = msgspec.json.Decoder(list[FailedTry])
 def decode_log(data: bytes | None) -> list[FailedTry]:
     """Return the failed attempts that a checkpoint's log holds, oldest first."""
     return _log_decoder.decode(data) if data else []
-
-
-def call_site(depth: int) -> str:
-    """Return ``file.py:line`` of the caller so many frames up."""
-    frame = sys._getframe(depth)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- documented
-    place = (frame.f_code, frame.f_lineno)
-    site = _sites.get(place)
-    if site is None:
-        name = frame.f_code.co_filename.replace("\\", "/").rsplit("/", 1)[-1]
-        site = _sites[place] = f"{name}:{frame.f_lineno}"
-    return site
 
 
 def here(call: Call) -> Scope:
@@ -147,7 +135,7 @@ def _give_up(call: Call, record: Callable[[], SaveCheckpoint]) -> None:
         activation.journal.given_up.append(call.key)
         committed = activation.engine.committer.submit(save, patient=True)
         committed.add_done_callback(look_at)
-        if activation.engine.hooks.of_steps:
+        if activation.hooks.of_steps:
             telling.when_saved(activation, save, committed)
 
 
@@ -343,7 +331,7 @@ class _Execution:
         activation.begin_work()
         self.tries += 1
         self.started_at = self.engine.store_now()
-        if self.engine.hooks.of_steps:
+        if self.activation.hooks.of_steps:
             telling.step_started(activation, self.call.path, self.tries)
         try:
             asked = _cancellations()
@@ -575,7 +563,7 @@ async def perform_inline(
     if record is None:
         check_fit(call, activation)
     started_at = activation.engine.store_now()
-    if activation.engine.hooks.of_steps:
+    if activation.hooks.of_steps:
         telling.step_started(activation, call.path, 1)
     token = scopes.enter(scope.inside_body(call))
     failure: Exception | None = None

@@ -5,19 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from perdure._engine.services import Held
+from perdure._engine import late
 from perdure.codec import Arguments, Schema
 from perdure.errors import DefinitionError, InvalidValue, UsageError, shown
 from perdure.event import type_name
-from perdure.model.events import Listener
 from perdure.model.records import Micros
-from perdure.model.schedules import Missed, PutSchedule, Schedule
 from perdure.retry import RetryPolicy
-from perdure.timing import Timing, next_instant
+from perdure.timing import Missed, Timing, next_instant
+
+if TYPE_CHECKING:
+    from perdure._engine.services import Held
+    from perdure.model.events import Listener
+    from perdure.model.schedules import PutSchedule
 
 Function: TypeAlias = Callable[..., Any]
 """A user's function: its result is a value (``def``) or an awaitable of one (``async def``)."""
@@ -177,7 +180,7 @@ class Definition(msgspec.Struct):
                 "one argument, the event, beside its context; others need defaults"
             )
         return [
-            Listener(
+            late.model_events.Listener(
                 type_name(one),
                 self.name,
                 parameter,
@@ -205,7 +208,7 @@ class Definition(msgspec.Struct):
                 f"{self.name!r} (declared at {self.place}) is started by its schedule, so its body "
                 f"needs no arguments: {error}; give them defaults, or use .schedule(…) with them"
             ) from error
-        schedule = Schedule(
+        schedule = late.schedules.Schedule(
             recurring.key,
             recurring.timing,
             self.name,
@@ -217,7 +220,7 @@ class Definition(msgspec.Struct):
             missed=recurring.missed,
             from_code=True,
         )
-        return PutSchedule(schedule, next_instant(recurring.timing, now))
+        return late.schedules.PutSchedule(schedule, next_instant(recurring.timing, now))
 
     @property
     def injects(self) -> bool:

@@ -7,22 +7,20 @@ It makes nothing durable itself.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import random
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from perdure._engine.arrivals import Arrivals
-from perdure._engine.committer import Committer
+from perdure._engine import late
 from perdure._engine.context import MetaSchema
 from perdure._engine.deadlines import Deadlines
 from perdure._engine.definition import StepSpec
 from perdure._engine.registry import Registry
-from perdure._engine.watcher import Watcher
 from perdure.clock import Clock, SystemClock, SystemThreads, Threads, to_datetime
-from perdure.codec import encode_error, error_summary
 from perdure.defaults import PAYLOAD_LIMIT, STEP_THREADS
 from perdure.errors import (
     AppNotReady,
@@ -35,8 +33,15 @@ from perdure.errors import (
 from perdure.ids import Ids
 from perdure.model.queues import Limits
 from perdure.model.records import Control, Micros
-from perdure.store import Store
-from perdure.telemetry import AppError, AppReady, Hooks, log_hooks
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from perdure._engine.arrivals import Arrivals
+    from perdure._engine.committer import Committer
+    from perdure._engine.watcher import Watcher
+    from perdure.store import Store
+    from perdure.telemetry import Hooks
 
 BODY_THREADS = 10_000
 """No limit in practice: a worker's concurrency is the limit."""
@@ -82,7 +87,6 @@ class Engine:
         self.is_used = False
         self.stand_in: StandIn | None = None
         self.on_swallowed: Callable[[SwallowedSuspension], None] | None = None
-        self.hooks = Hooks()
         self.queues: dict[str, Limits] = {}
         self._unlog: Callable[[], None] | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -100,12 +104,17 @@ class Engine:
         self.threads = ports.threads
         self.rng = ports.rng
         self.ids = ports.ids
-        self._committer = None if store is None else Committer(store, ports.clock)
-        self._watcher = None if store is None else Watcher(store)
-        self._arrivals = None if store is None else Arrivals(store)
+        self._committer: Committer | None = None
+        self._watcher: Watcher | None = None
+        self._arrivals: Arrivals | None = None
         self.deadlines = Deadlines()
         self._store_ahead: Micros = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @cached_property
+    def hooks(self) -> Hooks:
+        """Who listens, and what is on its way to them."""
+        return late.telemetry.Hooks()
 
     def declare_queue(self, name: str, limits: Limits) -> None:
         """Have each worker that starts set these limits.
@@ -153,7 +162,7 @@ class Engine:
             AppNotReady: the app has none.
         """
         if self._store is None:
-            raise _no_store()
+            raise AppNotReady('this app has no store; give it one: App("sqlite:///app.db")')
         return self._store
 
     @property
@@ -164,7 +173,7 @@ class Engine:
             AppNotReady: the app has no store.
         """
         if self._committer is None:
-            raise _no_store()
+            self._committer = late.committer.Committer(self.store, self.clock)
         return self._committer
 
     @property
@@ -175,7 +184,7 @@ class Engine:
             AppNotReady: the app has no store.
         """
         if self._watcher is None:
-            raise _no_store()
+            self._watcher = late.watcher.Watcher(self.store)
         return self._watcher
 
     @property
@@ -186,11 +195,12 @@ class Engine:
             AppNotReady: the app has no store.
         """
         if self._arrivals is None:
-            raise _no_store()
+            self._arrivals = late.arrivals.Arrivals(self.store)
         return self._arrivals
 
     async def open(self) -> None:
         """Open the store and begin to write."""
+        late.load_all()
         self.hooks.open()
         try:
             await self.store.open()
@@ -207,13 +217,14 @@ class Engine:
         self.watcher.open()
         self.committer.start()
         self.committer.troubled = self._tell_of_trouble
-        self._unlog = log_hooks(self.hooks)
+        self._unlog = late.telemetry.log_hooks(self.hooks)
         self.is_open = self.is_used = True
 
     def tell_ready(self) -> None:
         """Tell whoever listens that the app can be worked with."""
-        if AppReady in self.hooks.kinds:
-            self.hooks.tell(AppReady(at=to_datetime(self.store_now())))
+        ready = late.telemetry.AppReady
+        if ready in self.hooks.kinds:
+            self.hooks.tell(ready(at=to_datetime(self.store_now())))
 
     async def close(self) -> None:
         """Write what is pending and close the store."""
@@ -240,16 +251,19 @@ class Engine:
 
     def _tell_of_trouble(self, error: StoreError, failures: int) -> None:
         """The store does not do what it should; by this machine's clock, the store's is far."""
-        if AppError in self.hooks.kinds:
-            summary = error_summary(encode_error(error))
+        trouble = late.telemetry.AppError
+        if trouble in self.hooks.kinds:
+            summary = late.failures.error_summary(late.failures.encode_error(error))
             at = to_datetime(self.clock.now())
-            self.hooks.tell(AppError(at=at, error=summary, failures=failures))
+            self.hooks.tell(trouble(at=at, error=summary, failures=failures))
 
     @property
     def pool(self) -> ThreadPoolExecutor:
         """The threads that functions written with ``def`` run in."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(STEP_THREADS, thread_name_prefix="perdure-step")
+            self._pool = concurrent.futures.ThreadPoolExecutor(
+                STEP_THREADS, thread_name_prefix="perdure-step"
+            )
         return self._pool
 
     @property
@@ -259,7 +273,9 @@ class Engine:
         They are apart from those of steps, or bodies waiting for their steps would hold all.
         """
         if self._body_pool is None:
-            self._body_pool = ThreadPoolExecutor(BODY_THREADS, thread_name_prefix="perdure-body")
+            self._body_pool = concurrent.futures.ThreadPoolExecutor(
+                BODY_THREADS, thread_name_prefix="perdure-body"
+            )
         return self._body_pool
 
     def heard_store_time(self, now: Micros) -> None:
@@ -286,7 +302,3 @@ class Engine:
                 "store it elsewhere (a file, an object store) and pass a reference"
             )
         return data
-
-
-def _no_store() -> AppNotReady:
-    return AppNotReady('this app has no store; give it one: App("sqlite:///app.db")')

@@ -26,7 +26,8 @@ from perdure._engine.calls import (
 from perdure._engine.scope import Call
 from perdure._engine.unawaited import reads_as
 from perdure._engine.waits import event_of
-from perdure.codec import Schema, decode_error, encode_error, replayed_error, schema
+from perdure.codec import Schema, schema
+from perdure.codec.failures import decode_error, encode_error, replayed_error
 from perdure.errors import EventTimeout, Leave, PerdureError, UsageError
 from perdure.model.events import (
     Awaiting,

@@ -19,7 +19,7 @@ from perdure._engine.committer import refuses_the_value
 from perdure._engine.context import call_options, make_context
 from perdure._engine.definition import Definition, refuse_a_call
 from perdure._engine.services import Held
-from perdure.codec import encode_error
+from perdure.codec.failures import encode_error
 from perdure.errors import (
     InvalidValue,
     PerdureError,

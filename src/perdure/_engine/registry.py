@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 
+from perdure import _late as late
 from perdure._engine.definition import Definition
 from perdure.errors import DuplicateName, UnknownDefinition
 
@@ -97,5 +97,5 @@ class Registry:
         return {name: definition.version for name, definition in self._definitions.items()}
 
     def _suggestion(self, name: str) -> str:
-        close = difflib.get_close_matches(name, self._definitions, n=1)
+        close = late.difflib.get_close_matches(name, self._definitions, n=1)
         return f"; did you mean {close[0]!r}?" if close else ""

@@ -14,10 +14,12 @@ context; other threads are given theirs by :func:`carry`.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from functools import wraps
 from hashlib import blake2b
+from types import CodeType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from perdure.errors import UsageError
@@ -28,6 +30,19 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_sites: dict[tuple[CodeType, int], str] = {}
+
+
+def call_site(depth: int) -> str:
+    """Return ``file.py:line`` of the caller so many frames up."""
+    frame = sys._getframe(depth)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- documented
+    place = (frame.f_code, frame.f_lineno)
+    site = _sites.get(place)
+    if site is None:
+        name = frame.f_code.co_filename.replace("\\", "/").rsplit("/", 1)[-1]
+        site = _sites[place] = f"{name}:{frame.f_lineno}"
+    return site
 
 
 class Branch:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypedDict, TypeVar
 import msgspec
 
 from perdure.clock import to_datetime
-from perdure.codec import ErrorSummary, error_summary
+from perdure.codec.failures import ErrorSummary, error_summary
 from perdure.errors import StoreError
 from perdure.model.records import Micros, RunRecord, Status, StepKind, StepOutcome
 from perdure.model.transitions import (
@@ -286,7 +286,7 @@ def _step_place(activation: Activation, path: str, number: int) -> _StepPlace:
 @_harmless
 def step_started(activation: Activation, path: str, number: int) -> None:
     """Tell that an attempt of a step begins."""
-    hooks = activation.engine.hooks
+    hooks = activation.hooks
     if StepStarted in hooks.kinds:
         hooks.tell(StepStarted(**_step_place(activation, path, number)))
 
@@ -296,7 +296,7 @@ def saved(activation: Activation, save: SaveCheckpoint, answer: Saved) -> None:
     """Tell how a step stands now that it is recorded."""
     if save.kind is not StepKind.STEP:
         return
-    hooks = activation.engine.hooks
+    hooks = activation.hooks
     duration = _length(save.started_at, save.ended_at)
     match save.outcome:
         case StepOutcome.OK:
@@ -314,7 +314,7 @@ def saved(activation: Activation, save: SaveCheckpoint, answer: Saved) -> None:
 
 
 def _step_failed(activation: Activation, save: SaveCheckpoint, answer: Saved) -> None:
-    hooks = activation.engine.hooks
+    hooks = activation.hooks
     # Inside another step a final failure is recorded as reopened, at attempt 0.
     will_retry = save.outcome is StepOutcome.PENDING and save.tries > 0
     place = _step_place(activation, save.key.path, save.tries or _last_number(save.log))

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from perdure.codec import error_summary
+from perdure.codec.failures import error_summary
 from perdure.errors import InvalidValue
 from perdure.model.records import (
     TERMINAL,

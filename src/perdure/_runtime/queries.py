@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any, cast
 
+from perdure import _late as late
 from perdure._engine.registry import Registry
 from perdure.errors import UsageError, shown
 from perdure.ids import check_id
@@ -94,6 +94,6 @@ def _statuses(given: Status | str | Iterable[Status | str]) -> tuple[Status, ...
 def _check_one_of(what: str, given: object, known: tuple[str, ...]) -> None:
     if given in known:
         return
-    close = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
+    close = late.difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
     hint = f"did you mean {str(close[0])!r}?" if close else f"there are {', '.join(known)}"
     raise UsageError(f"there is no {what} {shown(given)}; {hint}")

@@ -21,12 +21,11 @@ from perdure.model.schedules import (
     Fired,
     FireOutcome,
     FireSchedule,
-    Missed,
     ScheduleRecord,
     fired_run,
 )
 from perdure.telemetry import Log, ScheduleMissed, ScheduleTriggered
-from perdure.timing import instants
+from perdure.timing import Missed, instants
 
 log = Log("perdure.scheduler")
 

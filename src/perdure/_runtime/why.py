@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.clock import to_datetime
-from perdure.codec import shown_error
+from perdure.codec.failures import shown_error
 from perdure.duration import format_micros
 from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.queues import Limits, Rate, next_start_at

@@ -26,7 +26,7 @@ from perdure._engine.sleepers import Sleepers
 from perdure._runtime.heartbeat import Heart, Pulse
 from perdure._runtime.scheduler import HasEngine, Scheduler
 from perdure.clock import to_datetime
-from perdure.codec import encode_error, error_summary
+from perdure.codec.failures import encode_error, error_summary
 from perdure.duration import Duration, named_micros
 from perdure.errors import PerdureError, StoreError, UsageError, shown
 from perdure.ids import check_id

@@ -8,7 +8,8 @@ from typing import Any
 
 from perdure._engine.engine import Engine
 from perdure.clock import to_datetime
-from perdure.codec import schema, shown_error
+from perdure.codec import schema
+from perdure.codec.failures import shown_error
 from perdure.duration import format_micros, to_micros
 from perdure.handle import FailedAttempt, StepHistory, readable
 from perdure.model.records import History, Micros, RunRecord

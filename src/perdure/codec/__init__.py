@@ -8,32 +8,19 @@ produced, with its path. Bytes are JSON in UTF-8; there is no pickle and no fall
 - ``_untyped``: values without an annotation, builtin extras under a tag.
 - ``_shapes``, ``_classes``, ``_unions``, ``_pydantic``: values with an annotation, a class a kind.
 - ``_build``: from an annotation to its shape.
-- ``_schema``, ``_arguments``, ``_fingerprints``, ``_failures``: what the rest of Perdure calls.
+- ``_schema``, ``_arguments``, ``_fingerprints``: what the rest of Perdure calls.
+- ``failures``: errors as records; it is loaded by what meets one, and no definition does.
 """
 
 from __future__ import annotations
 
 from ._arguments import Arguments
-from ._failures import (
-    ErrorSummary,
-    decode_error,
-    encode_error,
-    error_summary,
-    replayed_error,
-    shown_error,
-)
 from ._fingerprints import fingerprint
 from ._schema import Schema, schema
 
 __all__ = [
     "Arguments",
-    "ErrorSummary",
     "Schema",
-    "decode_error",
-    "encode_error",
-    "error_summary",
     "fingerprint",
-    "replayed_error",
     "schema",
-    "shown_error",
 ]

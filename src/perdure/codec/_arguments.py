@@ -6,13 +6,13 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from difflib import get_close_matches
 from functools import partial
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
+from perdure import _late as late
 from perdure.errors import DefinitionError, InvalidValue, Unresolved
 
 from ._fingerprints import FAST, MOST_TEXT, SCHEME, canonical, canonical_bytes, fingerprint_of
@@ -354,7 +354,7 @@ class Arguments:
             )
 
     def _refuse_name(self, plan: _Plan, name: str) -> typing.NoReturn:
-        close = get_close_matches(name, plan.keywords, 1)
+        close = late.difflib.get_close_matches(name, plan.keywords, 1)
         hint = f"did you mean {close[0]!r}?" if close else self._usage(plan)
         raise InvalidValue(
             f"{self.name}() has no parameter {name!r}; {hint}",

@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, Flag
 from hashlib import blake2b
-from pathlib import PurePath
 from types import (
     AsyncGeneratorType,
     BuiltinFunctionType,
@@ -244,12 +244,18 @@ _CONTAINERS: dict[type, Callable[[Any, _Walk], Any]] = {
 }
 
 
+def _is_path(cls: type) -> bool:
+    # There is no path where nobody has imported its class, which would take 4 ms of an import.
+    pathlib: Any = sys.modules.get("pathlib")
+    return pathlib is not None and issubclass(cls, pathlib.PurePath)
+
+
 def _other(value: Any, walk: _Walk) -> Any:
     # issubclass, not isinstance: a mock pretends to be an instance of anything.
     cls: Any = class_of(value)
     if issubclass(cls, Enum):
         return _tag("enum", _name(cls), value.value if issubclass(cls, Flag) else value.name)
-    if issubclass(cls, PurePath):
+    if _is_path(cls):
         return _tag("path", value.as_posix())
     fields = _fields(cls)
     if fields is not None:

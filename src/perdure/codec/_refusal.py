@@ -5,10 +5,10 @@ Private to the codec; what leaves it is ``InvalidValue``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
+from perdure import _late as late
 from perdure.errors import InvalidValue
 
 __all__ = ["DEEPEST", "Refused", "class_of", "invalid", "kind_of", "shown", "too_deep"]
@@ -49,7 +49,7 @@ class Refused(Exception):
         if isinstance(key, str) and key.isidentifier():
             return self.inside("." + key)
         if isinstance(key, str):
-            return self.inside(f"[{json.dumps(key)}]")
+            return self.inside(f"[{late.json.dumps(key)}]")
         return self.inside(f"[{shown(key)}]")
 
     def at_index(self, index: int) -> Refused:

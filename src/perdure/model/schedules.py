@@ -16,19 +16,7 @@ import msgspec
 
 from perdure.ids import derived_id
 from perdure.model.records import Micros
-from perdure.timing import Timing
-
-
-class Missed(StrEnum):
-    """What becomes of instants that passed while nobody fired them.
-
-    ``skip``: nothing. ``once``: one run for the newest of them. ``all``: a run for each, up to a
-    cap.
-    """
-
-    SKIP = "skip"
-    ONCE = "once"
-    ALL = "all"
+from perdure.timing import Missed, Timing
 
 
 class FireOutcome(StrEnum):

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from perdure.codec import ErrorSummary
+from perdure.codec.failures import ErrorSummary
 from perdure.model.records import WaitKind
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
 from perdure._engine.engine import StandIn
 from perdure.app import UNCHANGED, App, Unchanged
-from perdure.codec import decode_error, error_summary
+from perdure.codec.failures import decode_error, error_summary
 from perdure.duration import Duration, to_micros
 from perdure.errors import StepInterrupted, UsageError, shown
 from perdure.model.records import Checkpoint, RunQuery, RunRecord, StepOutcome

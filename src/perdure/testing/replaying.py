@@ -21,7 +21,7 @@ from perdure._engine.definition import StepSpec
 from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
 from perdure.app import UNCHANGED, App
-from perdure.codec import error_summary
+from perdure.codec.failures import error_summary
 from perdure.duration import Duration, named_micros
 from perdure.model.records import History, RunRecord, Status, StepKind
 from perdure.model.transitions import (

@@ -11,7 +11,6 @@ from perdure.model.schedules import (
     Fired,
     FireOutcome,
     FireSchedule,
-    Missed,
     Passed,
     PauseSchedule,
     PutSchedule,
@@ -25,7 +24,7 @@ from perdure.model.schedules import (
 )
 from perdure.model.transitions import CreateRun
 from perdure.testing.contract.desk import SECOND, START, Desk, ManualClock
-from perdure.timing import Timing
+from perdure.timing import Missed, Timing
 
 HOUR = 3_600 * SECOND
 DAILY = Timing(cron="0 8 * * *", timezone="Europe/Vienna")

@@ -1,0 +1,28 @@
+"""The services that a handle asks for an answer, loaded at its first question.
+
+See :mod:`perdure._late`.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
+
+from perdure._late import load
+
+if TYPE_CHECKING:
+    from perdure._runtime import queries, scheduler, why
+
+__all__ = ["MODULES", "queries", "scheduler", "why"]
+
+MODULES: Final = {
+    "queries": "perdure._runtime.queries",
+    "scheduler": "perdure._runtime.scheduler",
+    "why": "perdure._runtime.why",
+}
+"""Where each is at home: the imports above, for the interpreter."""
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> ModuleType:
+        return load(globals(), MODULES, name)
