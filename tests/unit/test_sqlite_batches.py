@@ -56,6 +56,7 @@ from perdure.model.transitions import (
     Settled,
     Suspended,
     Transition,
+    Undone,
     Verdict,
 )
 from perdure.stores.memory import MemoryData, MemoryStore
@@ -155,7 +156,7 @@ class Chance:
         )
 
     def settle(self) -> Settle:
-        return Settle(self.grant(), self.verdict())
+        return Settle(self.grant(), self.verdict(), cleans=self.is_so(0.3))
 
     def verdict(self) -> Verdict:
         culprits = tuple(self.random.sample(KEYS, self.one(0, 1, 2)))
@@ -164,7 +165,8 @@ class Chance:
         return self.one(
             Completed(payload),
             Completed(payload),
-            Failed(payload, culprits=culprits),
+            Failed(payload, culprits=culprits, compensates=self.is_so(0.4)),
+            Undone(*self.one((None, ()), (payload, (KEYS[0],)))),
             Retrying(payload, self.random.randrange(10), culprits),
             Suspended(waits, self.one(0, 0, 5)),
             Suspended(waits),
@@ -180,7 +182,8 @@ class Chance:
         return Wait(WaitKind.RETRY, "a", self.clock.now() + self.random.randrange(-5, 20))
 
     def cancel(self) -> CancelRun:
-        return CancelRun(self.one(*RUNS), f"cancel {self.random.randrange(90)}")
+        request = f"cancel {self.random.randrange(90)}"
+        return CancelRun(self.one(*RUNS), request, compensate=self.is_so(0.3))
 
     def retry(self) -> RetryRun:
         return RetryRun(self.one(*RUNS), f"retry {self.random.randrange(90)}")
@@ -203,7 +206,9 @@ class Chance:
 
     def register(self) -> RegisterWorker:
         definitions = {"d": self.one("1", "2"), "e": "1"}
-        return RegisterWorker(self.one(*WORKERS), "host", 1, definitions, ("default", "q"), 3)
+        cleans = self.one((), ("d",), ("d", "e"))
+        queues = ("default", "q")
+        return RegisterWorker(self.one(*WORKERS), "host", 1, definitions, queues, 3, cleans=cleans)
 
     def about_worker(self) -> Transition:
         worker = self.one(*WORKERS)

@@ -12,6 +12,8 @@
                                              └── paused ◄──┘   failed, cancelled: retry ─► queued
                             a fitting worker claims   mismatch
 
+      what has something to undo is queued again before it is failed or cancelled: `undoing`
+
       queued, waiting, running: pause ─► paused ─► resume ─► queued or waiting, as it was
       any: restart ─► queued, in a new generation; running: once its claim has ended
 
@@ -38,6 +40,7 @@ from perdure.model.records import (
     RunRecord,
     Status,
     StepKey,
+    Undoing,
     WaitKind,
 )
 from perdure.model.transitions import (
@@ -60,6 +63,7 @@ from perdure.model.transitions import (
     Settle,
     Settled,
     Suspended,
+    Undone,
     Verdict,
 )
 
@@ -138,16 +142,19 @@ def wake(run: RunRecord, now: Micros) -> None:
         queue_again(run, now)
 
 
-def take_back(run: RunRecord, now: Micros) -> None:
+def take_back(run: RunRecord, now: Micros, *, cleans: bool) -> None:
     """Take a running run from a worker that stops or never got it (RetireWorker, GiveBack).
 
     The grant is wiped, so that whoever still writes under it is fenced; ``crashes`` stands. A
-    cancel that was accepted is kept: the run ends. The store's part: waking the waiters then.
+    cancel that was accepted is kept. ``cleans``: the worker told so of the run's definition. The
+    store's part: delete the wait rows of a run that ended or that :func:`begins_anew`, and wake the
+    waiters of one that ended.
     """
     run.grant = 0
+    run.cleans = cleans
     match run.control:
-        case Control.CANCEL:
-            _end(run, Status.CANCELLED, now)
+        case Control.CANCEL | Control.COMPENSATE:
+            _cancel(run, now)
         case Control.RESTART:
             _begin_again(run, now)
         case _:
@@ -190,13 +197,40 @@ def _end(run: RunRecord, status: Status, now: Micros) -> None:
     run.updated_at = now
 
 
+def _cancel(run: RunRecord, now: Micros) -> None:
+    """Cancel a run that nobody holds as its control word says, or let it undo its steps first."""
+    compensates = run.control is Control.COMPENSATE
+    if run.epoch and run.undoing is Undoing.NONE and (run.cleans or compensates):
+        run.undoing = Undoing.COMPENSATE if compensates else Undoing.CANCEL
+        _begin_to_undo(run, now)
+        run.error = run.reason = None
+    else:
+        run.reason = run.paused_at = None
+        _end(run, Status.CANCELLED, now)
+
+
+def begins_anew(before: RunRecord, run: RunRecord) -> bool:
+    """Tell whether a run was restarted or has begun to undo its steps: its waits are void."""
+    return (before.generation, before.undoing) != (run.generation, run.undoing)
+
+
+def _begin_to_undo(run: RunRecord, now: Micros) -> None:
+    """Queue a run, to undo its steps."""
+    run.control = Control.NONE
+    run.paused_at = None
+    run.misfits = ()
+    run.coalesce = 0
+    queue_again(run, now)
+
+
 def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
     """End a claim.
 
     The store's part: after a terminal status wake the waiters; for ``Retrying`` add
     :func:`attempt_row` of the record as it was and reopen the culprits; for ``Suspended`` replace
     the wait rows and wake at once where a join is fulfilled already; for every other verdict
-    delete the wait rows. Where a cancel or a restart was accepted the verdict is not looked at: go
+    delete the wait rows; for ``Failed`` that leaves the run queued add :func:`attempt_row` of the
+    record as it was. Where a cancel or a restart was accepted the verdict is not looked at: go
     by the answer's status.
     """
     if run.epoch != transition.grant.epoch or run.grant != transition.grant.token:
@@ -204,13 +238,15 @@ def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
     if run.status is not Status.RUNNING:
         return Settled(run.status)
     run.crashes = 0
-    if run.control is Control.RESTART:
-        _begin_again(run, now)
-        return Settled(run.status)
-    verdict = transition.verdict
-    if run.control is Control.CANCEL:
-        verdict = CancelledByWorker()
-    _judge(run, verdict, now)
+    run.cleans = transition.cleans
+    match run.control:
+        case Control.RESTART:
+            _begin_again(run, now)
+        case Control.CANCEL | Control.COMPENSATE:
+            run.result = None
+            _cancel(run, now)
+        case _:
+            _judge(run, transition.verdict, now)
     if run.control is Control.PAUSE:  # an end has cleared the word
         _pause(run, now)
     return Settled(run.status)
@@ -218,17 +254,6 @@ def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
 
 def _judge(run: RunRecord, verdict: Verdict, now: Micros) -> None:
     match verdict:
-        case Completed():
-            run.result = verdict.result
-            run.error = None
-            run.reason = "declined" if verdict.declined else None
-            run.culprits = encode_keys(verdict.orphans)
-            _end(run, Status.COMPLETED, now)
-        case Failed():
-            run.error = verdict.error
-            run.reason = verdict.reason
-            run.culprits = encode_keys(verdict.culprits)
-            _end(run, Status.FAILED, now)
         case Retrying():
             run.attempt += 1
             run.error = verdict.error
@@ -248,16 +273,57 @@ def _judge(run: RunRecord, verdict: Verdict, now: Micros) -> None:
             queue_again(run, now)
         case Mismatched():
             run.status = Status.PAUSED
-            run.error = verdict.error
+            if run.undoing is not Undoing.FAILURE:  # whose error is that of its end
+                run.error = verdict.error
             run.reason = "mismatch"
             if verdict.version not in run.misfits:
                 run.misfits = (*run.misfits, verdict.version)
             run.updated_at = now
+        case _:
+            _judge_end(run, verdict, now)
+
+
+def _judge_end(
+    run: RunRecord, verdict: Completed | Failed | CancelledByWorker | Undone, now: Micros
+) -> None:
+    match verdict:
+        case Completed():
+            run.result = verdict.result
+            run.error = None
+            run.reason = "declined" if verdict.declined else None
+            run.culprits = encode_keys(verdict.orphans)
+            run.cleans = False
+            _end(run, Status.COMPLETED, now)
+        case Failed():
+            run.error = verdict.error
+            run.reason = verdict.reason
+            run.culprits = encode_keys(verdict.culprits)
+            if verdict.compensates and run.undoing is Undoing.NONE:
+                run.undoing = Undoing.FAILURE
+                _begin_to_undo(run, now)
+            else:
+                _end(run, Status.FAILED, now)
         case CancelledByWorker():
             run.reason = None
             _end(run, Status.CANCELLED, now)
+        case Undone():
+            _undone(run, verdict, now)
         case _:
             assert_never(verdict)
+
+
+def _undone(run: RunRecord, verdict: Undone, now: Micros) -> None:
+    run.culprits = encode_keys(verdict.culprits)
+    if verdict.culprits:
+        run.error = verdict.error
+        run.reason = "compensation"
+        _end(run, Status.FAILED, now)
+    elif run.undoing is Undoing.FAILURE:
+        run.reason = run.reason or "error"
+        _end(run, Status.FAILED, now)
+    else:
+        run.reason = None
+        _end(run, Status.CANCELLED, now)
 
 
 def _waiting_for(verdict: Suspended, due_at: Micros | None) -> WaitKind | None:
@@ -294,22 +360,23 @@ def attempt_row(
 
 def cancel(
     run: RunRecord,
-    transition: CancelRun,  # noqa: ARG001  # of one shape with settle and rescue
+    transition: CancelRun,
     now: Micros,
 ) -> Controlled | Refused:
     """An operator cancels.
 
-    The store's part: audit row; for an ended run delete the wait rows and wake the waiters; where
-    a restart was asked for, clear away what was laid ready for it.
+    The store's part: audit row; where the run is not running delete the wait rows, and wake the
+    waiters of one that ended; where a restart was asked for, clear away what was laid ready for it.
     """
     if run.status in TERMINAL:
         return Refused(run.run_id, run.status)
+    if run.undoing is not Undoing.NONE:
+        return Controlled(run.status)
     run.updated_at = now
-    if run.status is Status.RUNNING:
-        run.control = Control.CANCEL
-    else:
-        run.reason = run.paused_at = None
-        _end(run, Status.CANCELLED, now)
+    if run.control is not Control.COMPENSATE:
+        run.control = Control.COMPENSATE if transition.compensate else Control.CANCEL
+    if run.status is not Status.RUNNING:
+        _cancel(run, now)
     return Controlled(run.status)
 
 
@@ -351,7 +418,8 @@ def resume(
     shift = paused_for(run, now)
     run.reason = run.paused_at = None
     if run.waiting_for is None:
-        run.error = None if run.misfits else run.error
+        if run.misfits and run.undoing is not Undoing.FAILURE:
+            run.error = None
         queue_again(run, now)
     else:
         run.status = Status.WAITING
@@ -374,9 +442,13 @@ def retry(
     """An operator retries. The store's part: key check before, audit row, attempt row, culprits."""
     if run.status not in (Status.FAILED, Status.CANCELLED):
         return Refused(run.run_id, run.status)
+    if run.undoing is not Undoing.NONE and run.reason not in {"compensation", "crash"}:
+        return Refused(run.run_id, run.status, "its steps were undone; restart it")
     run.attempt += 1
     run.crashes = 0
-    run.error = run.result = run.reason = run.culprits = None
+    run.result = run.reason = run.culprits = None
+    if run.undoing is not Undoing.FAILURE:
+        run.error = None
     run.misfits = ()
     run.finished_at = None
     queue_again(run, now)
@@ -395,7 +467,7 @@ def restart(
     never claimed; an attempt row, by :func:`restarted_row`; where the run is not running delete the
     wait rows and let those that wait for it wait on.
     """
-    if run.control is Control.CANCEL:
+    if run.control in {Control.CANCEL, Control.COMPENSATE}:
         return Refused(run.run_id, run.status, "it is about to be cancelled")
     if run.status is Status.RUNNING:
         run.control = Control.RESTART
@@ -422,23 +494,29 @@ def _begin_again(run: RunRecord, now: Micros) -> None:
     run.crashes = 0
     run.error = run.result = run.reason = run.culprits = None
     run.misfits = ()
+    run.undoing = Undoing.NONE
+    run.cleans = False
     run.paused_at = run.finished_at = None
     run.control = Control.NONE
     run.coalesce = 0
     queue_again(run, now)
 
 
-def rescue(run: RunRecord, transition: RescueWorker, *, progressed: bool, now: Micros) -> None:
+def rescue(
+    run: RunRecord, transition: RescueWorker, *, progressed: bool, cleans: bool, now: Micros
+) -> None:
     """A dead worker's run is given back or ended.
 
-    ``progressed``: a checkpoint was written under the run's epoch. The grant is wiped, so that the
-    worker, should it live, is fenced. The store's part: an attempt row with outcome ``crashed``
-    before; for an ended run delete the wait rows and wake the waiters. A queued run keeps its rows.
+    ``progressed``: a checkpoint was written under the run's epoch. ``cleans``: the worker told so
+    of the run's definition. The grant is wiped, so that the worker, should it live, is fenced. The
+    store's part: an attempt row with outcome ``crashed`` before; the rest as for
+    :func:`take_back`. Any other queued run keeps its wait rows.
     """
     run.grant = 0
     run.crashes = 0 if progressed else run.crashes + 1
-    if run.control is Control.CANCEL:
-        _end(run, Status.CANCELLED, now)
+    run.cleans = cleans
+    if run.control in {Control.CANCEL, Control.COMPENSATE}:
+        _cancel(run, now)
     elif run.control is Control.RESTART:
         _begin_again(run, now)
     elif run.crashes >= transition.crash_cap:
@@ -462,5 +540,7 @@ def may_refit(run: RunRecord, definitions: Mapping[str, str]) -> bool:
 
 def refit(run: RunRecord, now: Micros) -> None:
     """A worker whose code may fit asks for work: queue the run again."""
-    run.error = run.reason = None
+    run.reason = None
+    if run.undoing is not Undoing.FAILURE:
+        run.error = None
     queue_again(run, now)

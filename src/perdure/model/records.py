@@ -44,7 +44,10 @@ class WaitKind(StrEnum):
     EVENT = "event"
 
 
-REASONS = ("error", "crash", "invalid_input", "timeout", "mismatch", "operator", "declined")
+REASONS = (
+    *("error", "crash", "invalid_input", "timeout", "compensation"),
+    *("mismatch", "operator", "declined"),
+)
 """Why a run is failed or paused; a declined one is completed."""
 
 
@@ -63,6 +66,21 @@ class Control(StrEnum):
     CANCEL = "cancel"
     PAUSE = "pause"
     RESTART = "restart"
+    COMPENSATE = "compensate"
+
+
+class Undoing(StrEnum):
+    """What a run undoes, rather than executing its body; it is kept when that is over.
+
+    ``cancel``: its definition's ``on_cancel``, because it was cancelled. ``compensate``: that and
+    the compensations that its body has registered, because it was cancelled so. ``failure``: the
+    compensations, because it failed.
+    """
+
+    NONE = ""
+    CANCEL = "cancel"
+    COMPENSATE = "compensate"
+    FAILURE = "failure"
 
 
 class StepOutcome(StrEnum):
@@ -183,8 +201,9 @@ class RunRecord(msgspec.Struct, gc=False):
         worker_id: who holds it while ``running``, who held it last otherwise.
         crashes: claims in a row that ended with a dead worker and no new checkpoint.
         reason: why it is failed or paused: ``error``, ``crash``, ``invalid_input``, ``timeout``,
-            ``mismatch``, ``operator`` (paused by hand); ``declined`` for one that is completed
-            without its body, because it did not want the event that started it.
+            ``mismatch``, ``operator`` (paused by hand), ``compensation`` (what was to undo it
+            failed); ``declined`` for one that is completed without its body, because it did not
+            want the event that started it.
         paused_at: since when it is paused by hand: a resume shifts its timers by the time since.
         error: encoded error of the last failure, also while another attempt is due.
         culprits: encoded keys of the checkpoints that its end points at: those whose failure ended
@@ -193,6 +212,8 @@ class RunRecord(msgspec.Struct, gc=False):
         misfits: the versions of the definition whose replay did not fit the record.
         coalesce: at most one wake-up by finished children in so many microseconds.
         limit_key: under which its queue's limits by key count; None for none.
+        undoing: what it undoes, or has undone.
+        cleans: the code that executed it last has something to do when it is cancelled.
     """
 
     seq: int
@@ -234,6 +255,8 @@ class RunRecord(msgspec.Struct, gc=False):
     paused_at: Micros | None = None
     caused_by: str | None = None
     limit_key: str | None = None
+    undoing: Undoing = Undoing.NONE
+    cleans: bool = False
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):
@@ -298,6 +321,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, gc=False):
 
     ``beat`` rises with every heartbeat; it is compared for equality only, never with a clock.
     ``lease`` and ``heartbeat`` are what it told: for people, who judge by them whether it lives.
+    ``cleans`` are those of its definitions that have something to do when a run is cancelled.
     """
 
     worker_id: str
@@ -311,6 +335,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, gc=False):
     beat: int
     lease: Micros
     heartbeat: Micros
+    cleans: tuple[str, ...] = ()
 
 
 class History(msgspec.Struct, frozen=True, gc=False):

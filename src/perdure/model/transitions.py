@@ -182,11 +182,17 @@ class Completed(msgspec.Struct, frozen=True, gc=False, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False, tag=True):
-    """Verdict: no attempt is left or wanted; the run is ``failed`` with this reason."""
+    """Verdict: no attempt is left or wanted; the run is ``failed`` with this reason.
+
+    ``compensates``: its body has registered compensations. Then the run is ``queued`` with
+    ``undoing`` FAILURE, this error and this reason, and ends as failed when they are done; the
+    attempt is kept as a row.
+    """
 
     error: bytes
     reason: str = "error"
     culprits: tuple[StepKey, ...] = ()
+    compensates: bool = False
 
 
 class Retrying(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -238,8 +244,20 @@ class CancelledByWorker(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Verdict: the body was stopped because a cancel was asked for: ``cancelled``."""
 
 
+class Undone(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Verdict: what an ``undoing`` run had to undo is done.
+
+    It ends as ``cancelled``, or as ``failed`` with the error and reason that it has where
+    ``undoing`` is FAILURE. Where something could not be undone, ``culprits`` are the steps that
+    failed and ``error`` is the last one's: then it is ``failed`` with reason ``compensation``.
+    """
+
+    error: bytes | None = None
+    culprits: tuple[StepKey, ...] = ()
+
+
 Verdict: TypeAlias = (
-    Completed | Failed | Retrying | Suspended | Released | Mismatched | CancelledByWorker
+    Completed | Failed | Retrying | Suspended | Released | Mismatched | CancelledByWorker | Undone
 )
 
 
@@ -249,24 +267,29 @@ class Settle(msgspec.Struct, frozen=True, gc=False):
     Key: the grant: the same again, as long as the run was not claimed again, is answered with the
     status that the run has now.
     Guard: the grant is current and the run ``running``.
-    An orderly end sets ``crashes`` to 0. Where ``control`` is CANCEL the run becomes
-    ``cancelled`` whatever the verdict, so that a cancel that was accepted is always kept; where it
-    is RESTART the run begins again whatever the verdict, as said at RestartRun. Where it
-    is PAUSE a run that does not end becomes ``paused`` with reason ``operator``, with the wait
-    rows, ``waiting_for`` and ``due_at`` of its verdict.
+    An orderly end sets ``crashes`` to 0, and keeps ``cleans``. Where ``control`` is CANCEL or
+    COMPENSATE the run is cancelled whatever the verdict, as said at CancelRun, so that a cancel
+    that was accepted is always kept; where it is RESTART the run begins again whatever the verdict,
+    as said at RestartRun. Where it is PAUSE a run that does not end becomes ``paused`` with reason
+    ``operator``, with the wait rows, ``waiting_for`` and ``due_at`` of its verdict.
     A run that becomes terminal wakes those that wait for it.
     Answers: Settled (with the status it really has now) · Fenced.
     """
 
     grant: Grant
     verdict: Verdict
+    cleans: bool = False
 
 
 class CancelRun(msgspec.Struct, frozen=True, gc=False):
     """An operator cancels a run.
 
-    Queued, waiting, paused: ``cancelled`` at once. Running: the control word becomes CANCEL, the
-    holder hears of it with its next answer. Terminal: refused.
+    Queued, waiting, paused: ``cancelled`` at once, unless it was claimed and there is something to
+    undo: it ``cleans``, or ``compensate`` is true. Then it is ``queued`` with ``undoing`` CANCEL or
+    COMPENSATE, its wait rows are gone, and it ends as cancelled when that is done. Running: the
+    control word becomes CANCEL or COMPENSATE (which a CANCEL does not take back), the holder hears
+    of it with its next answer, and the same happens when the claim ends. A run that is undoing
+    goes on with that. Terminal: refused.
     Key: (run, ``request_id``) in the audit row: the same again is answered with the status that the
     run has now. What is refused is not audited.
     Answers: Controlled · Refused (terminal) · Missing.
@@ -274,6 +297,7 @@ class CancelRun(msgspec.Struct, frozen=True, gc=False):
 
     run_id: str
     request_id: str
+    compensate: bool = False
 
 
 class PauseRun(msgspec.Struct, frozen=True, gc=False):
@@ -281,9 +305,9 @@ class PauseRun(msgspec.Struct, frozen=True, gc=False):
 
     Queued, waiting, or paused by a mismatch: ``paused`` with reason ``operator`` at once; its wait
     rows, ``waiting_for`` and ``due_at`` stand, and nothing wakes it. Running: the control word
-    becomes PAUSE, unless it is CANCEL; the holder hears of it with its next answer, and what it
-    settles without ending the run leaves it ``paused``, as does a rescue. Paused by hand already:
-    nothing changes. Terminal, or about to be restarted: refused.
+    becomes PAUSE, unless it is CANCEL or COMPENSATE; the holder hears of it with its next answer,
+    and what it settles without ending the run leaves it ``paused``, as does a rescue. Paused by
+    hand already: nothing changes. Terminal, or about to be restarted: refused.
     Key: as for CancelRun. Answers: Controlled · Refused · Missing.
     """
 
@@ -309,7 +333,8 @@ class RetryRun(msgspec.Struct, frozen=True, gc=False):
     """An operator tries a ``failed`` or ``cancelled`` run again: ``queued``, RESUMED, next attempt.
 
     Reopens the culprits kept by its failure, as ``Retrying`` does; keeps the attempt as a row;
-    clears error, reason, result, crashes, control. The unique_key is taken again.
+    clears error, reason, result, crashes, control. The unique_key is taken again. A run that has
+    undone its steps is refused; where some of that failed, it goes on undoing.
     Key: as for CancelRun. Answers: Controlled · Refused (status, or the unique_key is taken by a
     live run) · Missing.
     """
@@ -326,7 +351,7 @@ class RestartRun(msgspec.Struct, frozen=True, gc=False):
     the run is ``queued`` at once, generation + 1, attempt 1, as a run that never failed; its wait
     rows are gone; whoever waits for it waits on. Running: the control word becomes RESTART, the new
     generation's checkpoints are laid ready, and the same happens when the claim ends, however it
-    ends; a CANCEL that comes before that is kept instead, and clears away what was laid ready. A
+    ends; a cancel that comes before that is kept instead, and clears away what was laid ready. A
     restart that comes while another is asked for replaces it. A run that was never claimed keeps
     its generation, and is merely queued. The run's attempt is kept as a row.
     Key: as for CancelRun. Answers: Controlled · Refused (a cancel was asked for; ``from_step`` is
@@ -364,7 +389,9 @@ class RegisterWorker(msgspec.Struct, frozen=True, gc=False):
     """Announce a worker with beat 0, and with the version in which it has each definition.
 
     Key: ``worker_id``: the same again changes nothing, the beat included. Answers: Beaten.
-    ``lease`` and ``heartbeat`` are kept and shown; no store acts on them.
+    ``lease`` and ``heartbeat`` are kept and shown; no store acts on them. ``cleans`` are those of
+    its definitions that have something to do when a run is cancelled: what it holds when it is
+    given up ``cleans`` by that.
     """
 
     worker_id: str
@@ -375,6 +402,7 @@ class RegisterWorker(msgspec.Struct, frozen=True, gc=False):
     slots: int
     lease: Micros = to_micros(defaults.LEASE)
     heartbeat: Micros = to_micros(defaults.HEARTBEAT)
+    cleans: tuple[str, ...] = ()
 
 
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):
@@ -390,10 +418,10 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
 class RetireWorker(msgspec.Struct, frozen=True, gc=False):
     """Remove a worker that stops in order; whatever it still held becomes ``queued``.
 
-    RESUMED, or still SUSPECT; where control is CANCEL it is ``cancelled``, where it is PAUSE
-    ``paused`` with reason ``operator``, where it is RESTART it begins again. ``crashes`` stands;
-    the wait rows of what is queued stand; the grants are wiped. Idempotent as it is. Answers:
-    Rescued, in the order of ``seq``, as everywhere.
+    RESUMED, or still SUSPECT; where control is CANCEL or COMPENSATE it is cancelled as said at
+    CancelRun, where it is PAUSE ``paused`` with reason ``operator``, where it is RESTART it begins
+    again. ``crashes`` stands; the wait rows of what is merely queued stand; the grants are wiped.
+    Idempotent as it is. Answers: Rescued, in the order of ``seq``, as everywhere.
     """
 
     worker_id: str
@@ -405,10 +433,10 @@ class RescueWorker(msgspec.Struct, frozen=True, gc=False):
     Guard: the worker's beat is still ``beat`` (None: it is known to be dead, whatever the beat).
     Each run that it held: an attempt row with outcome ``crashed``; ``crashes`` becomes 0 where a
     checkpoint was written under its epoch, else rises by one. At ``crash_cap`` the run is
-    ``failed`` with reason ``crash`` and ``error`` as its evidence; where control is CANCEL it is
-    ``cancelled`` (also at the cap), where it is RESTART it begins again (also at the cap); where it
-    is PAUSE ``paused`` with reason ``operator``; else it is ``queued``: SUSPECT from two crashes
-    on, else RESUMED, with its wait rows. The grants are wiped.
+    ``failed`` with reason ``crash`` and ``error`` as its evidence; where control is CANCEL or
+    COMPENSATE it is cancelled as said at CancelRun, where it is RESTART it begins again (both also
+    at the cap); where it is PAUSE ``paused`` with reason ``operator``; else it is ``queued``:
+    SUSPECT from two crashes on, else RESUMED, with its wait rows. The grants are wiped.
     Idempotent as it is. Answers: Rescued (empty where the guard failed).
     """
 

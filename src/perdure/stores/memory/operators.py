@@ -28,9 +28,12 @@ def cancel(space: Space, asked: CancelRun, now: Micros) -> Controlled | Refused 
     """An operator cancels a run."""
 
     def decide(row: Row) -> Controlled | Refused:
+        before = copy(row.run)
         outcome = lifecycle.cancel(row.run, asked, now)
         if isinstance(outcome, Controlled):
             clear_ready(row, row.run.generation)
+        if lifecycle.begins_anew(before, row.run):
+            space.set_waits(row, ())
         return outcome
 
     return _operate(space, "cancel", asked, decide, now)

@@ -14,6 +14,7 @@ from perdure.model.transitions import (
     Created,
     CreateRun,
     Exists,
+    Failed,
     Fenced,
     Retrying,
     SaveCheckpoint,
@@ -96,6 +97,9 @@ def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:
     space.set_waits(row, ())
     space.release(before)
     if row.run.waiting_for is None:
+        if isinstance(asked.verdict, Failed) and row.run.undoing is not before.undoing:
+            error = asked.verdict.error
+            row.attempts.append(lifecycle.attempt_row(before, "failed", error, now))
         space.index(row, now)
         return Settled(row.run.status)
     match asked.verdict:

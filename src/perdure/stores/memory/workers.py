@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from msgspec.structs import replace
 
 from perdure.model import lifecycle
@@ -34,6 +36,7 @@ def register(space: Space, asked: RegisterWorker, now: Micros) -> Beaten:
                 beat=0,
                 lease=asked.lease,
                 heartbeat=asked.heartbeat,
+                cleans=asked.cleans,
             )
         )
     return _beaten(space, asked.worker_id)
@@ -52,7 +55,7 @@ def retire(space: Space, asked: RetireWorker, now: Micros) -> Rescued:
     worker = space.workers.get(asked.worker_id)
     if worker is None:
         return Rescued()
-    rescued = _take_back(space, worker.in_order(), now)
+    rescued = _take_back(space, worker, worker.in_order(), now)
     del space.workers[asked.worker_id]
     return rescued
 
@@ -64,9 +67,8 @@ def give_back(space: Space, asked: GiveBack, now: Micros) -> Rescued:
         return Rescued()
     known = set(asked.held)
     rows = worker.in_order()
-    return _take_back(
-        space, [row for row in rows if (row.run.run_id, row.run.epoch) not in known], now
-    )
+    unknown = [row for row in rows if (row.run.run_id, row.run.epoch) not in known]
+    return _take_back(space, worker, unknown, now)
 
 
 def rescue(space: Space, asked: RescueWorker, now: Micros) -> Rescued:
@@ -81,7 +83,11 @@ def rescue(space: Space, asked: RescueWorker, now: Micros) -> Rescued:
             checkpoint.epoch == row.run.epoch for checkpoint in row.checkpoints.values()
         )
         space.release(row.run)
-        lifecycle.rescue(row.run, asked, progressed=progressed, now=now)
+        cleans = row.run.definition in worker.record.cleans
+        before = copy(row.run)
+        lifecycle.rescue(row.run, asked, progressed=progressed, cleans=cleans, now=now)
+        if lifecycle.begins_anew(before, row.run):
+            space.set_waits(row, ())
         space.index(row, now)
     del space.workers[asked.worker_id]
     return _rescued(rows)
@@ -97,10 +103,13 @@ def _beaten(space: Space, worker_id: str) -> Beaten:
     return Beaten(True, worker.record.beat, len(worker.held), controls)
 
 
-def _take_back(space: Space, rows: list[Row], now: Micros) -> Rescued:
+def _take_back(space: Space, worker: WorkerRow, rows: list[Row], now: Micros) -> Rescued:
     for row in rows:
         space.release(row.run)
-        lifecycle.take_back(row.run, now)
+        before = copy(row.run)
+        lifecycle.take_back(row.run, now, cleans=row.run.definition in worker.record.cleans)
+        if lifecycle.begins_anew(before, row.run):
+            space.set_waits(row, ())
         space.index(row, now)
     return _rescued(rows)
 

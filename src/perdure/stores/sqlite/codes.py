@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from perdure.model.records import Control, Rank, Status, StepKind, StepOutcome, WaitKind
+from perdure.model.records import Control, Rank, Status, StepKind, StepOutcome, Undoing, WaitKind
 
 StoredId: TypeAlias = bytes | str
 
@@ -23,7 +23,14 @@ STATUSES: Final = {
     6: Status.CANCELLED,
 }
 RANKS: Final = {0: Rank.RESUMED, 1: Rank.FRESH, 2: Rank.SUSPECT}
-CONTROLS: Final = {0: Control.NONE, 1: Control.CANCEL, 2: Control.PAUSE, 3: Control.RESTART}
+CONTROLS: Final = {
+    0: Control.NONE,
+    1: Control.CANCEL,
+    2: Control.PAUSE,
+    3: Control.RESTART,
+    4: Control.COMPENSATE,
+}
+UNDOINGS: Final = {0: Undoing.NONE, 1: Undoing.CANCEL, 2: Undoing.COMPENSATE, 3: Undoing.FAILURE}
 WAIT_KINDS: Final = {
     0: WaitKind.DELAY,
     1: WaitKind.RETRY,
@@ -51,6 +58,7 @@ STEP_OUTCOMES: Final = {
 }
 
 STATUS_CODES: Final = {status: code for code, status in STATUSES.items()}
+UNDOING_CODES: Final = {undoing: code for code, undoing in UNDOINGS.items()}
 CONTROL_CODES: Final = {control: code for code, control in CONTROLS.items()}
 WAIT_KIND_CODES: Final = {kind: code for code, kind in WAIT_KINDS.items()}
 STEP_KIND_CODES: Final = {kind: code for code, kind in STEP_KINDS.items()}

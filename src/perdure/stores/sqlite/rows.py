@@ -35,6 +35,8 @@ from perdure.stores.sqlite.codes import (
     STEP_KINDS,
     STEP_OUTCOME_CODES,
     STEP_OUTCOMES,
+    UNDOING_CODES,
+    UNDOINGS,
     WAIT_KIND_CODES,
     WAIT_KINDS,
     StoredId,
@@ -70,7 +72,7 @@ HOT: Final = (
     "seq, id, status, definition, rank, due_at, epoch, grant_token, control, generation,"
     " created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt, crashes,"
     " waiting_for, coalesce_for, waits, token, unique_key, reason, misfits, paused_at, culprits,"
-    " error, queue, limit_key, slot"
+    " error, queue, limit_key, slot, undoing, cleans"
 )
 FULL: Final = (
     HOT + ", version, priority, tags, parent, root, input, meta, options, result, caused_by"
@@ -82,7 +84,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     (seq, run_id, status, definition, rank, due_at, epoch, grant, control, generation) = row[:10]
     (created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt) = row[10:17]
     (crashes, waiting_for, coalesce, waits, token, unique_key, reason, misfits) = row[17:25]
-    paused_at, culprits, error, queue, limit_key, slot = row[25:31]
+    paused_at, culprits, error, queue, limit_key, slot, undoing, cleans = row[25:33]
     return Row(
         RunRecord(
             seq=seq,
@@ -122,6 +124,8 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             misfits=unpack_texts(misfits),
             paused_at=None if paused_at is None else created_at + paused_at,
             limit_key=limit_key,
+            undoing=UNDOINGS[undoing],
+            cleans=cleans == 1,
         ),
         run_id,
         waits,
@@ -133,7 +137,7 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     """Read the columns FULL."""
     found = hot_row(row, names, payloads)
     run = found.run
-    version, run.priority, tags, parent, root, data, meta, options, result, cause = row[31:41]
+    version, run.priority, tags, parent, root, data, meta, options, result, cause = row[33:43]
     run.version = names.texts[version]
     run.tags = unpack_texts(tags)
     run.parent_id = None if parent is None else unpack_id(parent)
@@ -290,7 +294,7 @@ CHANGED: Final = (
     "seq, status, rank, due_at, epoch, grant_token, control, generation, updated_at, worker,"
     " claimed_at,"
     " started_at, finished_at, attempt, crashes, waiting_for, coalesce_for, waits, reason, misfits,"
-    " paused_at, culprits, result, error"
+    " paused_at, culprits, result, error, undoing, cleans"
 )
 
 
@@ -323,6 +327,8 @@ def changed(row: Row, names: Names, payloads: Payloads) -> SqlRow:
         run.culprits,
         payloads.write(run.result, run.seq, 3),
         payloads.write(run.error, run.seq, 4),
+        UNDOING_CODES[run.undoing],
+        int(run.cleans),
     )
 
 
@@ -519,14 +525,14 @@ _LEASE: Final = to_micros(defaults.LEASE)
 _HEARTBEAT: Final = to_micros(defaults.HEARTBEAT)
 
 WORKER: Final = (
-    "id, host, pid, definitions, queues, slots, started_at, beat_at, beat, lease, heartbeat"
+    "id, host, pid, definitions, queues, slots, started_at, beat_at, beat, lease, heartbeat, cleans"
 )
 
 
 def worker(row: SqlRow, names: Names) -> WorkerRecord:
     """Read the columns WORKER."""
     number, host, pid, definitions, queues, slots, started_at, beat_at, beat, *told = row
-    lease, heartbeat = told
+    lease, heartbeat, cleans = told
     return WorkerRecord(
         names.texts[number],
         host,
@@ -539,4 +545,5 @@ def worker(row: SqlRow, names: Names) -> WorkerRecord:
         beat,
         _LEASE if lease is None else lease,  # written with schema 1
         _HEARTBEAT if heartbeat is None else heartbeat,
+        unpack_texts(cleans),
     )

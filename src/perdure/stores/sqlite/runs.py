@@ -16,6 +16,7 @@ from perdure.model.transitions import (
     Created,
     CreateRun,
     Exists,
+    Failed,
     Fenced,
     Missing,
     Outcome,
@@ -55,6 +56,9 @@ SHIFT_STEPS = (
 
 INSERT_AUDIT = f"INSERT INTO audit (run, {rows.AUDIT}) VALUES (?, ?, ?, ?)"
 
+
+_ATTEMPTED = frozenset({Retrying, Failed})
+"""Verdicts after which the attempt may be kept as a row."""
 
 # --- create ----------------------------------------------------------------------------------
 
@@ -112,7 +116,7 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
         return lifecycle.settle(run, transition, unit.now)  # fenced, or settled before
     if run.control is Control.RESTART:
         flush(unit)  # what was recorded before belongs to the generation that ends
-    before = copy(run) if type(transition.verdict) is Retrying else None
+    before = copy(run) if type(transition.verdict) in _ATTEMPTED else None
     outcome = lifecycle.settle(run, transition, unit.now)
     match transition.verdict:
         case Suspended(waits=waits) if run.waiting_for is not None:
@@ -124,6 +128,9 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
                 row, lifecycle.attempt_row(before, "failed", error, unit.now, run.due_at)
             )
             saving.reopen(unit, row, culprits)
+        case Failed(error=error) if before is not None and run.undoing is not before.undoing:
+            unit.set_waits(row, ())
+            unit.add_attempt(row, lifecycle.attempt_row(before, "failed", error, unit.now))
         case _:
             unit.set_waits(row, ())
     unit.change(row)
@@ -146,7 +153,11 @@ def cancel(unit: Unit, transition: CancelRun) -> Outcome:
         return row
     if row.run.control is Control.RESTART:
         saving.clear(unit, row.run, row.run.generation + 1)  # laid ready for the restart
-    return operate(unit, row, transition, "cancel", lifecycle.cancel)
+    before = copy(row.run)
+    outcome = operate(unit, row, transition, "cancel", lifecycle.cancel)
+    if lifecycle.begins_anew(before, row.run):
+        unit.set_waits(row, ())
+    return outcome
 
 
 def pause(unit: Unit, transition: PauseRun) -> Outcome:

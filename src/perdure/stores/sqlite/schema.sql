@@ -25,7 +25,7 @@ CREATE TABLE run (
     due_at INTEGER,
     epoch INTEGER DEFAULT 0,
     grant_token INTEGER DEFAULT 0,
-    control INTEGER DEFAULT 0,   -- 1 cancel 2 pause 3 restart
+    control INTEGER DEFAULT 0,   -- 1 cancel 2 pause 3 restart 4 compensate
     generation INTEGER DEFAULT 0,
     created_at INTEGER,
     updated_at INTEGER DEFAULT 0, -- after created_at
@@ -56,7 +56,9 @@ CREATE TABLE run (
     caused_by TEXT,              -- event:…, schedule:…, fork:…; NULL for a call
     limit_key TEXT,
     parked INTEGER DEFAULT 0,    -- status 0: 1 while it stands behind the gate of its limit_key
-    slot INTEGER                 -- status 1: 1 where it counts for the limits of its queue
+    slot INTEGER,                -- status 1: 1 where it counts for the limits of its queue
+    undoing INTEGER DEFAULT 0,   -- 1 cancel 2 compensate 3 failure
+    cleans INTEGER DEFAULT 0
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
@@ -160,7 +162,8 @@ CREATE TABLE worker (
     beat_at INTEGER,
     beat INTEGER,
     lease INTEGER,               -- microseconds, as told; NULL: registered with schema 1
-    heartbeat INTEGER
+    heartbeat INTEGER,
+    cleans TEXT                  -- a JSON list; NULL: none
 );
 CREATE UNIQUE INDEX worker_id ON worker (namespace, id);
 

@@ -42,7 +42,7 @@ COMPLETE_RUNS: Final = Bulk(
     rows.COMPLETED,
     lambda _, places: (
         "UPDATE run SET status = 4, waiting_for = NULL, due_at = NULL, control = 0, crashes = 0,"
-        " waits = 0, error = NULL, reason = NULL, culprits = NULL,"
+        " waits = 0, cleans = 0, error = NULL, reason = NULL, culprits = NULL,"
         " result = ended.column2, finished_at = ended.column3, updated_at = ended.column3"
         f" FROM (VALUES {places}) AS ended WHERE run.seq = ended.column1"
     ),

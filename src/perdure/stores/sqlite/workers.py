@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from copy import copy
 from typing import Any
 
 from perdure.model import lifecycle
-from perdure.model.records import TERMINAL
+from perdure.model.records import TERMINAL, RunRecord
 from perdure.model.transitions import (
     Beaten,
     GiveBack,
@@ -26,6 +26,7 @@ from perdure.stores.sqlite.codes import (
     pack_texts,
     unpack_id,
     unpack_mapping,
+    unpack_texts,
 )
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
@@ -34,13 +35,15 @@ from perdure.stores.sqlite.unit import Unit
 BEAT = "SELECT beat FROM worker WHERE namespace = ? AND id = ?"
 
 INSERT = (
-    f"INSERT INTO worker (namespace, {rows.WORKER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    f"INSERT INTO worker (namespace, {rows.WORKER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT DO NOTHING"
 )
 
 RAISE_BEAT = "UPDATE worker SET beat = beat + 1, beat_at = ? WHERE namespace = ? AND id = ?"
 
 DELETE = "DELETE FROM worker WHERE namespace = ? AND id = ?"
+
+CLEANS = "SELECT cleans FROM worker WHERE namespace = ? AND id = ?"
 
 VERSIONS = "SELECT definitions FROM worker WHERE namespace = ? AND id = ?"
 
@@ -72,6 +75,7 @@ def register(unit: Unit, transition: RegisterWorker) -> Outcome:
         0,
         transition.lease,
         transition.heartbeat,
+        pack_texts(transition.cleans),
     )
     unit.connection.execute(INSERT, worker)
     return _beaten(unit, transition.worker_id)
@@ -91,7 +95,7 @@ def retire(unit: Unit, transition: RetireWorker) -> Outcome:
     held = _held(unit, transition.worker_id)
     if held is None:
         return Rescued()
-    _take_back(unit, held)
+    _take_back(unit, transition.worker_id, held)
     _delete(unit, transition.worker_id)
     return _rescued(held)
 
@@ -101,7 +105,7 @@ def give_back(unit: Unit, transition: GiveBack) -> Outcome:
     known = set(transition.held)
     held = _held(unit, transition.worker_id) or []
     unknown = [row for row in held if (row.run.run_id, row.run.epoch) not in known]
-    _take_back(unit, unknown)
+    _take_back(unit, transition.worker_id, unknown)
     return _rescued(unknown)
 
 
@@ -110,12 +114,20 @@ def rescue(unit: Unit, transition: RescueWorker) -> Outcome:
     held = _held(unit, transition.worker_id)
     if held is None or transition.beat not in {None, _beat(unit, transition.worker_id)}:
         return Rescued()
+    cleans = _cleans(unit, transition.worker_id)
     for row in held:
         run = row.run
+        before = copy(run)
         unit.add_attempt(row, lifecycle.attempt_row(run, "crashed", transition.error, unit.now))
         progress = unit.connection.execute(PROGRESSED, (run.seq, run.epoch)).fetchone()
-        lifecycle.rescue(run, transition, progressed=progress is not None, now=unit.now)
-        unit.change(row)
+        lifecycle.rescue(
+            run,
+            transition,
+            progressed=progress is not None,
+            cleans=run.definition in cleans,
+            now=unit.now,
+        )
+        _keep(unit, row, before)
     _delete(unit, transition.worker_id)
     return _rescued(held)
 
@@ -161,10 +173,26 @@ def _held(unit: Unit, worker_id: str) -> list[Row] | None:
     return unit.adopt(unit.connection.execute(HELD, whose).fetchall())
 
 
-def _take_back(unit: Unit, held: Iterable[Row]) -> None:
+def _cleans(unit: Unit, worker_id: str) -> tuple[str, ...]:
+    """Return what a registered worker told of its definitions."""
+    whose = (unit.namespace, unit.names.number(worker_id))
+    (packed,) = unit.connection.execute(CLEANS, whose).fetchone()
+    return unpack_texts(packed)
+
+
+def _take_back(unit: Unit, worker_id: str, held: list[Row]) -> None:
+    cleans = _cleans(unit, worker_id) if held else ()
     for row in held:
-        lifecycle.take_back(row.run, unit.now)
-        unit.change(row)
+        before = copy(row.run)
+        lifecycle.take_back(row.run, unit.now, cleans=row.run.definition in cleans)
+        _keep(unit, row, before)
+
+
+def _keep(unit: Unit, row: Row, before: RunRecord) -> None:
+    """Write a run that was taken from its holder with the next flush."""
+    unit.change(row)
+    if lifecycle.begins_anew(before, row.run):
+        unit.set_waits(row, ())
 
 
 def _delete(unit: Unit, worker_id: str) -> None:

@@ -7,6 +7,7 @@ CREATE INDEX run_caused ON run (namespace, caused_by) WHERE caused_by IS NOT NUL
 
 ALTER TABLE worker ADD COLUMN lease INTEGER;
 ALTER TABLE worker ADD COLUMN heartbeat INTEGER;
+ALTER TABLE worker ADD COLUMN cleans TEXT;
 
 -- Events.
 
@@ -86,6 +87,8 @@ CREATE INDEX fire_key ON fire (namespace, key, seq);
 ALTER TABLE run ADD COLUMN limit_key TEXT;
 ALTER TABLE run ADD COLUMN parked INTEGER DEFAULT 0;
 ALTER TABLE run ADD COLUMN slot INTEGER;
+ALTER TABLE run ADD COLUMN undoing INTEGER DEFAULT 0;
+ALTER TABLE run ADD COLUMN cleans INTEGER DEFAULT 0;
 DROP INDEX run_ready;
 CREATE INDEX run_ready ON run (namespace, queue, definition, rank, priority)
     WHERE status = 0 AND parked = 0;
