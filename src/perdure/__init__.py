@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from perdure.step import (
         CurrentStep,
         Step,
+        compensate,
         current_step,
         gather,
         now,
@@ -66,6 +67,7 @@ __all__ = [
     "Workflow",
     "__version__",
     "carry",
+    "compensate",
     "constant",
     "current_step",
     "event",
@@ -101,6 +103,7 @@ _HOMES = {
     "step": (
         "CurrentStep",
         "Step",
+        "compensate",
         "current_step",
         "gather",
         "now",

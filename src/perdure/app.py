@@ -314,6 +314,9 @@ class App(Generic[Services_co, Meta_co]):
             where: a plain function of such an event: a run whose event it returns false for ends
                 completed, with the reason ``declined``, before its body begins.
             version: changes when the code does; a digest of the function's code by default.
+            on_cancel: a function that is executed as a step when a run is cancelled that had begun,
+                before it ends. It is given those of the body's arguments that it has parameters
+                for, by name, and may ask for the context as a body does.
             description: for people; the docstring by default.
             tags: for people.
 

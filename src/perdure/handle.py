@@ -32,6 +32,7 @@ from perdure.errors import (
     RunNotFound,
     RunUnsuccessful,
     UsageError,
+    shown,
 )
 from perdure.ids import derived_id
 from perdure.model.records import (
@@ -121,6 +122,8 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
         result: what the body returned, once ``completed``; None until then.
         attempt: the current or last attempt, counted from 1 in each generation.
         generation: how often it was restarted.
+        phase: ``compensating`` while it undoes what it has done, before it ends as failed or
+            cancelled; None otherwise.
         attempts: the ended attempts and crashed claims before it.
         steps: of the present generation, in the order in which they were first recorded.
         earlier: the steps of the generations before it.
@@ -145,6 +148,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     result: R | None
     attempt: int
     generation: int
+    phase: str | None
     crashes: int
     created_at: datetime
     updated_at: datetime
@@ -315,13 +319,18 @@ class Run(Generic[R]):
             )
         return self._inside(self.result_call(scope, call_site(2)), scope.activation.next_join())
 
-    def cancel(self, *, wait: bool = False) -> Coroutine[Any, Any, Status]:
+    def cancel(
+        self, *, compensate: bool = False, wait: bool = False
+    ) -> Coroutine[Any, Any, Status]:
         """Ask the run to end without a result.
 
         A run that no worker holds is cancelled at once. One that is executing is told at its next
-        step, and ends ``cancelled`` whatever its body does from then on.
+        step, and ends ``cancelled`` whatever its body does from then on. What its definition has to
+        do then (``on_cancel``) is executed first, by a worker, if the run had begun. A second
+        cancel changes nothing.
 
         Args:
+            compensate: execute what its body has registered with :func:`perdure.compensate`, too.
             wait: return only when it has ended.
 
         Returns:
@@ -331,10 +340,14 @@ class Run(Generic[R]):
             InvalidTransition: it has ended already.
             RunNotFound: there is none of this id.
         """
-        return self._durably("cancel", lambda request: self._cancel(request, wait=wait))
+        return self._durably(
+            "cancel", lambda request: self._cancel(request, compensate=compensate, wait=wait)
+        )
 
-    async def _cancel(self, request: str, *, wait: bool) -> Status:
-        status = await self._control(late.transitions.CancelRun(self.id, request))
+    async def _cancel(self, request: str, *, compensate: bool, wait: bool) -> Status:
+        if not isinstance(compensate, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"compensate is true or false, got {shown(compensate)}")
+        status = await self._control(late.transitions.CancelRun(self.id, request, compensate))
         if wait and status not in TERMINAL:
             return (await self._ending(None)).status
         return status
@@ -728,6 +741,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         result=None if run.result is None else _lenient(result.decode, run.result),
         attempt=run.attempt,
         generation=run.generation,
+        phase="compensating" if run.undoing and run.status not in TERMINAL else None,
         crashes=run.crashes,
         created_at=to_datetime(run.created_at),
         updated_at=to_datetime(run.updated_at),

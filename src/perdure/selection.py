@@ -103,9 +103,14 @@ class Selection:
         await self._check("count")
         return await self._engine.store.count_runs(self._query)
 
-    async def cancel(self) -> BulkResult:
-        """Ask each to end without a result, as :meth:`perdure.Run.cancel` does."""
-        return await self._each("cancel", late.transitions.CancelRun)
+    async def cancel(self, *, compensate: bool = False) -> BulkResult:
+        """Ask each to end without a result, as :meth:`perdure.Run.cancel` does.
+
+        Args:
+            compensate: execute what their bodies have registered to undo what they did, first.
+        """
+        make = late.transitions.CancelRun
+        return await self._each("cancel", lambda run, request: make(run, request, compensate))
 
     async def pause(self) -> BulkResult:
         """Let each do nothing more until it is resumed, as :meth:`perdure.Run.pause` does."""

@@ -283,7 +283,7 @@ class Inline:
         if isinstance(function, Step):
             function = cast("Step[..., Any]", function).function
         scope = scopes.current()
-        spec = self._spec(name, function)
+        spec = self.spec_of(name, function)
         if scope is None:
             late.adrift.check(f"step {name!r}")
             return _just_run(spec, args, kwargs)
@@ -291,7 +291,8 @@ class Inline:
         digest, text = fingerprint(args, kwargs) if args or kwargs else (b"", "")
         return late.calls.perform(make_call(scope, spec, digest, text, site), spec, args, kwargs)
 
-    def _spec(self, name: str, function: Callable[..., Any]) -> StepSpec:
+    def spec_of(self, name: str, function: Callable[..., Any]) -> StepSpec:
+        """Return how a function is executed under a name: for the layers beside."""
         # Keeping the spec saves inspecting the function at every call: 12 us. One that was made in
         # a body is another at the next call and must be let go, with all that it closes over.
         if type(function) is not FunctionType or "<locals>" in function.__qualname__:
@@ -564,6 +565,73 @@ def patched(name: str, /) -> bool:
 
 
 # --- what a step may ask about itself ----------------------------------------------------------
+
+
+_compensations = Inline(StepOptions())
+
+
+@overload
+def compensate(function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
+@overload
+def compensate(
+    name: str, function: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
+) -> None: ...
+def compensate(first: Any, /, *args: Any, **kwargs: Any) -> None:
+    """Register a call that undoes what the body has done, should the run fail or be cancelled so.
+
+    It writes nothing and may be called as often as there is something to undo: before the step that
+    it undoes, where a failure of that may leave its effect, or after it. When no attempt of the run
+    is left, and after ``run.cancel(compensate=True)``, the registered calls are executed, the last
+    one first, each as a step with its own attempts; one that fails keeps none of the others from
+    being executed, and the run ends ``failed`` with the reason ``compensation``.
+
+    Args:
+        first: a step or a function; or a name under which to record it, and then the function.
+        *args: of the call.
+        **kwargs: of the call.
+
+    Raises:
+        NotInRun: called outside of a body.
+        UsageError: called in a step, or in a body that is run inline, whose calls are not made
+            again on a replay; or it was given no function.
+        InvalidValue: the arguments do not fit.
+
+    Example::
+
+        @app.workflow
+        async def book(trip: str) -> str:
+            flight = await reserve_flight(trip)
+            compensate(cancel_flight, flight)
+            return await reserve_hotel(trip)  # should it fail, the flight is cancelled
+    """
+    name: str | None = None
+    if isinstance(first, str):
+        name, (first, *rest) = first, args or (None,)
+        args = tuple(rest)
+    if not callable(first):
+        raise UsageError(
+            "compensate takes a step or a function and its arguments, got "
+            f"{shown(cast('object', first))}; write compensate(refund, payment)"
+        )
+    if isinstance(first, Step):
+        spec = cast("Step[..., Any]", first).spec
+    else:
+        called = name or str(getattr(first, "__name__", ""))
+        spec = _compensations.spec_of(check_name(called), first)
+    digest, text = spec.arguments.fingerprint(args, kwargs)
+    made = late.undoing.Compensation(spec, args, kwargs, digest, text, call_site(2))
+    scope = scopes.current()
+    if scope is None:
+        if not late.undoing.register_here(made):
+            raise NotInRun("compensate() undoes what a body did; it was called outside of one")
+        return
+    if scope.in_step or not all(part.startswith("~") for part in scope.path.split("/")[:-1]):
+        raise UsageError(
+            "compensate() was called in a step, or in a body that is run inline: what was recorded "
+            "of it is not done again on a replay, and would not be undone; call it in the run's "
+            "own body"
+        )
+    late.undoing.register(scope, made)
 
 
 class CurrentStep(msgspec.Struct, frozen=True):

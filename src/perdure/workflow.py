@@ -34,7 +34,13 @@ from perdure import defaults
 from perdure._engine import late
 from perdure._engine import scope as scopes
 from perdure._engine.context import CallOptions, encode_options
-from perdure._engine.definition import Definition, Recurring, check_function, refuse_a_call
+from perdure._engine.definition import (
+    Definition,
+    Recurring,
+    StepSpec,
+    check_function,
+    refuse_a_call,
+)
 from perdure._engine.engine import Engine
 from perdure._engine.scope import Call, call_site
 from perdure._engine.unawaited import reads_as
@@ -55,7 +61,7 @@ from perdure.ids import check_id, derived_id
 from perdure.model.records import StepKey, StepKind
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 from perdure.schedule import ScheduleHandle, put_schedule, timing_given
-from perdure.step import Step, refuse_unknown
+from perdure.step import Step, StepOptions, refuse_unknown
 from perdure.timing import Missed, Timing, timing_of
 
 if TYPE_CHECKING:
@@ -284,7 +290,7 @@ class Calls(Generic[P, R]):
         if not definition.injects:
             if self._options.meta is not None:
                 bound.engine.meta.encode(self._options.meta)
-            return await self._call(definition, args, kwargs)
+            return await self._compensated(definition, args, kwargs)
         meta = self._meta_here(bound)
         held = late.services.Held(None)
         if definition.services is not None:
@@ -292,7 +298,7 @@ class Calls(Generic[P, R]):
         context = Context(held.value, meta)
         args, kwargs = definition.arguments.inject(args, kwargs, context)
         try:
-            result = await self._call(definition, args, kwargs)
+            result = await self._compensated(definition, args, kwargs)
         except BaseException as error:
             await held.release(error)
             raise
@@ -306,6 +312,19 @@ class Calls(Generic[P, R]):
             if around.engine is bound.engine:
                 return bound.engine.meta.decode(around.run.meta)
         return bound.engine.meta.seen(self._options.meta)
+
+    async def _compensated(
+        self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call a body; where it fails outside of any run, undo what it has registered."""
+        if scopes.current() is not None:
+            return await self._call(definition, args, kwargs)
+        with late.undoing.collecting() as registered:
+            try:
+                return await self._call(definition, args, kwargs)
+            except Exception as error:
+                await late.undoing.undo_here(registered, error)
+                raise
 
     async def _call(
         self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -683,6 +702,7 @@ class Settings(RunDefaults, total=False):
     timezone: str | None
     missed: Literal["skip", "once", "all"]
     schedule_key: str | None
+    on_cancel: Callable[..., Any] | None
 
 
 class Declaration(msgspec.Struct, frozen=True):
@@ -705,6 +725,7 @@ class Declaration(msgspec.Struct, frozen=True):
     timezone: str | None = None
     missed: Literal["skip", "once", "all"] = "once"
     schedule_key: str | None = None
+    on_cancel: Callable[..., Any] | None = None
 
     @classmethod
     def of(cls, kind: Kind, of_app: RunDefaults, settings: Settings) -> Self:
@@ -770,6 +791,7 @@ class Declaration(msgspec.Struct, frozen=True):
             on=events,
             where=self.where,
             recurring=self._recurring(name),
+            on_cancel=None if self.on_cancel is None else _on_cancel(self.on_cancel, name),
         )
 
     def _recurring(self, name: str) -> Recurring | None:
@@ -795,6 +817,20 @@ def checked_missed(given: object) -> Missed:
         return Missed(given)  # type: ignore[arg-type]  # that is what is asked here
     except ValueError:
         raise UsageError(f"missed is 'skip', 'once' or 'all', got {shown(given)}") from None
+
+
+def _on_cancel(given: object, name: str) -> StepSpec:
+    """Return how what a definition does when a run is cancelled is executed: as a step.
+
+    Raises:
+        DefinitionError: it is no function.
+    """
+    check_function(given, f"on_cancel of {name!r}")
+    function = cast("Callable[..., Any]", given)
+    if isinstance(function, Step):
+        function = cast("Step[..., Any]", function).function
+    spec = StepOptions().spec(function, "on_cancel")
+    return msgspec.structs.replace(spec, arguments=Arguments(function, is_context))
 
 
 def _check_where(where: object, events: tuple[object, ...], name: str) -> None:

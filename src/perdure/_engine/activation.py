@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from perdure._engine import scope as scopes
 from perdure._engine import telling
 from perdure._engine.deadlines import Deadline
 from perdure._engine.journal import Journal, Moment
-from perdure._engine.scope import Branch, Scope, context_of
+from perdure._engine.scope import Branch, Call, Scope, context_of
 from perdure._engine.turns import Turns
 from perdure._engine.waits import DurableWait
 from perdure.errors import Leave, Mismatch, PerdureError, UsageError
@@ -35,6 +36,7 @@ from perdure.model.transitions import (
 if TYPE_CHECKING:
     from perdure._engine.definition import Definition
     from perdure._engine.executor import Executor
+    from perdure._engine.undoing import Compensation
 
 IDLE_GRACE = 0.02
 """Seconds a body must be idle before it is suspended: shorter waits are cheaper in memory."""
@@ -47,6 +49,10 @@ REPLAY_WORTH_COALESCING = 0.002
 
 COALESCE_LIMIT: Micros = 500_000
 """The longest that a parent's wake-up is held back to be joined by others."""
+
+
+UNDOING = "~undo/"
+"""What the paths of the steps that undo something begin with; no step's name may."""
 
 
 class Leaving(StrEnum):
@@ -62,7 +68,7 @@ class Leaving(StrEnum):
     ENDED = "ended"
 
 
-_ENDING = frozenset({Control.CANCEL, Control.RESTART})
+_ENDING = frozenset({Control.CANCEL, Control.COMPENSATE, Control.RESTART})
 """What an operator may ask of a run that stops its body for good."""
 
 _DESPITE_AN_OUTCOME = frozenset({Leaving.CANCELLED, Leaving.LOST})
@@ -104,6 +110,9 @@ class Activation:
         self.leaving: Leaving | None = None
         self._pausing: asyncio.Event | None = None  # set when it is taken back
         self.mismatch: Mismatch | None = None
+        self.compensations: list[Compensation] = []
+        self._halted: asyncio.Future[None] | None = None  # while nothing new may be done
+        self._is_apart = False  # the body has gone, and durable calls of it are refused
         self.root: asyncio.Future[Any] | None = None
         self.deadline: Deadline | None = None
         self._loop = executor.loop
@@ -133,6 +142,64 @@ class Activation:
         self._branch.task = task
         self.root = task
         return task
+
+    # --- replaying it and no more ----------------------------------------------------------------
+
+    def begin_replay(
+        self, body: Coroutine[Any, Any, Any]
+    ) -> tuple[asyncio.Task[Any], asyncio.Future[None]]:
+        """Let the body go as far as it gets without doing anything that is not recorded.
+
+        Returns:
+            The body's task, and what is done when the body can go no further.
+        """
+        self._halted = self._loop.create_future()
+        # Not by the loop's factory: it is no branch of the body, but the body.
+        task = asyncio.Task(body, loop=self._loop, context=copy_context())
+        self._branch.task = task
+        self._tasks[task] = self._branch
+        task.add_done_callback(self._task_done)
+        return task, self._halted
+
+    async def end_replay(self) -> None:
+        """Stop the body, which does nothing durable any more; wait until nothing of it is left."""
+        self._is_apart = True
+        self._halted = None
+        limit = self._loop.time() + UNWIND_LIMIT
+        while left := [task for task in (*self._tasks, *self._bridges) if not task.done()]:
+            for task in left:
+                task.cancel()
+            remaining = limit - self._loop.time()
+            if remaining <= 0:
+                break
+            await asyncio.wait(left, timeout=min(remaining, 1.0))
+        for wait in list(self._waits):
+            self._forget(wait)
+        self._hush()
+        self._failed.clear()
+        self.journal.expect_nothing()
+        if isinstance(self.root, asyncio.Task):
+            self._branch.task = self.root
+
+    def scope_apart(self, path: str, digest: bytes) -> Scope:
+        """Return a scope for calls that are not the body's."""
+        self._is_apart = True
+        origin = self.journal.origin
+        began_at = self.run.started_at if origin is None else origin.started_at
+        return Scope(self, self._branch, path, began_at or self.run.created_at, digest)
+
+    async def _halt(self, call: object) -> None:
+        """Keep a call that is not recorded where it is, until the body is stopped."""
+        scope = scopes.current()
+        branch = self._branch if scope is None else scope.branch
+        condition = Wait(WaitKind.RETRY, str(call), None, self.next_join())
+        await self.wait(branch, condition)
+
+    def _refuses(self, call: object) -> bool:
+        """Tell whether a call is the body's, which has gone."""
+        return self._is_apart and isinstance(call, Call) and not call.path.startswith(UNDOING)
+
+    # --- being told to leave -------------------------------------------------------------------
 
     @property
     def seed(self) -> str:
@@ -328,6 +395,11 @@ class Activation:
             # One that catches this and tries again for ever must not take the loop with it.
             await asyncio.sleep(0)
             raise Leave(f"{call} was called while the run leaves its worker ({self.leaving})")
+        if self._halted is not None:
+            await self._halt(call)
+        if self._refuses(call):
+            await asyncio.sleep(0)
+            raise Leave(f"{call} was called by a body that has been stopped, to undo what it did")
         if self._pausing is not None and not in_step:
             await self._pausing.wait()  # what executes is let finish; then the body leaves
             await self.check(call)
@@ -408,7 +480,7 @@ class Activation:
 
         A body that is leaving records nothing more.
         """
-        if self.leaving is None:
+        if self.leaving is None and self._halted is None:
             if _is_on(self._loop):
                 self._submit(checkpoint)
             else:
@@ -524,7 +596,12 @@ class Activation:
         self._idle_timer = None
         if activity != self._activity:
             self.consider_idle()
-        elif self.idle() and not self._refuse_timeouts():
+        elif not self.idle():
+            return
+        elif self._halted is not None:
+            if not self._halted.done():
+                self._halted.set_result(None)
+        elif not self._refuse_timeouts():
             self.executor.suspend(self, self.suspension())
 
     def idle(self) -> bool:

@@ -51,8 +51,10 @@ async def operate(engine: Engine, asked: Operation) -> Controlled | Refused | Mi
 
 def _tell(engine: Engine, asked: Operation, status: Status) -> None:
     control = _CONTROLS.get(type(asked))
+    if isinstance(asked, CancelRun) and asked.compensate:
+        control = Control.COMPENSATE
     if status is Status.RUNNING and control is not None:
         for hear in engine.controlled:
             hear(asked.run_id, control)
-    elif status is Status.CANCELLED and control is Control.CANCEL:
+    elif status is Status.CANCELLED and isinstance(asked, CancelRun):
         engine.watcher.announce(Ending(asked.run_id, status, None, None, None))

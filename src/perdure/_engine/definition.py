@@ -136,6 +136,8 @@ class Definition(msgspec.Struct):
         on: the types of the events that start it.
         where: says of such an event whether it is wanted; None for all.
         recurring: when it is started again and again; None for never.
+        on_cancel: what is executed as a step when a run of it is cancelled that had begun; None
+            for nothing.
     """
 
     name: str
@@ -154,6 +156,7 @@ class Definition(msgspec.Struct):
     on: tuple[object, ...] = ()
     where: Callable[[Any], bool] | None = None
     recurring: Recurring | None = None
+    on_cancel: StepSpec | None = None
     _result: Schema[Any] | None = None
     _injects: bool | None = None
 
@@ -191,6 +194,23 @@ class Definition(msgspec.Struct):
             )
             for one in self.on
         ]
+
+    def cleans(self) -> bool:
+        """Tell whether there is something to do when a run of it is cancelled.
+
+        Raises:
+            DefinitionError: that asks for an argument that the body has not.
+        """
+        if self.on_cancel is None:
+            return False
+        unknown = set(self.on_cancel.arguments.needed()) - set(self.arguments.names)
+        if unknown:
+            raise DefinitionError(
+                f"on_cancel of {self.name!r} (declared at {self.place}) asks for "
+                f"{', '.join(sorted(unknown))}, which the body has no argument for; it has "
+                f"{', '.join(self.arguments.names) or 'none'}"
+            )
+        return True
 
     def put_schedule(self, now: Micros) -> PutSchedule | None:
         """Return what puts its schedule into the store; None where it has none.

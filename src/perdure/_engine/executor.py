@@ -10,23 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from perdure._engine import telling
+from perdure._engine import telling, undoing
 from perdure._engine.activation import Activation, Leaving
 from perdure._engine.calls import culprits, in_pool
 from perdure._engine.committer import refuses_the_value
 from perdure._engine.context import call_options, make_context
-from perdure._engine.definition import Definition, refuse_a_call
+from perdure._engine.definition import Definition, StepSpec, refuse_a_call
 from perdure._engine.services import Held
 from perdure.codec.failures import encode_error
+from perdure.context import Context
 from perdure.errors import (
     InvalidValue,
     PerdureError,
     StepTimeout,
     SwallowedSuspension,
 )
-from perdure.model.records import TERMINAL, Ending
+from perdure.model.records import TERMINAL, Ending, RunRecord
 from perdure.model.transitions import (
     CancelledByWorker,
     ClaimedRun,
@@ -39,6 +40,7 @@ from perdure.model.transitions import (
     Settle,
     Settled,
     Suspended,
+    Undone,
     Verdict,
 )
 from perdure.telemetry import Log
@@ -80,7 +82,8 @@ class Executor:
             telling.claimed(activation)
         try:
             args, kwargs = definition.arguments.decode(run.input)
-            meta = self.engine.meta.decode(run.meta) if definition.injects else None
+            asks = definition.injects or bool(run.undoing)
+            meta = self.engine.meta.decode(run.meta) if asks else None
         except InvalidValue as error:
             self._settle(activation, self._failed(error, "invalid_input"))
             return
@@ -90,11 +93,13 @@ class Executor:
             log.exception("run could not be started", **_fields(activation))
             self._settle(activation, self._failed(error, "error"))
             return
-        if definition.where is not None and not self._wants(activation, definition, args, kwargs):
+        if not (run.undoing or self._wants(activation, definition, args, kwargs)):
             return
-        root = activation.begin(self._body(activation, meta, args, kwargs))
+        undoes = bool(run.undoing)
+        begin = self._undo if undoes else self._body
+        root = activation.begin(begin(activation, meta, args, kwargs))
         root.add_done_callback(lambda _: self._ended(activation))
-        timeout = _timeout(activation)
+        timeout = None if undoes else _timeout(activation)
         if timeout is not None:
             activation.deadline = self.engine.deadlines.after(
                 timeout, partial(activation.leave, Leaving.TIMEOUT)
@@ -143,17 +148,41 @@ class Executor:
         self, activation: Activation, meta: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         definition = activation.definition
-        services = None
-        if definition.services is not None:
-            held = await definition.services(f"run {activation.run.run_id} of {definition.name!r}")
-            if held.has_clean_up:
-                self._held[activation] = held
-            services = held.value
-        context = make_context(activation.run, services, meta)
+        context = await self._context(activation, meta)
         args, kwargs = definition.arguments.inject(args, kwargs, context)
         if definition.is_async:
             return await definition.function(*args, **kwargs)
         return await self._in_thread(definition, args, kwargs)
+
+    async def _context(self, activation: Activation, meta: Any) -> Context[Any, Any]:
+        """Return what a body, or what undoes it, is handed; its services are made once."""
+        definition = activation.definition
+        held = self._held.get(activation)
+        if held is None and definition.services is not None:
+            held = await definition.services(f"run {activation.run.run_id} of {definition.name!r}")
+            if held.has_clean_up:
+                self._held[activation] = held
+        return make_context(activation.run, None if held is None else held.value, meta)
+
+    async def _undo(
+        self, activation: Activation, meta: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Undone:
+        """Undo what the run has done, in the place of its body."""
+        spec = activation.definition.on_cancel
+        on_cancel = None if spec is None else await self._on_cancel(activation, spec, meta, kwargs)
+        body = partial(self._body, activation, meta, args, kwargs)
+        return await undoing.undo(activation, body, on_cancel)
+
+    async def _on_cancel(
+        self, activation: Activation, spec: StepSpec, meta: Any, named: dict[str, Any]
+    ) -> undoing.Compensation:
+        """Return the call of what a definition has to do when a run of it is cancelled."""
+        kwargs = {name: value for name, value in named.items() if name in spec.arguments.names}
+        args: tuple[Any, ...] = ()
+        if spec.arguments.injected:
+            context = await self._context(activation, meta)
+            args, kwargs = spec.arguments.inject((), kwargs, context)
+        return undoing.Compensation(spec, args, kwargs, b"", "", activation.definition.place)
 
     # --- ending --------------------------------------------------------------------------------
 
@@ -222,6 +251,8 @@ class Executor:
                     ),
                     "timeout",
                 )
+            case None if activation.run.undoing:
+                return self._undone(activation)
             case None:
                 return self._outcome(activation)
 
@@ -240,13 +271,20 @@ class Executor:
             error = raised
         return self._after_failure(activation, error, "error")
 
+    def _undone(self, activation: Activation) -> Verdict:
+        root = activation.root
+        assert root is not None
+        if not root.cancelled() and isinstance(error := root.exception(), Exception):
+            return self._failed(error, "compensation")  # the services could not be made, say
+        return Released() if root.cancelled() else cast("Undone", root.result())
+
     def _completed(self, activation: Activation, value: Any) -> Verdict:
         definition = activation.definition
         try:
             data = definition.result.encode(value, verb=f"{definition.name!r} returned")
             self.engine.within_limit(data, f"the result of {definition.name!r}")
         except InvalidValue as error:
-            return self._failed(error, "error")
+            return self._failed(error, "error", compensates=bool(activation.compensations))
         orphans = activation.journal.orphans()
         if orphans:
             log.warning(
@@ -265,11 +303,12 @@ class Executor:
         failed = [key for each in (error, *activation.failures()) for key in culprits(each)]
         reopened = tuple(dict.fromkeys([*failed, *activation.journal.given_up]))
         if delay is None:
-            return Failed(encode_error(error), reason, reopened)
+            compensates = bool(activation.compensations)
+            return Failed(encode_error(error), reason, reopened, compensates)
         return Retrying(encode_error(error), delay, reopened)
 
-    def _failed(self, error: Exception, reason: str) -> Failed:
-        return Failed(encode_error(error), reason)
+    def _failed(self, error: Exception, reason: str, *, compensates: bool = False) -> Failed:
+        return Failed(encode_error(error), reason, compensates=compensates)
 
     # --- settling ------------------------------------------------------------------------------
 
@@ -280,7 +319,10 @@ class Executor:
         settled.add_done_callback(lambda future: self._settled(activation, verdict, future))
 
     def _submit(self, activation: Activation, verdict: Verdict) -> asyncio.Future[Settled | Fenced]:
-        settled = self.engine.committer.submit(Settle(activation.grant, verdict), patient=True)
+        cleans = activation.definition.on_cancel is not None
+        settled = self.engine.committer.submit(
+            Settle(activation.grant, verdict, cleans), patient=True
+        )
         if self.engine.hooks.kinds:
             telling.when_settled(activation, verdict, settled)
         return settled
@@ -305,7 +347,7 @@ class Executor:
         if isinstance(answer, Fenced):
             log.warning("end of run refused; it is held elsewhere", **_fields(activation))
         elif answer.status in TERMINAL:
-            self.announce(activation, _ending(run.run_id, answer, verdict))
+            self.announce(activation, _ending(run, answer, verdict))
 
     def _not_settled(
         self, activation: Activation, verdict: Verdict, failure: BaseException
@@ -392,8 +434,13 @@ def _swallowed(activation: Activation) -> bool:
     )
 
 
-def _ending(run_id: str, answer: Settled, verdict: Verdict) -> Ending:
+def _ending(run: RunRecord, answer: Settled, verdict: Verdict) -> Ending:
+    run_id = run.run_id
     match verdict:
+        case Undone() if answer.status == "failed":
+            if verdict.culprits:
+                return Ending(run_id, answer.status, None, verdict.error, "compensation")
+            return Ending(run_id, answer.status, None, run.error, run.reason or "error")
         case Completed() if answer.status == "completed":
             return Ending(run_id, answer.status, verdict.result, None, None)
         case Failed() if answer.status == "failed":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         sending,
         services,
         telling,
+        undoing,
         watcher,
     )
     from perdure.codec import failures
@@ -47,6 +48,7 @@ __all__ = [
     "telemetry",
     "telling",
     "transitions",
+    "undoing",
     "url",
     "watcher",
 ]
@@ -69,6 +71,7 @@ MODULES: Final = {
     "telemetry": "perdure.telemetry",
     "telling": "perdure._engine.telling",
     "transitions": "perdure.model.transitions",
+    "undoing": "perdure._engine.undoing",
     "url": "perdure.url",
     "watcher": "perdure._engine.watcher",
 }

@@ -136,7 +136,7 @@ class Call:
 
     def inner_digest(self) -> bytes:
         """Return the digest of the scope inside this call."""
-        return _digest(self.scope.digest, "step", self.path, self.fingerprint.hex(), str(self.k))
+        return digest_of(self.scope.digest, "step", self.path, self.fingerprint.hex(), str(self.k))
 
     def __str__(self) -> str:
         return f"{self.path}({self.text})" if self.text else f"{self.path}()"
@@ -214,7 +214,7 @@ class Scope:
             branch,
             f"{self.path}~{number}/",
             self.newest,
-            _digest(self.digest, "branch", str(number)),
+            digest_of(self.digest, "branch", str(number)),
             in_step=self.in_step,
         )
         forked.attempt = self.attempt
@@ -235,7 +235,8 @@ class Scope:
         return inner
 
 
-def _digest(*parts: bytes | str) -> bytes:
+def digest_of(*parts: bytes | str) -> bytes:
+    """Return the digest of a scope that is known by these words."""
     hasher = blake2b(digest_size=16)
     for part in parts:
         data = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")

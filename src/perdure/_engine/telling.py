@@ -31,6 +31,7 @@ from perdure.model.transitions import (
     Saved,
     Settled,
     Suspended,
+    Undone,
     Verdict,
 )
 from perdure.telemetry import (
@@ -173,6 +174,10 @@ def _of_verdict(activation: Activation, verdict: Verdict, answer: Settled) -> li
             return [RunCompleted(**_place(engine, run), duration=duration)]
         case Failed() if answer.status is Status.FAILED and RunFailed in kinds:
             return [_failed(engine, run, verdict.error, verdict.reason)]
+        case Undone() if answer.status is Status.FAILED and RunFailed in kinds:
+            error = verdict.error or run.error or b"null"
+            reason = "compensation" if verdict.culprits else run.reason or "error"
+            return [_failed(engine, run, error, reason)]
         case Retrying() if answer.status is Status.WAITING:
             return _retrying(activation, verdict)
         case Suspended() if RunSuspended in kinds:

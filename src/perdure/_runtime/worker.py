@@ -348,6 +348,7 @@ class Worker:
                 self.concurrency,
                 round(self._pulse.lease * 1e6),
                 round(self._pulse.interval * 1e6),
+                tuple(name for name in self._names if engine.registry[name].cleans()),
             )
         )
         for name, limits in engine.queues.items():

@@ -104,6 +104,16 @@ class Arguments:
         """The names of the parameters that the caller of the function fills in itself."""
         return self._plan().injected
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters that the caller of the function gives."""
+        return tuple(self._plan().parameters)
+
+    def needed(self) -> tuple[str, ...]:
+        """Return the names of those that have no default."""
+        parameters = self._plan().parameters
+        return tuple(name for name, one in parameters.items() if one.default is _EMPTY)
+
     def injected_annotations(self) -> list[Any]:
         """Return the annotations of the parameters that are injected; builds no shapes.
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+
 from perdure.cli._control import command_on_runs, wait_option
 from perdure.handle import Run
 from perdure.model.records import Status
 
 
 async def _cancel(run: Run[Any], options: dict[str, Any]) -> Status:
-    return await run.cancel(wait=options["wait"])
+    return await run.cancel(compensate=options["compensate"], wait=options["wait"])
 
 
 command = command_on_runs(
@@ -19,5 +21,10 @@ command = command_on_runs(
     _cancel,
     lambda selection: selection.cancel(),
     short_help="Cancel runs.",
-    options=(wait_option("Wait until each has ended."),),
+    options=(
+        wait_option("Wait until each has ended."),
+        click.option(
+            "--compensate", is_flag=True, help="Undo what their bodies have registered, first."
+        ),
+    ),
 )
