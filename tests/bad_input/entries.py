@@ -284,6 +284,18 @@ def _rate(_: Desk, row: Row) -> Any:
     return perdure.Rate(**{"limit": 1, "per": "1m", row.parameter: thaw(row.value)})
 
 
+def _compensate(_: Desk, row: Row) -> Any:
+    match row.parameter:
+        case "args":
+            return perdure.compensate(work, row.value)
+        case "kwargs":
+            return perdure.compensate(work, value=row.value)
+        case "name":
+            return perdure.compensate(row.value, work)
+        case _:
+            return perdure.compensate(row.value)
+
+
 CALLS: dict[str, Call] = {
     "App": _constructed(App),
     "App.connect": _connect,
@@ -323,7 +335,11 @@ CALLS: dict[str, Call] = {
     "Declared.options": options("declared"),
     "Declared.run": called("run", of="declared"),
     "RetryPolicy": _constructed(RetryPolicy),
-    "Run.cancel": _on_run("cancel"),
+    "Run.cancel": lambda desk, row: (
+        desk.run.cancel(compensate=row.value)
+        if row.parameter == "compensate" and row.value != "nobody"
+        else _on_run("cancel")(desk, row)
+    ),
     "Run.history": _on_run("history"),
     "Run.pause": _on_run("pause"),
     "Run.restart": _on_run_with("restart"),
@@ -352,6 +368,7 @@ CALLS: dict[str, Call] = {
     "Workflow.options": options("anything"),
     "Workflow.run": called("run"),
     "carry": lambda _, row: carry(thaw(row.value)),
+    "compensate": _compensate,
     "constant": _constructed(perdure.constant),
     "current_step": lambda *_: perdure.current_step(),
     "event": lambda _, row: perdure.event(thaw(row.value)),

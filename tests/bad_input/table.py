@@ -227,6 +227,8 @@ ROWS: list[Row] = [
             ("on", ["a", "a"], "names a type of events twice: a, a"),
             ("where", 42, "is a plain function of an event"),
             ("where", len, "chooses among events; say which: on="),
+            ("on_cancel", 42, "is made of a function, got 42"),
+            ("on_cancel", Fresh(forgotten), "the coroutine of a call"),
         )
     ],
     *[
@@ -680,6 +682,7 @@ ROWS: list[Row] = [
             ("resume", NO_PARAMETER),
             ("restart", "from_step"),
             ("fork", "from_step"),
+            ("cancel", "compensate"),
         )
     ],
     *[
@@ -693,6 +696,13 @@ ROWS: list[Row] = [
             ("occurrence", 2, "says which call of from_step="),
         )
     ],
+    Row("Run.cancel", "compensate", "yes", UsageError, "compensate is true or false, got 'yes'"),
+    Row("Selection.cancel", "compensate", "anythin", UnknownDefinition, "anything"),
+    Row("compensate", "function", 7, UsageError, "compensate takes a step or a function"),
+    Row("compensate", "function", None, UsageError, "compensate takes a step or a function"),
+    Row("compensate", "name", "a/b", DefinitionError, 'may not contain "/"'),
+    Row("compensate", "args", 1, NotInRun, "compensate() undoes what a body did"),
+    Row("compensate", "kwargs", 1, NotInRun, "compensate() undoes what a body did"),
     Row("Run.fork", "input", [("value", 1)], UsageError, "input= takes a mapping"),
     Row("Run.fork", "input", {"valeu": 1}, InvalidValue, "has no parameter 'valeu'", "$.valeu"),
     Row("Run.fork", "results", ["a"], UsageError, "results= takes a mapping"),
@@ -791,6 +801,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("App.close", NO_PARAMETER): "closing one that is not open is harmless",
     ("App.queues", NO_PARAMETER): "it takes nothing, and there may be none",
     ("Selection", "*"): "made by App.select",
+    ("step.spec_of", "*"): "for the layers beside; what it is given was checked",
     ("BulkResult", "*"): "a record that the verbs of a selection make",
     ("Queue", "*"): "made by App.queue",
     ("Queue.get", NO_PARAMETER): "it takes nothing, and there may be none",

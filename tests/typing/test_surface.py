@@ -51,6 +51,7 @@ from perdure import (
     Workflow,
     __version__,
     carry,
+    compensate,
     constant,
     current_step,
     event,
@@ -264,10 +265,23 @@ class Scale:
         return grams + self.factor
 
 
-@app.workflow(max_attempts=3, queue="slow", priority=1, version="1", tags=("orders",))
+async def put_back(order_id: str) -> None:
+    """Put back what a cancelled run has taken."""
+
+
+@app.workflow(
+    max_attempts=3,
+    queue="slow",
+    priority=1,
+    version="1",
+    tags=("orders",),
+    on_cancel=put_back,
+)
 async def fulfil(order_id: str, *, cents: int = 1) -> str:
     """Charge and tell."""
     receipt = assert_type(await charge(order_id, cents), str)
+    assert_type(compensate(notify, receipt), None)
+    assert_type(compensate("undo", charge, receipt, cents=1), None)
     assert_type(await step("weigh", weigh, order_id), float)
     assert_type(await step("upper", str.upper, receipt), str)
     assert_type(await step("number", int, "3"), int)
@@ -487,6 +501,7 @@ async def forked(run: Run[str]) -> Run[str]:
     """Restart and fork from a step."""
     assert_type(await run.restart(from_step="again", occurrence=2), Status)
     assert_type(await run.restart(from_step=charge), Status)
+    assert_type(await run.cancel(compensate=True, wait=True), Status)
     assert_type(await run.fork(results={charge: "paid", "other": 3}, id="fork"), Run[str])
     return await run.fork(from_step=charge, input={"subject": "x"})
 
@@ -498,7 +513,8 @@ async def many() -> BulkResult:
     assert_type(await failed.count(), int)
     async for run in failed:
         assert_type(run.id, str)
-    for bulk in (await failed.pause(), await failed.resume(), await failed.cancel()):
+    undone = await failed.cancel(compensate=True)
+    for bulk in (await failed.pause(), await failed.resume(), undone):
         assert_type(bulk.done, tuple[str, ...])
         assert_type(bulk.refused, tuple[str, ...])
     await failed.restart()
@@ -599,6 +615,7 @@ MACHINERY = {
         "result_call",
         "unwrap",
         "spec",
+        "spec_of",
         "code",
         "delay",
         "decide",

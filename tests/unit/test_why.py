@@ -15,11 +15,14 @@ from perdure.model.queues import Limits, PauseQueue, PutQueue, Rate
 from perdure.model.records import Ending, StepOutcome, Wait, WaitKind
 from perdure.model.transitions import (
     CancelRun,
+    Failed,
     Mismatched,
     PauseRun,
     Released,
+    RestartRun,
     Retrying,
     SaveCheckpoint,
+    Suspended,
 )
 from perdure.stores.memory import MemoryStore
 from perdure.stores.sqlite import SqliteStore
@@ -236,6 +239,29 @@ async def asked_to_end(desk: Desk) -> None:
     await desk.do(CancelRun("r", "q"))
 
 
+async def asked_to_undo(desk: Desk) -> None:
+    await desk.worker()
+    await desk.start()
+    await desk.do(CancelRun("r", "q", compensate=True))
+
+
+async def asked_to_begin_again(desk: Desk) -> None:
+    await desk.worker()
+    await desk.start()
+    await desk.do(RestartRun("r", "q"))
+
+
+async def undoing_a_failure(desk: Desk) -> None:
+    await desk.worker()
+    await desk.settle(await desk.start(), Failed(b'"boom"', compensates=True))
+
+
+async def undoing_a_cancel(desk: Desk) -> None:
+    await desk.worker()
+    await desk.settle(await desk.start(), Suspended((timer(START + SECOND),)))
+    await desk.do(CancelRun("r", "q", compensate=True))
+
+
 async def silent(desk: Desk) -> None:
     await desk.worker()
     await desk.start()
@@ -380,6 +406,10 @@ CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int |
     paused: ("paused", (), None, "was paused by hand 1m ago; perdure resume r lets it go on"),
     executing: ("executing", ("w",), None, "on host, pid 1 since 5s; it recorded step 'charge' 5s"),
     asked_to_end: ("executing", ("w",), None, "no step recorded in it yet; it is asked to end"),
+    asked_to_undo: ("executing", ("w",), None, "; it is asked to end, and to undo what it did"),
+    asked_to_begin_again: ("executing", ("w",), None, "; it is asked to begin again"),
+    undoing_a_failure: ("claimable", (), None, "; it undoes what it did, because it failed"),
+    undoing_a_cancel: ("claimable", (), None, "; it was cancelled, and does what is to be done"),
     silent: (
         "silent_worker",
         ("w",),

@@ -21,6 +21,7 @@ from perdure.duration import format_micros
 from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.queues import Limits, Rate, next_start_at
 from perdure.model.records import (
+    TERMINAL,
     Control,
     History,
     Micros,
@@ -28,6 +29,7 @@ from perdure.model.records import (
     RunRecord,
     Status,
     StepOutcome,
+    Undoing,
     WaitKind,
     WorkerRecord,
 )
@@ -121,9 +123,18 @@ def _say(
     holder: Sequence[str] = (),
     until: Micros | None = None,
 ) -> Why:
-    whole = f"run {view.run.run_id} of {view.run.definition!r} {sentence}"
+    whole = f"run {view.run.run_id} of {view.run.definition!r} {sentence}{_undoing(view.run)}"
     ends = None if until is None else to_datetime(until)
     return Why(view.run.run_id, cause, whole, tuple(holder), ends)
+
+
+def _undoing(run: RunRecord) -> str:
+    """Return what is added where a run undoes what it did before it ends."""
+    if run.status in TERMINAL or run.undoing is Undoing.NONE:
+        return ""
+    if run.undoing is Undoing.FAILURE:
+        return "; it undoes what it did, because it failed"
+    return "; it was cancelled, and does what is to be done before it ends"
 
 
 # --- not moving any more -----------------------------------------------------------------------
@@ -179,7 +190,12 @@ def _running(view: _View) -> Why:
             view, "executing", f"is held by worker {run.worker_id}, just gone", [run.worker_id]
         )
     where = _where(worker)
-    asked = {Control.CANCEL: "; it is asked to end", Control.PAUSE: "; it is asked to pause"}
+    asked = {
+        Control.CANCEL: "; it is asked to end",
+        Control.COMPENSATE: "; it is asked to end, and to undo what it did",
+        Control.PAUSE: "; it is asked to pause",
+        Control.RESTART: "; it is asked to begin again",
+    }
     return _say(
         view,
         "executing",
