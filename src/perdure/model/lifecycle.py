@@ -28,6 +28,7 @@ from typing import assert_never
 
 import msgspec
 
+from perdure.model import keys
 from perdure.model.records import (
     TERMINAL,
     Attempt,
@@ -304,13 +305,40 @@ def cancel(
     """
     if run.status in TERMINAL:
         return Refused(run.run_id, run.status)
+    _cancel(run, now)
+    return Controlled(run.status)
+
+
+def _cancel(run: RunRecord, now: Micros) -> None:
     run.updated_at = now
     if run.status is Status.RUNNING:
         run.control = Control.CANCEL
     else:
         run.reason = run.paused_at = None
         _end(run, Status.CANCELLED, now)
-    return Controlled(run.status)
+
+
+def replace(run: RunRecord, transition: CreateRun, now: Micros) -> None:
+    """A create cancels the run that holds its unique_key, and takes that.
+
+    The store's part: audit row ``replace``, and as for :func:`cancel`.
+    """
+    run.key_passed_to = transition.run_id
+    _cancel(run, now)
+
+
+def pass_key(run: RunRecord, transition: CreateRun) -> None:
+    """A create takes the unique_key of a run, which goes on without it."""
+    run.key_passed_to = transition.run_id
+
+
+def take_input(run: RunRecord, transition: CreateRun, rule: keys.Debounce, now: Micros) -> None:
+    """A run that was never claimed takes the input of a create that is debounced."""
+    run.input = transition.input
+    run.meta = transition.meta
+    run.options = transition.options
+    run.due_at = keys.due_after(run, rule, transition.delay, now)
+    run.updated_at = now
 
 
 def pause(
@@ -378,7 +406,7 @@ def retry(
     run.crashes = 0
     run.error = run.result = run.reason = run.culprits = None
     run.misfits = ()
-    run.finished_at = None
+    run.finished_at = run.key_passed_to = None
     queue_again(run, now)
     return Controlled(run.status)
 
@@ -397,6 +425,8 @@ def restart(
     """
     if run.control is Control.CANCEL:
         return Refused(run.run_id, run.status, "it is about to be cancelled")
+    if run.status in TERMINAL:
+        run.key_passed_to = None
     if run.status is Status.RUNNING:
         run.control = Control.RESTART
         run.updated_at = now

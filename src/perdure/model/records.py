@@ -193,6 +193,8 @@ class RunRecord(msgspec.Struct, gc=False):
         misfits: the versions of the definition whose replay did not fit the record.
         coalesce: at most one wake-up by finished children in so many microseconds.
         limit_key: under which its queue's limits by key count; None for none.
+        key_passed_to: the run that its unique_key passed to before it had ended; see
+            :mod:`perdure.model.keys`.
     """
 
     seq: int
@@ -234,6 +236,7 @@ class RunRecord(msgspec.Struct, gc=False):
     paused_at: Micros | None = None
     caused_by: str | None = None
     limit_key: str | None = None
+    key_passed_to: str | None = None
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):
