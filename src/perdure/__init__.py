@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         uuid,
         wait_for_event,
     )
+    from perdure.unique import Debounce
     from perdure.workflow import Workflow
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "BulkResult",
     "Context",
     "CurrentStep",
+    "Debounce",
     "Declared",
     "Event",
     "EventTimeout",
@@ -112,6 +114,7 @@ _HOMES = {
         "uuid",
         "wait_for_event",
     ),
+    "unique": ("Debounce",),
     "workflow": ("Workflow",),
 }
 """Where each name is at home: the imports above, for the interpreter."""

@@ -31,6 +31,7 @@ import msgspec
 
 from perdure import defaults
 from perdure._engine import scope as scopes
+from perdure._engine import telling
 from perdure._engine.calls import call_site, child_token, in_pool, perform_inline, start_child
 from perdure._engine.committer import MAX_BATCH
 from perdure._engine.context import CallOptions, encode_options
@@ -61,6 +62,7 @@ from perdure.schedule import ScheduleHandle, put_schedule, timing_given
 from perdure.step import Step, refuse_unknown
 from perdure.telemetry import OfRun, On
 from perdure.timing import Timing, timing_of
+from perdure.unique import NOTHING_SAID, Debounce, OnConflict, OnTaken, on_taken
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,6 +87,7 @@ class Options(msgspec.Struct, frozen=True):
     missed: Missed = Missed.ONCE
     schedule_key: str | None = None
     limit_key: str | None = None
+    on_taken: OnTaken = NOTHING_SAID
     overrides: CallOptions = CallOptions()
 
 
@@ -148,7 +151,8 @@ class Calls(Generic[P, R]):
 
         Returns:
             The run's handle. With ``id`` or ``unique_key`` taken by a run of the same definition
-            and input, that run's handle.
+            and input, that run's handle; so it is where a window, a debounce or ``skip`` says so,
+            whatever its input.
 
         Raises:
             InvalidValue: an argument does not fit; nothing is stored.
@@ -157,7 +161,7 @@ class Calls(Generic[P, R]):
             AppNotReady: the app has no store or is not connected.
             StoreError: the store could not take it.
         """
-        return self._start(args, kwargs, 0)
+        return self._start(args, kwargs, self._options.on_taken.delay)
 
     def delay(
         self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs
@@ -170,8 +174,11 @@ class Calls(Generic[P, R]):
             *args: the body's own arguments.
             **kwargs: the body's own arguments.
 
-        Returns, raises: as :meth:`enqueue`, and InvalidDuration.
+        Returns, raises: as :meth:`enqueue`, InvalidDuration, and UsageError with the option
+            ``debounce``, which says when a run starts.
         """
+        if self._options.on_taken.delay:
+            raise UsageError("debounce= says when the run starts; write enqueue(…)")
         micros = named_micros(delay, "delay")
         return self._start(args, kwargs, micros)
 
@@ -373,13 +380,14 @@ class Calls(Generic[P, R]):
             options.tags or definition.tags,
             delay,
             limit_key=options.limit_key,
+            key_rule=options.on_taken.rule,
         )
 
     @reads_as("enqueue(…) without `await`")
     async def _create(self, bound: Bound, create: CreateRun) -> Run[R]:
         bound.engine.check_loop()
         answer = await bound.engine.committer.submit(create)
-        return self._handle(bound, self._accepted(bound, answer))
+        return self._handle(bound, await self._accepted(bound, answer))
 
     def _child(self, bound: Bound, call: Call, data: bytes, delay: int) -> CreateRun:
         run = call.scope.activation.run
@@ -396,21 +404,24 @@ class Calls(Generic[P, R]):
         run_id = await start_child(call, create, lambda answer: self._accepted(bound, answer))
         return self._handle(bound, run_id)
 
-    def _accepted(self, bound: Bound, answer: Outcome) -> str:
+    async def _accepted(self, bound: Bound, answer: Outcome) -> str:
         match answer:
             case Created():
+                if answer.replaced is not None:
+                    await telling.replaced(bound.engine, answer.replaced)
                 return answer.run_id
             case Exists() if answer.same:
                 return answer.run_id
             case Exists():
-                what = (
-                    f"unique_key {self._options.unique_key!r}"
-                    if self._options.unique_key is not None and answer.run_id != self._options.id
-                    else f"id {answer.run_id!r}"
-                )
+                options = self._options
+                by_key = options.unique_key is not None and answer.run_id != options.id
+                if by_key and options.on_taken.skips:
+                    return answer.run_id
+                what = f"unique_key {options.unique_key!r}" if by_key else f"id {answer.run_id!r}"
+                instead = ', or on_conflict="skip"' if by_key else ""
                 raise RunConflict(
                     f"cannot start {bound.definition.name!r}: {what} belongs to a run of another "
-                    "definition or input; use a new one, or the same arguments",
+                    f"definition or input; use a new one, or the same arguments{instead}",
                     run_id=answer.run_id,
                 )
             case _:
@@ -437,7 +448,7 @@ class Calls(Generic[P, R]):
         for index, result in enumerate(results):
             if not isinstance(result, PerdureError):
                 try:
-                    run_id = self._accepted(bound, await result)
+                    run_id = await self._accepted(bound, await result)
                     results[index] = self._handle(bound, run_id)
                 except PerdureError as error:
                     results[index] = error
@@ -517,6 +528,9 @@ class Definable(Calls[P, R]):
         missed: Literal["skip", "once", "all"] = "once",
         schedule_key: str | None = None,
         limit_key: str | None = None,
+        on_conflict: OnConflict = "raise",
+        unique_for: Duration | None = None,
+        debounce: Debounce | None = None,
     ) -> Calls[P, R]:
         """Return the same verbs with options for one call.
 
@@ -539,9 +553,18 @@ class Definable(Calls[P, R]):
             schedule_key: of ``schedule``: by which it is found again.
             limit_key: under which the queue's limits by key count this run: a customer, a host.
                 See ``app.queue``.
+            on_conflict: what becomes of a call whose ``unique_key`` is taken: with ``"raise"`` it
+                finds the run that has it, or raises RunConflict where that has other input; with
+                ``"skip"`` it finds the run whatever its input; with ``"replace"`` it cancels the
+                run and takes its place.
+            unique_for: the ``unique_key`` is taken so long from the call that starts a run, also
+                once that has ended: a throttle. It counts for calls that say ``unique_for``.
+            debounce: a call of the ``unique_key`` replaces the input of a run that has not started,
+                and has it wait anew.
 
         Raises:
-            InvalidValue, UsageError: an option is wrong.
+            InvalidValue, InvalidDuration, UsageError: an option is wrong, or two exclude each
+                other.
         """
         policy = checked_missed(missed)
         names = {
@@ -582,6 +605,7 @@ class Definable(Calls[P, R]):
             policy,
             schedule_key,
             limit_key,
+            on_taken(unique_key, on_conflict, unique_for, debounce),
             overrides,
         )
         return Calls(self._find, given)

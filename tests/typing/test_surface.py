@@ -32,6 +32,7 @@ from perdure import (
     BulkResult,
     Context,
     CurrentStep,
+    Debounce,
     Declared,
     Event,
     EventTimeout,
@@ -446,6 +447,13 @@ async def calls() -> None:
     await mail.pause()
     await mail.resume()
     assert_type(await hello.options(limit_key="k").enqueue("Ada"), Run[str])
+    newest = hello.options(unique_key="k", on_conflict="replace")
+    assert_type(await newest.enqueue("Ada"), Run[str])
+    rarely = hello.options(unique_key="k", unique_for=timedelta(minutes=1), on_conflict="skip")
+    assert_type(await rarely.delay("1s", "Ada"), Run[str])
+    quiet = Debounce("10s", max_wait="1m")
+    assert_type((quiet.delay, quiet.max_wait), tuple[timedelta | str, timedelta | str | None])
+    assert_type(await hello.options(unique_key="k", debounce=quiet).enqueue("Ada"), Run[str])
     calls = hello.options(timezone="UTC", missed="all", schedule_key="k")
     daily = assert_type(await calls.schedule("@daily", "Ada"), ScheduleHandle)
     assert_type(await daily.get(), ScheduleEntry)
@@ -549,6 +557,8 @@ async def mistakes() -> None:
     await greet.options(id="x").enqueue(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await greet.options(id="x").enqueue("a", b=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     greet.options(ident="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    greet.options(on_conflict="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    greet.options(debounce="10s")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     greet.options(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await shout.enqueue(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await shout.on(app).run()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

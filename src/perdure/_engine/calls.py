@@ -11,7 +11,7 @@ import asyncio
 import concurrent.futures
 import inspect
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from hashlib import blake2b
@@ -735,7 +735,9 @@ def child_token(run_id: str) -> int:
     return (int.from_bytes(digest, "big") >> 1) or 1
 
 
-async def start_child(call: Call, create: CreateRun, accept: Callable[[Outcome], str]) -> str:
+async def start_child(
+    call: Call, create: CreateRun, accept: Callable[[Outcome], Awaitable[str]]
+) -> str:
     """Start a run inside a body, once however often the body replays.
 
     Args:
@@ -777,7 +779,10 @@ async def start_child(call: Call, create: CreateRun, accept: Callable[[Outcome],
 
 
 async def _commit_child(
-    call: Call, activation: Activation, create: CreateRun, accept: Callable[[Outcome], str]
+    call: Call,
+    activation: Activation,
+    create: CreateRun,
+    accept: Callable[[Outcome], Awaitable[str]],
 ) -> str:
     engine = activation.engine
     started_at = engine.store_now()
@@ -805,7 +810,7 @@ async def _commit_child(
     if isinstance(answer, Fenced):
         raise Leave("the run is no longer held by this worker")
     try:
-        run_id = accept(answer)
+        run_id = await accept(answer)
     except PerdureError as error:
         data, seen = replayed_error(error)
         await commit(call, save(StepOutcome.ERROR, data))

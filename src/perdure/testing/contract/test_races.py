@@ -115,9 +115,7 @@ async def test_a_replacement_and_a_claim_agree(stores: list[Store], desk: Desk):
     )
     moves: list[Transition] = []
     for n in range(half):
-        create = CreateRun(
-            f"s{n}", "d", b"", fresh_token(), unique_key=f"u{n}", key_rule=Replace()
-        )
+        create = CreateRun(f"s{n}", "d", b"", fresh_token(), unique_key=f"u{n}", key_rule=Replace())
         moves += [create, Claim("w", fresh_token(), ("d",), ("default",), 1)]
     answers = await race(stores, moves)
     claims = [answer for answer in answers if isinstance(answer, Claimed)]
