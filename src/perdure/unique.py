@@ -10,10 +10,11 @@ from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
+from perdure._engine.keys import OnTaken
 from perdure.duration import Duration, named_micros, to_micros
 from perdure.errors import UsageError, shown
 from perdure.model import keys
-from perdure.model.keys import KeyRule, Replace, Throttle
+from perdure.model.keys import Replace, Throttle
 from perdure.model.records import Micros
 
 OnConflict: TypeAlias = Literal["raise", "skip", "replace"]
@@ -51,33 +52,16 @@ class Debounce(msgspec.Struct, frozen=True):
             msgspec.structs.force_setattr(self, "max_wait", timedelta(microseconds=longest))
 
 
-class OnTaken(msgspec.Struct, frozen=True):
-    """What a call says of its unique_key beside the key.
-
-    Args:
-        rule: for the store.
-        delay: before the run may start, of a debounce.
-        skips: a run of other input under the key is an answer, and no conflict.
-    """
-
-    rule: KeyRule | None = None
-    delay: Micros = 0
-    skips: bool = False
-
-
-NOTHING_SAID = OnTaken()
-
-
 def on_taken(
-    unique_key: str | None, on_conflict: object, unique_for: Duration | None, debounce: object
-) -> OnTaken:
-    """Return what a call says of its unique_key, checked.
+    on_conflict: object, unique_for: Duration | None, debounce: object, *, has_key: bool
+) -> OnTaken | None:
+    """Return what these options say of a unique_key, checked; None where they say nothing.
 
     Raises:
         UsageError: an option is wrong, or two of them exclude each other.
         InvalidDuration: ``unique_for`` is none.
     """
-    if on_conflict not in get_args(OnConflict):
+    if on_conflict is not None and on_conflict not in get_args(OnConflict):
         raise UsageError(f"on_conflict is 'raise', 'skip' or 'replace', got {shown(on_conflict)}")
     rules = {
         "on_conflict": Replace() if on_conflict == "replace" else None,
@@ -85,17 +69,16 @@ def on_taken(
         "debounce": None if debounce is None else _debounced(debounce),
     }
     said = [name for name, rule in rules.items() if rule is not None]
-    skips = on_conflict == "skip"
-    if not said and not skips:
-        return NOTHING_SAID
-    if unique_key is None:
-        name = "on_conflict" if skips else said[0]
+    if not said and on_conflict is None:
+        return None
+    if not has_key:
+        name = said[0] if said else "on_conflict"
         raise UsageError(f"{name}= says what a unique_key means; add unique_key=…")
     if len(said) > 1:
         raise UsageError(f"{said[0]}= and {said[1]}= say two things of one unique_key; choose one")
     rule = rules[said[0]] if said else None
     delay = to_micros(debounce.delay) if isinstance(debounce, Debounce) else 0
-    return OnTaken(rule, delay, skips)
+    return OnTaken(rule, delay, skips=on_conflict == "skip")
 
 
 def _debounced(given: object) -> keys.Debounce:

@@ -285,7 +285,7 @@ ROWS: list[Row] = [
     *each(
         {
             **dict.fromkeys((*DECLARED, *OPTIONS), "timeout"),
-            **dict.fromkeys(OPTIONS, "unique_for"),
+            **dict.fromkeys((*BODIES, *OPTIONS), "unique_for"),
             "Debounce": "delay max_wait",
             "Declared.delay": "delay",
             "step.options": "timeout",
@@ -669,7 +669,8 @@ ROWS: list[Row] = [
         for entry in OPTIONS
         for parameter, value, says in (
             ("on_conflict", "ignore", "on_conflict is 'raise', 'skip' or 'replace', got 'ignore'"),
-            ("on_conflict", None, "on_conflict is 'raise', 'skip' or 'replace', got None"),
+            ("on_conflict", 7, "on_conflict is 'raise', 'skip' or 'replace', got 7"),
+            ("on_conflict", "raise", "on_conflict= says what a unique_key means"),
             ("on_conflict", "skip", "on_conflict= says what a unique_key means"),
             ("on_conflict", "replace", "on_conflict= says what a unique_key means"),
             ("unique_for", "1m", "unique_for= says what a unique_key means"),
@@ -677,6 +678,26 @@ ROWS: list[Row] = [
             ("debounce", "10s", "debounce is a Debounce such as"),
             ("debounce", named, "debounce is a Debounce such as"),
             ("debounce", Debounce("1s"), "debounce= says what a unique_key means"),
+        )
+    ],
+    *[
+        Row(entry, parameter, value, UsageError, says)
+        for entry in BODIES
+        for parameter, value, says in (
+            ("on_conflict", "ignore", "on_conflict is 'raise', 'skip' or 'replace', got 'ignore'"),
+            ("unique_for", "0s", "unique_for must be longer than nothing, got '0s'"),
+            ("debounce", "10s", "debounce is a Debounce such as"),
+        )
+    ],
+    *[
+        Row(entry, parameter, value, DefinitionError, f"{parameter}= of 'flow' {says}")
+        for entry in BODIES
+        for parameter in ("unique_key", "limit_key")
+        for value, says in (
+            ("nobody", "names an argument of its body, which has none called 'nobody'"),
+            (7, "is the name of an argument, or a plain function"),
+            (str, "is the name of an argument, or a plain function"),
+            (Fresh(generate), "is the name of an argument, or a plain function"),
         )
     ],
     Row("Debounce", "delay", "0s", UsageError, "delay must be longer than nothing, got '0s'"),

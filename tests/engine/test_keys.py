@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from perdure import App, Debounce, Status, Worker, sleep, step
+from perdure import App, Context, Debounce, Status, Worker, sleep, step
 from perdure.clock import SystemClock
-from perdure.errors import RunCancelled, RunConflict, UsageError
+from perdure.errors import DefinitionError, InvalidValue, RunCancelled, RunConflict, UsageError
 from perdure.store import Store
 from perdure.stores.memory import MemoryStore
 from perdure.stores.sqlite import SqliteStore
@@ -75,8 +75,8 @@ async def test_skip_finds_the_run_whatever_its_input(place: Place):
         found = await flow.options(unique_key="k", on_conflict="skip").enqueue(2)
         assert found.id == first.id
         assert (await found.history()).input == {"number": 1}
+        await flow.options(id="x").enqueue(1)
         with pytest.raises(RunConflict, match="id 'x'"):
-            await flow.options(id="x").enqueue(1)
             await flow.options(id="x", unique_key="x", on_conflict="skip").enqueue(2)
 
 
@@ -321,3 +321,150 @@ async def test_a_body_that_sleeps_is_replaced(place: Place):
         new = await newest.enqueue("1ms")
         assert await old.status() is Status.CANCELLED
         assert await new.result(timeout="5s") == "1ms"
+
+
+# --- keys that follow from the arguments ---------------------------------------------------------
+
+
+def keyed(**options: Any) -> Any:
+    """Return what defines a workflow of two arguments with these options."""
+
+    def define(app: App) -> Any:
+        @app.workflow(**options)
+        async def flow(customer: str, number: int = 0) -> int:
+            return number
+
+        return flow
+
+    return define
+
+
+@pytest.mark.parametrize("given", ["customer", lambda customer, number: customer])
+async def test_a_definition_takes_its_keys_from_an_argument(place: Place, given: Any):
+    """By its name or by a function; a call may say others."""
+    async with place.client(keyed(unique_key=given, limit_key=given)) as client:
+        first = await client.flow.enqueue("a", 1)
+        history = await first.history()
+        assert (history.unique_key, history.limit_key) == ("a", "a")
+        assert (await client.flow.enqueue(customer="a", number=1)).id == first.id
+        with pytest.raises(RunConflict, match="unique_key 'a'"):
+            await client.flow.enqueue("a", 2)
+        other = await client.flow.options(unique_key="b", limit_key="c").enqueue("a", 1)
+        history = await other.history()
+        assert (history.unique_key, history.limit_key) == ("b", "c")
+
+
+async def test_many_calls_have_a_key_each(place: Place):
+    """Those that find theirs taken, by one another, are answered as alone."""
+    define = keyed(unique_key="customer", on_conflict="skip")
+    async with place.client(define) as client:
+        runs = await client.flow.enqueue_many([((name, n), {}) for n, name in enumerate("aba")])
+        assert runs[0].id == runs[2].id != runs[1].id
+        assert (await runs[0].history()).input == {"customer": "a"}
+
+
+async def test_a_key_is_a_text_or_a_number_or_none(place: Place):
+    """A default counts, None is no key, and a function may say so."""
+    define = keyed(
+        unique_key=lambda customer, number=0: number or None, limit_key="number", debounce=LONG
+    )
+    async with place.client(define) as client:
+        none, one = await client.flow.enqueue("a"), await client.flow.enqueue("a", 7)
+        history = await none.history()
+        assert (history.unique_key, history.limit_key) == (None, "0")
+        assert history.status is Status.QUEUED
+        history = await one.history()
+        assert (history.unique_key, history.limit_key) == ("7", "7")
+        assert history.status is Status.WAITING
+
+
+async def test_a_definition_says_what_becomes_of_a_taken_key(place: Place):
+    """Unless the call says it: then nothing of the definition's is left."""
+    define = keyed(unique_key="customer", debounce=LONG)
+    async with place.client(define) as client:
+        first = await client.flow.enqueue("a", 1)
+        assert await first.status() is Status.WAITING
+        assert (await client.flow.enqueue("a", 2)).id == first.id
+        with pytest.raises(UsageError, match="debounce= says when the run starts"):
+            await client.flow.delay("1m", "a", 1)
+        with pytest.raises(RunConflict):
+            await client.flow.options(on_conflict="raise").enqueue("a", 3)
+        new = await client.flow.options(on_conflict="replace").enqueue("a", 3)
+        assert (await first.status(), await new.status()) == (Status.CANCELLED, Status.QUEUED)
+
+
+async def test_children_and_scheduled_runs_have_a_limit_key(place: Place):
+    """It follows from their arguments, too; a unique_key is for calls."""
+
+    def define(app: App) -> Any:
+        @app.workflow(limit_key="customer", unique_key="customer", every="1h")
+        async def kid(customer: str = "all") -> str:
+            return customer
+
+        @app.workflow
+        async def parent() -> str:
+            return (await kid.enqueue("child")).id
+
+        app.kid = kid  # type: ignore[attr-defined]
+        return parent
+
+    async with place.life(define) as life:
+        child = life.app.get(await (await life.flow.enqueue()).result(timeout="5s"))
+        history = await child.history()
+        assert (history.limit_key, history.unique_key) == ("child", "child")
+        handle = await life.app.kid.schedule("@daily", "daily")  # type: ignore[attr-defined]
+        for key, limit_key in ((handle.key, "daily"), ("kid", "all")):
+            run = await life.app.schedule(key).trigger()
+            history = await run.history()
+            assert (history.limit_key, history.unique_key) == (limit_key, None)
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ("buyer", "names an argument of its body, which has none called 'buyer'"),
+        (7, "is the name of an argument, or a plain function"),
+        (str, "is the name of an argument, or a plain function"),
+        (asyncio.sleep, "is the name of an argument, or a plain function"),
+    ],
+)
+def test_keys_that_cannot_be_are_refused(given: Any, says: str):
+    """Where the definition is declared."""
+    for option in ("unique_key", "limit_key"):
+        with pytest.raises(DefinitionError, match=f"{option}= of 'flow' {says}"):
+            keyed(**{option: given})(App())
+
+
+@pytest.mark.parametrize(
+    "given, error, says",
+    [
+        (lambda customer, number=0: 1 / number, DefinitionError, r"raised ZeroDivisionError"),
+        (lambda customer: customer, DefinitionError, r"raised TypeError"),
+        (lambda customer, number=0: [customer], InvalidValue, r"a text, a whole number, a UUID"),
+        (lambda customer, number=0: True, InvalidValue, r"UUID or None, got True"),
+        (lambda customer, number=0: "", InvalidValue, r"must not be empty"),
+    ],
+)
+async def test_functions_that_return_no_key_store_nothing(
+    place: Place, given: Any, error: type[Exception], says: str
+):
+    """What they do is said where the call is made."""
+    async with place.client(keyed(limit_key=given)) as client:
+        with pytest.raises(error, match=f"limit_key= of 'flow' .*{says}"):
+            await client.flow.enqueue("a", 0)
+        assert await client.app.runs() == []
+
+
+async def test_the_context_is_no_key(place: Place):
+    """It is no argument of a call, which is said when its annotation is looked at."""
+
+    def define(app: App) -> Any:
+        @app.workflow(unique_key="ctx")
+        async def flow(ctx: Context[Any], customer: str) -> str:
+            return customer
+
+        return flow
+
+    async with place.client(define) as client:
+        with pytest.raises(DefinitionError, match="'flow' is the context"):
+            await client.flow.enqueue("a")

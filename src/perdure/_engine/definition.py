@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from perdure._engine.keys import NOTHING_SAID, KeyOf, OnTaken
 from perdure._engine.services import Held
 from perdure.codec import Arguments, Schema
 from perdure.errors import DefinitionError, InvalidValue, UsageError, shown
@@ -136,6 +137,8 @@ class Definition:
         on: the types of the events that start it.
         where: says of such an event whether it is wanted; None for all.
         recurring: when it is started again and again; None for never.
+        unique_key, limit_key: of its runs, unless a call says otherwise.
+        on_taken: what becomes of a call whose unique_key is taken, unless it says otherwise.
     """
 
     name: str
@@ -154,6 +157,9 @@ class Definition:
     on: tuple[object, ...] = ()
     where: Callable[[Any], bool] | None = None
     recurring: Recurring | None = None
+    unique_key: KeyOf | None = None
+    limit_key: KeyOf | None = None
+    on_taken: OnTaken = NOTHING_SAID
     _result: Schema[Any] | None = field(default=None, init=False, repr=False)
     _injects: bool | None = field(default=None, init=False, repr=False)
 
@@ -219,6 +225,7 @@ class Definition:
             tags=self.tags,
             missed=recurring.missed,
             from_code=True,
+            limit_key=None if self.limit_key is None else self.limit_key(data),
         )
         return PutSchedule(schedule, next_instant(recurring.timing, now))
 

@@ -48,11 +48,10 @@ def in_the_way(space: Space, asked: CreateRun, now: Micros) -> Row | None:
 
 
 def make_way(space: Space, asked: CreateRun, now: Micros) -> str | None:
-    """Free the key for a new run; return the run that this has replaced."""
+    """Have a new run take the key from who holds it; return the run that this has replaced."""
     holder = space.holder_of_key(asked.definition, asked.unique_key)
     if holder is None:
         return None
-    space.free_unique_key(holder.run)
     if not isinstance(asked.key_rule, Replace):
         lifecycle.pass_key(holder.run, asked)
         return None
