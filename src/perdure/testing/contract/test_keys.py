@@ -15,6 +15,8 @@ from perdure.model.transitions import (
     Fenced,
     PauseRun,
     Refused,
+    Released,
+    RestartRun,
     ResumeRun,
     Retrying,
     Settle,
@@ -30,6 +32,8 @@ from perdure.testing.contract.desk import (
     fresh_token,
     grant_of,
     ids,
+    key,
+    save,
     timer,
 )
 
@@ -201,6 +205,34 @@ async def test_a_replaced_run_is_retried_when_its_key_is_free(desk: Desk):
     assert (await desk.run("old")).key_passed_to is None
     assert await desk.do(keyed("third")) == Exists("old", same=True)
     assert await desk.do(keyed("fourth", REPLACE)) == Created("fourth", "old")
+
+
+async def test_a_run_that_is_about_to_be_restarted_is_replaced(desk: Desk):
+    """It is cancelled instead, and what was laid ready for its next generation is gone."""
+    await desk.worker()
+    await desk.do(keyed("old"))
+    grant = await desk.claim_one("old")
+    await desk.apply(save(grant, "a"), save(grant, "b"))
+    await desk.do(RestartRun("old", "q", key("b")))
+    assert await desk.do(keyed("new", REPLACE)) == Created("new", "old")
+    assert await desk.do(RestartRun("old", "again")) == Refused(
+        "old", Status.RUNNING, "it is about to be cancelled"
+    )
+    assert await desk.settle(grant) is Status.CANCELLED
+    history = await desk.history("old")
+    assert (history.run.generation, len(history.checkpoints)) == (0, 2)
+
+
+async def test_a_replaced_run_is_restarted_when_its_key_is_free(desk: Desk):
+    """As it is retried: then the key is its own again."""
+    await desk.worker()
+    await desk.do(keyed("old"))
+    await desk.do(keyed("new", REPLACE))
+    assert isinstance(await desk.do(RestartRun("old", "q")), Refused)
+    await desk.cancel("new")
+    assert await desk.do(RestartRun("old", "q")) == Controlled(Status.QUEUED)
+    assert (await desk.run("old")).key_passed_to is None
+    assert await desk.do(keyed("third")) == Exists("old", same=True)
 
 
 async def test_other_keys_and_definitions_are_left_alone(desk: Desk):
@@ -399,6 +431,20 @@ async def test_a_claim_decides_which_run_has_the_input(desk: Desk):
     assert await desk.do(debounced("e", b"5")) == Exists("c", same=True)
 
 
+async def test_a_run_that_passed_its_key_on_is_restarted_without_it(desk: Desk):
+    """It had not ended, so it takes nothing from the run that has the key."""
+    await desk.worker()
+    await desk.do(debounced("a"))
+    desk.clock.advance(4 * SECOND)
+    grant = await desk.claim_one("a")
+    await desk.do(debounced("b"))
+    assert await desk.do(RestartRun("a", "q")) == Controlled(Status.RUNNING)
+    assert await desk.settle(grant) is Status.QUEUED
+    assert (await desk.run("a")).key_passed_to == "b"
+    assert await desk.do(debounced("c")) == Exists("b", same=True)
+    assert await desk.claim_one("a")
+
+
 @pytest.mark.parametrize("how", ["asleep", "retrying", "released", "rescued", "paused"])
 async def test_a_run_that_has_started_takes_no_input(desk: Desk, how: str):
     """Wherever it stands since, it goes on with its own, and the key passes to a new run."""
@@ -414,6 +460,8 @@ async def test_a_run_that_has_started_takes_no_input(desk: Desk, how: str):
         case "paused":
             await desk.do(PauseRun("a", "q"))
             await desk.suspend(grant, timer(START + 60 * SECOND))
+        case "released":
+            await desk.settle(grant, Released())
         case _:
             await desk.rescue()
             await desk.worker()
