@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         uuid,
         wait_for_event,
     )
+    from perdure.unique import Debounce
     from perdure.workflow import Workflow
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "BulkResult",
     "Context",
     "CurrentStep",
+    "Debounce",
     "Declared",
     "Event",
     "EventTimeout",
@@ -115,6 +117,7 @@ _HOMES = {
         "uuid",
         "wait_for_event",
     ),
+    "unique": ("Debounce",),
     "workflow": ("Workflow",),
 }
 """Where each name is at home: the imports above, for the interpreter."""

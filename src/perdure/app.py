@@ -313,6 +313,12 @@ class App(Generic[Services_co, Meta_co]):
                 the definition was renamed, and no instant is lost or repeated.
             where: a plain function of such an event: a run whose event it returns false for ends
                 completed, with the reason ``declined``, before its body begins.
+            unique_key, limit_key: of its runs, where a call does not say one: the name of an
+                argument, or a function of all arguments, by their names, that returns the key, or
+                None for none.
+                Runs that an event starts have neither; those of a schedule have no ``unique_key``.
+            on_conflict, unique_for, debounce: what becomes of a call whose ``unique_key`` is taken;
+                see :meth:`Workflow.options`.
             version: changes when the code does; a digest of the function's code by default.
             on_cancel: a function that is executed as a step when a run is cancelled that had begun,
                 before it ends. It is given those of the body's arguments that it has parameters

@@ -128,6 +128,8 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
         steps: of the present generation, in the order in which they were first recorded.
         earlier: the steps of the generations before it.
         version: of the definition that it was created from.
+        key_passed_to: the id of the run that its unique_key passed to before it had ended: one that
+            replaced it, or that was debounced once it had started.
         parent: the id of the run whose body started it.
         caused_by: what created it, where that was no call: ``event:<id>``,
             ``schedule:<key>@<instant>``, ``fork:<run id>``.
@@ -167,6 +169,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     tags: tuple[str, ...]
     version: str
     unique_key: str | None
+    key_passed_to: str | None
     limit_key: str | None
     parent: str | None
     caused_by: str | None
@@ -760,6 +763,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         tags=run.tags,
         version=run.version,
         unique_key=run.unique_key,
+        key_passed_to=run.key_passed_to,
         limit_key=run.limit_key,
         parent=run.parent_id,
         caused_by=run.caused_by,

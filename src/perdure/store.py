@@ -11,7 +11,8 @@ Rows and their owners
     Wait rows belong to a ``waiting`` run and stay while it is queued and running again, because
     its replay looks at their endings; the next settle replaces or deletes them and so does every
     end. The control word is set on ``running`` runs only. A ``running`` run has a registered
-    worker. A unique_key is taken while its run is not terminal.
+    worker. A unique_key is held by one run at most, which is not terminal; see
+    :mod:`perdure.model.keys`.
 
 Atomic, guarded, idempotent
     A transition happens whole or not at all, together with every index it touches. One whose

@@ -42,6 +42,7 @@ from perdure._engine.definition import (
     refuse_a_call,
 )
 from perdure._engine.engine import Engine
+from perdure._engine.keys import NOTHING_SAID, FromArguments, KeyOf, OnTaken
 from perdure._engine.scope import Call, call_site
 from perdure._engine.unawaited import reads_as
 from perdure.codec import Arguments
@@ -58,11 +59,13 @@ from perdure.errors import (
 from perdure.event import types_of
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
+from perdure.model.keys import KeyRule
 from perdure.model.records import StepKey, StepKind
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 from perdure.schedule import ScheduleHandle, put_schedule, timing_given
 from perdure.step import Step, StepOptions, refuse_unknown
 from perdure.timing import Missed, Timing, timing_of
+from perdure.unique import Debounce, OnConflict, on_taken
 
 if TYPE_CHECKING:
     from perdure._engine.services import Held
@@ -92,6 +95,7 @@ class Options(msgspec.Struct, frozen=True):
     missed: Missed = Missed.ONCE
     schedule_key: str | None = None
     limit_key: str | None = None
+    on_taken: OnTaken | None = None
     overrides: CallOptions = CallOptions()
 
 
@@ -155,7 +159,8 @@ class Calls(Generic[P, R]):
 
         Returns:
             The run's handle. With ``id`` or ``unique_key`` taken by a run of the same definition
-            and input, that run's handle.
+            and input, that run's handle; so it is where a window, a debounce or ``skip`` says so,
+            whatever its input.
 
         Raises:
             InvalidValue: an argument does not fit; nothing is stored.
@@ -177,9 +182,12 @@ class Calls(Generic[P, R]):
             *args: the body's own arguments.
             **kwargs: the body's own arguments.
 
-        Returns, raises: as :meth:`enqueue`, and InvalidDuration.
+        Returns, raises: as :meth:`enqueue`, InvalidDuration, and UsageError with the option
+            ``debounce``, which says when a run starts.
         """
         micros = named_micros(delay, "delay")
+        if self._on_taken(self.definition).delay:
+            raise UsageError("debounce= says when the run starts; write enqueue(…)")
         return self._start(args, kwargs, micros)
 
     def schedule(
@@ -379,6 +387,16 @@ class Calls(Generic[P, R]):
     ) -> CreateRun:
         definition, options = bound.definition, self._options
         ids = bound.engine.ids
+        unique_key, limit_key = options.unique_key, options.limit_key
+        if unique_key is None and definition.unique_key is not None:
+            unique_key = definition.unique_key(data)
+        if limit_key is None and definition.limit_key is not None:
+            limit_key = definition.limit_key(data)
+        rule: KeyRule | None = None
+        if unique_key is not None:
+            on_taken = self._on_taken(definition)
+            rule = on_taken.rule
+            delay = delay or on_taken.delay
         return late.transitions.CreateRun(
             run_id or ids.run_id(),
             definition.name,
@@ -387,19 +405,23 @@ class Calls(Generic[P, R]):
             definition.version,
             options.queue or definition.queue,
             definition.priority if options.priority is None else options.priority,
-            options.unique_key,
+            unique_key,
             meta,
             self._encoded_options,
             options.tags or definition.tags,
             delay,
-            limit_key=options.limit_key,
+            limit_key=limit_key,
+            key_rule=rule,
         )
+
+    def _on_taken(self, definition: Definition) -> OnTaken:
+        return self._options.on_taken or definition.on_taken
 
     @reads_as("enqueue(…) without `await`")
     async def _create(self, bound: Bound, create: CreateRun) -> Run[R]:
         bound.engine.check_loop()
         answer = await bound.engine.committer.submit(create)
-        return self._handle(bound, self._accepted(bound, answer))
+        return self._handle(bound, await self._accepted(bound, create, answer))
 
     def _child(self, bound: Bound, call: Call, data: bytes, delay: int) -> CreateRun:
         run = call.scope.activation.run
@@ -414,25 +436,27 @@ class Calls(Generic[P, R]):
     async def _create_in_run(self, bound: Bound, call: Call, create: CreateRun) -> Run[R]:
         bound.engine.check_loop()
         run_id = await late.calls.start_child(
-            call, create, lambda answer: self._accepted(bound, answer)
+            call, create, lambda answer: self._accepted(bound, create, answer)
         )
         return self._handle(bound, run_id)
 
-    def _accepted(self, bound: Bound, answer: Outcome) -> str:
+    async def _accepted(self, bound: Bound, create: CreateRun, answer: Outcome) -> str:
         match answer:
             case late.transitions.Created():
+                if answer.replaced is not None:
+                    await late.telling.replaced(bound.engine, answer.replaced)
                 return answer.run_id
             case late.transitions.Exists() if answer.same:
                 return answer.run_id
             case late.transitions.Exists():
-                what = (
-                    f"unique_key {self._options.unique_key!r}"
-                    if self._options.unique_key is not None and answer.run_id != self._options.id
-                    else f"id {answer.run_id!r}"
-                )
+                by_key = create.unique_key is not None and answer.run_id != create.run_id
+                if by_key and self._on_taken(bound.definition).skips:
+                    return answer.run_id
+                what = f"unique_key {create.unique_key!r}" if by_key else f"id {answer.run_id!r}"
+                instead = ', or on_conflict="skip"' if by_key else ""
                 raise RunConflict(
                     f"cannot start {bound.definition.name!r}: {what} belongs to a run of another "
-                    "definition or input; use a new one, or the same arguments",
+                    f"definition or input; use a new one, or the same arguments{instead}",
                     run_id=answer.run_id,
                 )
             case _:
@@ -452,14 +476,16 @@ class Calls(Generic[P, R]):
                 await asyncio.sleep(0)
             try:
                 data = self._input(bound, *_checked_call(each, number - 1))
+                create = self._transition(bound, data, meta, delay=0, run_id=None)
             except PerdureError as error:
                 results.append(error)
                 continue
-            results.append(submit(self._transition(bound, data, meta, delay=0, run_id=None)))
+            results.append((create, submit(create)))
         for index, result in enumerate(results):
             if not isinstance(result, PerdureError):
                 try:
-                    run_id = self._accepted(bound, await result)
+                    create, answer = result
+                    run_id = await self._accepted(bound, create, await answer)
                     results[index] = self._handle(bound, run_id)
                 except PerdureError as error:
                     results[index] = error
@@ -539,13 +565,17 @@ class Definable(Calls[P, R]):
         missed: Literal["skip", "once", "all"] = "once",
         schedule_key: str | None = None,
         limit_key: str | None = None,
+        on_conflict: OnConflict | None = None,
+        unique_for: Duration | None = None,
+        debounce: Debounce | None = None,
     ) -> Calls[P, R]:
         """Return the same verbs with options for one call.
 
         Args:
             id: the run's id, 1 to 255 characters; starting the same again returns the run, with
                 other input it is a conflict. Unique until retention ends.
-            unique_key: at most one run of this definition with this key is unfinished.
+            unique_key: at most one run of this definition with this key is unfinished; instead of
+                the definition's.
             queue: instead of the definition's.
             priority: instead of the definition's; a smaller one is claimed sooner.
             meta: values of this one request, handed to the body in its context: a mapping of names
@@ -560,10 +590,20 @@ class Definable(Calls[P, R]):
             missed: of ``schedule``: what becomes of instants that nobody fired; see there.
             schedule_key: of ``schedule``: by which it is found again.
             limit_key: under which the queue's limits by key count this run: a customer, a host.
-                See ``app.queue``.
+                See ``app.queue``. Instead of the definition's.
+            on_conflict: what becomes of a call whose ``unique_key`` is taken: with ``"raise"`` it
+                finds the run that has it, or raises RunConflict where that has other input; with
+                ``"skip"`` it finds the run whatever its input; with ``"replace"`` it cancels the
+                run and takes its place. This and the next two are instead of all three of the
+                definition; where neither says one, it is ``"raise"``.
+            unique_for: the ``unique_key`` is taken so long from the call that starts a run, also
+                once that has ended: a throttle. It counts for calls that say ``unique_for``.
+            debounce: a call of the ``unique_key`` replaces the input of a run that has not started,
+                and has it wait anew.
 
         Raises:
-            InvalidValue, UsageError: an option is wrong.
+            InvalidValue, InvalidDuration, UsageError: an option is wrong, or two exclude each
+                other.
         """
         policy = checked_missed(missed)
         names = {
@@ -593,6 +633,7 @@ class Definable(Calls[P, R]):
         if timeout is not None:
             seconds = named_micros(timeout, f"timeout of {self.name!r}") / 1e6
         overrides = CallOptions(max_attempts, backoff, seconds)
+        has_key = unique_key is not None or self._definition.unique_key is not None
         given = Options(
             id,
             unique_key,
@@ -604,6 +645,7 @@ class Definable(Calls[P, R]):
             policy,
             schedule_key,
             limit_key,
+            on_taken(on_conflict, unique_for, debounce, has_key=has_key),
             overrides,
         )
         return Calls(self._find, given)
@@ -703,6 +745,11 @@ class Settings(RunDefaults, total=False):
     missed: Literal["skip", "once", "all"]
     schedule_key: str | None
     on_cancel: Callable[..., Any] | None
+    unique_key: FromArguments | None
+    limit_key: FromArguments | None
+    on_conflict: OnConflict | None
+    unique_for: Duration | None
+    debounce: Debounce | None
 
 
 class Declaration(msgspec.Struct, frozen=True):
@@ -726,6 +773,11 @@ class Declaration(msgspec.Struct, frozen=True):
     missed: Literal["skip", "once", "all"] = "once"
     schedule_key: str | None = None
     on_cancel: Callable[..., Any] | None = None
+    unique_key: FromArguments | None = None
+    limit_key: FromArguments | None = None
+    on_conflict: OnConflict | None = None
+    unique_for: Duration | None = None
+    debounce: Debounce | None = None
 
     @classmethod
     def of(cls, kind: Kind, of_app: RunDefaults, settings: Settings) -> Self:
@@ -792,6 +844,14 @@ class Declaration(msgspec.Struct, frozen=True):
             where=self.where,
             recurring=self._recurring(name),
             on_cancel=None if self.on_cancel is None else _on_cancel(self.on_cancel, name),
+            unique_key=None
+            if self.unique_key is None
+            else KeyOf(self.unique_key, "unique_key", name, arguments),
+            limit_key=None
+            if self.limit_key is None
+            else KeyOf(self.limit_key, "limit_key", name, arguments),
+            on_taken=on_taken(self.on_conflict, self.unique_for, self.debounce, has_key=True)
+            or NOTHING_SAID,
         )
 
     def _recurring(self, name: str) -> Recurring | None:

@@ -305,6 +305,7 @@ CALLS: dict[str, Call] = {
         **{row.parameter: thaw(row.value)}
     ),
     "Rate": _rate,
+    "Debounce": lambda _, row: perdure.Debounce(**{"delay": "1s", row.parameter: thaw(row.value)}),
     "App.schedule": lambda desk, row: desk.app.schedule(thaw(row.value)),
     "Workflow.schedule": _schedule("anything"),
     "Declared.schedule": _schedule("declared"),

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from perdure import App
+from perdure import App, Debounce
 from perdure.defaults import PAYLOAD_LIMIT
 from perdure.errors import (
     AppNotReady,
@@ -287,6 +287,8 @@ ROWS: list[Row] = [
     *each(
         {
             **dict.fromkeys((*DECLARED, *OPTIONS), "timeout"),
+            **dict.fromkeys((*BODIES, *OPTIONS), "unique_for"),
+            "Debounce": "delay max_wait",
             "Declared.delay": "delay",
             "step.options": "timeout",
             "Workflow.delay": "delay",
@@ -664,6 +666,44 @@ ROWS: list[Row] = [
         for entry in OPTIONS
     ],
     Row("Workflow.options", "unique_key", "taken", RunConflict, "unique_key 'taken' belongs to"),
+    *[
+        Row(entry, parameter, value, UsageError, says)
+        for entry in OPTIONS
+        for parameter, value, says in (
+            ("on_conflict", "ignore", "on_conflict is 'raise', 'skip' or 'replace', got 'ignore'"),
+            ("on_conflict", 7, "on_conflict is 'raise', 'skip' or 'replace', got 7"),
+            ("on_conflict", "raise", "on_conflict= says what a unique_key means"),
+            ("on_conflict", "skip", "on_conflict= says what a unique_key means"),
+            ("on_conflict", "replace", "on_conflict= says what a unique_key means"),
+            ("unique_for", "1m", "unique_for= says what a unique_key means"),
+            ("unique_for", "0s", "unique_for must be longer than nothing, got '0s'"),
+            ("debounce", "10s", "debounce is a Debounce such as"),
+            ("debounce", named, "debounce is a Debounce such as"),
+            ("debounce", Debounce("1s"), "debounce= says what a unique_key means"),
+        )
+    ],
+    *[
+        Row(entry, parameter, value, UsageError, says)
+        for entry in BODIES
+        for parameter, value, says in (
+            ("on_conflict", "ignore", "on_conflict is 'raise', 'skip' or 'replace', got 'ignore'"),
+            ("unique_for", "0s", "unique_for must be longer than nothing, got '0s'"),
+            ("debounce", "10s", "debounce is a Debounce such as"),
+        )
+    ],
+    *[
+        Row(entry, parameter, value, DefinitionError, f"{parameter}= of 'flow' {says}")
+        for entry in BODIES
+        for parameter in ("unique_key", "limit_key")
+        for value, says in (
+            ("nobody", "names an argument of its body, which has none called 'nobody'"),
+            (7, "is the name of an argument, or a plain function"),
+            (str, "is the name of an argument, or a plain function"),
+            (Fresh(generate), "is the name of an argument, or a plain function"),
+        )
+    ],
+    Row("Debounce", "delay", "0s", UsageError, "delay must be longer than nothing, got '0s'"),
+    Row("Debounce", "max_wait", "1ms", UsageError, "max_wait must be no shorter than delay"),
     Row("Workflow()", "_", (1,), UsageError, "anything(…) could mean two things"),
     Row("Declared()", "_", (1,), UsageError, "declared(…) could mean two things"),
     Row("Declared()", "__", {"value": 1}, UsageError, "await declared.enqueue(…)"),

@@ -325,6 +325,27 @@ def test_start_with_options(shop: str, perdure: Perdure):
     assert perdure("start", "add", "n=1", "--delay", "soon", "--app", shop).code == ExitCode.USAGE
 
 
+def test_start_where_a_key_is_taken(shop: str, perdure: Perdure):
+    """Refused, or the run that has it, or in its place; in a window that run although it ended."""
+    words = ["start", "add", "--key", "k", "--app", shop]
+    first = perdure(*words, "n=1").out.strip()
+    assert perdure(*words, "n=2").code == ExitCode.REFUSED
+    assert perdure(*words, "n=2", "--on-conflict", "skip").out.strip() == first
+    new = perdure(*words, "n=2", "--on-conflict", "replace").out.strip()
+    told = perdure("show", first, "--url", URL, "--json").json
+    assert (told["status"], told["audit"][0]["action"]) == ("cancelled", "replace")
+    assert told["audit"][0]["request_id"] == f"create {new}"
+    perdure("cancel", new, "--url", URL)
+    window = ["--unique-for", "1h", "--on-conflict", "skip"]
+    third = perdure(*words, "n=3", *window).out.strip()
+    perdure("cancel", third, "--url", URL)
+    assert perdure(*words, "n=4", *window).out.strip() == third
+    assert perdure("start", "add", "n=1", *window, "--app", shop).code == ExitCode.USAGE
+    both = ["--unique-for", "1h", "--on-conflict", "replace"]
+    assert perdure(*words, "n=1", *both).code == ExitCode.USAGE
+    assert perdure(*words, "n=1", "--on-conflict", "ignore").code == ExitCode.USAGE
+
+
 def test_show_a_run_that_failed_twice(shop: str, perdure: Perdure):
     """Its error with where it was raised, and the attempt before."""
     perdure("start", "boom", "what=first\x1b", "--id", "r", "--app", shop)

@@ -7,7 +7,18 @@ from typing import Any, TypedDict
 import msgspec
 import pytest
 
-from perdure import App, EventTimeout, Status, constant, event, patched, sleep, step, wait_for_event
+from perdure import (
+    App,
+    EventTimeout,
+    Status,
+    Worker,
+    constant,
+    event,
+    patched,
+    sleep,
+    step,
+    wait_for_event,
+)
 from perdure.errors import (
     DefinitionError,
     EventConflict,
@@ -132,6 +143,27 @@ async def test_a_run_may_not_want_its_event(place: Place):
         by_name = {(await run.history()).name: run for run in large}
         assert await by_name["large"].result("5s") == "o2"
     assert begun == ["large"]
+
+
+async def test_whoever_waits_already_is_told_that_a_run_declined(place: Place):
+    """By word of mouth in its process, before any read of the store."""
+
+    def define(app: App) -> Any:
+        @app.workflow(on=Placed, where=lambda order: False)
+        async def large(order: Placed) -> str:
+            return order.order_id
+
+        return large
+
+    async with place.life(define):
+        pass  # the listener is registered
+    async with place.client(define) as client:
+        [run] = await (await client.app.publish(Placed("o1", 5))).runs()
+        waiting = asyncio.ensure_future(run.result("5s"))
+        await eventually(lambda: client.app.engine.watcher._listeners)
+        async with Worker(client.app):
+            with pytest.raises(RunDeclined):
+                await waiting
 
 
 async def test_a_predicate_is_not_asked_of_runs_that_were_called(place: Place):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from perdure.model.keys import Debounce, Replace, Throttle
 from perdure.model.records import (
     Control,
     Grant,
@@ -88,6 +89,9 @@ class Run:
     steps: dict[StepKey, Step] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     attempts: list[str] = field(default_factory=list)
+    input: bytes = b""
+    created_at: int = 0
+    passed_to: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -168,6 +172,8 @@ class Model:
         self.runs: dict[str, Run] = {}
         self.workers: dict[str, int] = {}
         self.versions: dict[str, dict[str, str]] = {}
+        self.windows: list[tuple[CreateRun, int]] = []
+        self.absorbed: dict[tuple[str, int], str] = {}
 
     def apply(self, batch: list[Transition]) -> list[object]:
         answers: dict[int, object] = {}
@@ -217,9 +223,44 @@ class Model:
     def key_is_taken(self, create: CreateRun) -> str | None:
         for run_id, run in self.runs.items():
             same = (run.create.definition, run.create.unique_key)
-            if not run.ended and same == (create.definition, create.unique_key):
+            holds = not run.ended and run.passed_to is None
+            if holds and same == (create.definition, create.unique_key):
                 return run_id
         return None
+
+    def window_of(self, create: CreateRun) -> str | None:
+        for opener, until in reversed(self.windows):
+            same = (opener.definition, opener.unique_key)
+            if same == (create.definition, create.unique_key):
+                return opener.run_id if until > self.now else None
+        return None
+
+    def meet_holder(self, create: CreateRun, holder_id: str) -> str | None:
+        """Do what the create's rule says; return the run that is its answer."""
+        holder = self.runs[holder_id]
+        match create.key_rule:
+            case Replace():
+                holder.passed_to = create.run_id
+                holder.requests.append(f"create {create.run_id}")
+                if holder.status is Status.RUNNING:
+                    holder.cancel, holder.pausing = True, False
+                else:
+                    holder.become(Status.CANCELLED)
+                return None
+            case Debounce(max_wait=max_wait):
+                if holder.epoch:
+                    holder.passed_to = create.run_id
+                    return None
+                holder.input = create.input
+                since = self.now if holder.paused_at is None else holder.paused_at
+                if holder.due_at is not None and holder.due_at > since:
+                    holder.due_at = since + create.delay
+                    if max_wait is not None:
+                        holder.due_at = min(holder.due_at, holder.created_at + max_wait)
+                self.absorbed[create.run_id, create.token] = holder_id
+                return holder_id
+            case _:
+                return holder_id
 
     # --- one method a transition, by its name ------------------------------------------------
 
@@ -227,21 +268,34 @@ class Model:
         known = self.runs.get(create.run_id)
         if known is not None and known.create.token == create.token:
             return Created(create.run_id)
+        is_debounced = create.unique_key is not None and isinstance(create.key_rule, Debounce)
+        if is_debounced and (create.run_id, create.token) in self.absorbed:
+            return Exists(self.absorbed[create.run_id, create.token], same=True)
         if create.by is not None:
             by = self.holder(create.by)
             if by is None or by.status is not Status.RUNNING:
                 return Fenced(create.by.run_id)
         taken = create.run_id if known is not None else None
+        replaced = None
         if taken is None and create.unique_key is not None:
-            taken = self.key_is_taken(create)
+            holder = self.key_is_taken(create)
+            if holder is not None:
+                taken = self.meet_holder(create, holder)
+                replaced = holder if isinstance(create.key_rule, Replace) else None
+            elif isinstance(create.key_rule, Throttle):
+                taken = self.window_of(create)
         if taken is not None:
-            other = self.runs[taken].create
-            same = (other.definition, other.input) == (create.definition, create.input)
+            other = self.runs[taken]
+            same = (other.create.definition, other.input) == (create.definition, create.input)
             return Exists(taken, same)
         due_at = self.now + create.delay if create.delay else None
         status = Status.WAITING if create.delay else Status.QUEUED
-        self.runs[create.run_id] = Run(create, status, due_at)
-        return Created(create.run_id)
+        self.runs[create.run_id] = Run(
+            create, status, due_at, input=create.input, created_at=self.now
+        )
+        if isinstance(create.key_rule, Throttle):
+            self.windows.append((create, self.now + create.key_rule.length))
+        return Created(create.run_id, replaced)
 
     def Claim(self, claim: Claim) -> object:  # noqa: N802
         if claim.worker_id not in self.workers:
@@ -447,6 +501,7 @@ class Model:
             run.attempts.append(str(run.status))
             run.attempt += 1
             run.crashes = 0
+            run.passed_to = None
             run.reopen(run.culprits, self.now)
             run.culprits = ()
             run.misfits = ()

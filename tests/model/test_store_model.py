@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 )
 from msgspec.structs import replace
 
+from perdure.model.keys import Debounce, Replace, Throttle
 from perdure.model.records import (
     Grant,
     Status,
@@ -209,6 +210,7 @@ class StoreMachine(RuleBasedStateMachine):
             unique_key=chance.choice((None, "u", "v")),
             delay=chance.choice((0, 0, 3)),
             by=self.a_grant(chance) if chance.random() < 0.2 else None,
+            key_rule=chance.choice((None, None, Replace(), Throttle(4), Debounce(), Debounce(4))),
         )
 
     def a_claim(self, chance: Random) -> Claim:
@@ -307,6 +309,7 @@ class StoreMachine(RuleBasedStateMachine):
                 expected.epoch,
                 expected.token,
             ), run_id
+            assert (run.input, run.key_passed_to) == (expected.input, expected.passed_to), run_id
             assert (run.attempt, run.crashes, run.worker_id, run.reason) == (
                 expected.attempt,
                 expected.crashes,

@@ -32,6 +32,7 @@ from perdure import (
     BulkResult,
     Context,
     CurrentStep,
+    Debounce,
     Declared,
     Event,
     EventTimeout,
@@ -322,6 +323,22 @@ async def greet(ctx: Context[Greeter], name: str) -> str:
     return f"{ctx.services.greeting}, {name} {ctx.run_id} {ctx.attempt}"
 
 
+def by_number(order_id: str, number: int) -> str | int:
+    """Return a key."""
+    return f"{order_id}-{number}" if number else 0
+
+
+@app.job(limit_key="order_id", unique_key=by_number, on_conflict="skip")
+async def once(order_id: str, number: int) -> str:
+    """Have keys that follow from the arguments."""
+    return f"{order_id}-{number}"
+
+
+@app.job(unique_key="order_id", debounce=Debounce("1s"), unique_for=None)
+async def quietly(order_id: str) -> None:
+    """Start when no call comes any more."""
+
+
 @app.job(name="sum", queue="numbers", backoff=exponential("1s", factor=3))
 def add(a: int, b: int = 1) -> int:
     """Add, in a thread."""
@@ -460,6 +477,14 @@ async def calls() -> None:
     await mail.pause()
     await mail.resume()
     assert_type(await hello.options(limit_key="k").enqueue("Ada"), Run[str])
+    assert_type(await once.enqueue("o1", 1), Run[str])
+    newest = hello.options(unique_key="k", on_conflict="replace")
+    assert_type(await newest.enqueue("Ada"), Run[str])
+    rarely = hello.options(unique_key="k", unique_for=timedelta(minutes=1), on_conflict="skip")
+    assert_type(await rarely.delay("1s", "Ada"), Run[str])
+    quiet = Debounce("10s", max_wait="1m")
+    assert_type((quiet.delay, quiet.max_wait), tuple[timedelta | str, timedelta | str | None])
+    assert_type(await hello.options(unique_key="k", debounce=quiet).enqueue("Ada"), Run[str])
     calls = hello.options(timezone="UTC", missed="all", schedule_key="k")
     daily = assert_type(await calls.schedule("@daily", "Ada"), ScheduleHandle)
     assert_type(await daily.get(), ScheduleEntry)
@@ -565,6 +590,9 @@ async def mistakes() -> None:
     await greet.options(id="x").enqueue(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await greet.options(id="x").enqueue("a", b=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     greet.options(ident="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    app.job(limit_key=7)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    greet.options(on_conflict="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    greet.options(debounce="10s")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     greet.options(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await shout.enqueue(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await shout.on(app).run()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from perdure.model.transitions import Created, CreateRun
+from perdure.model.keys import Throttle
+from perdure.model.transitions import Created, CreateRun, Exists
 from perdure.stores.memory import MemoryData, MemoryStore
 from perdure.testing.contract.desk import START, Desk, ManualClock
 
@@ -80,3 +81,33 @@ async def test_nothing_is_kept_of_what_is_over():
     assert space.unique == {}
     assert space._waiters == {}
     assert space.workers["w"].held == {}
+
+
+async def test_windows_and_inputs_that_are_over_go():
+    """With each new one some that have ended; those that have not stay."""
+    data = MemoryData(ManualClock())
+    desk = Desk(await _open(data), data.clock)
+    for n in range(40):
+        rule = Throttle(1_000 if n % 2 else 10**12)
+        await desk.create(f"r{n}", unique_key=f"u{n}", key_rule=rule)
+    space = data.spaces["default"]
+    assert len(space.windows) == 40
+    desk.clock.advance(1_000)
+    for n, expected in enumerate((25, 22, 23)):
+        await desk.create(f"s{n}", unique_key=f"v{n}", key_rule=Throttle(10**12))
+        assert len(space.windows) == expected
+
+
+async def test_a_window_that_is_opened_anew_is_not_ended_by_the_old_one():
+    """Its old end comes while it is kept, and what is over goes then."""
+    data = MemoryData(ManualClock())
+    desk = Desk(await _open(data), data.clock)
+    for n in range(20):
+        await desk.create(f"r{n}", unique_key="u", key_rule=Throttle(n + 1))
+        await desk.cancel(f"r{n}")
+        desk.clock.advance(n + 1)
+    await desk.create("last", unique_key="u", key_rule=Throttle(1_000))
+    await desk.cancel("last")
+    await desk.create("other", unique_key="v", key_rule=Throttle(1))
+    again = CreateRun("again", "d", b'"in"', 1, unique_key="u", key_rule=Throttle(1))
+    assert await desk.do(again) == Exists("last", same=True)

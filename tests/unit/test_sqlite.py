@@ -18,6 +18,7 @@ import pytest
 from perdure import ids
 from perdure.errors import NotApplied, StoreBusy, StoreClosed, StoreError, StoreReadOnly, UsageError
 from perdure.ids import Ids
+from perdure.model.keys import REMEMBERED, Debounce, Throttle
 from perdure.model.queues import Limits, PutQueue
 from perdure.model.records import Control, RunQuery, Status, StepOutcome
 from perdure.model.transitions import (
@@ -40,6 +41,7 @@ from perdure.stores.sqlite import (
     codes,
     connecting,
     gates,
+    keys,
     listing,
     reads,
     waiting,
@@ -378,6 +380,11 @@ CLAIM_PLANS = {
     "definitions of a key": (gates.DEFINITIONS, (1, 1, "k")),
     "first of a key": (gates.FIRST, (1, 1, "k", 1, 9)),
     "running of a key": (gates.RUNNING, (1, 1, "k")),
+    "holder of a key": (keys.HOLDER, (1, 1, "k")),
+    "window": (keys.WINDOW, (1, 1, "k", 0)),
+    "close windows": (keys.CLOSE_WINDOWS, (0,)),
+    "taken by": (keys.TAKEN_BY, (1, "r", 1, 0)),
+    "forget": (keys.FORGET, (0,)),
     "held": (workers.HELD, (1, 1)),
     "controlled": (workers.CONTROLLED, (1, 1)),
     "any paused": (claims.IS_ANY_PAUSED, (1,)),
@@ -554,6 +561,37 @@ async def test_a_lone_create_is_one_statement(store: SqliteStore, desk: Desk):
     assert len(seen) == 1
     assert seen[0].startswith("INSERT INTO run ")
     assert (await desk.run("second")).seq == (await desk.run("first")).seq + 1
+
+
+async def test_windows_and_inputs_that_are_over_go(store: SqliteStore, desk: Desk):
+    """With each new one some that have ended, in bounded work; those that have not stay."""
+    quiet = {"key_rule": Debounce(), "delay": 1}
+    for n in range(40):
+        rare = {"key_rule": Throttle(1_000 if n % 2 else 10**12), "unique_key": f"u{n}"}
+        await desk.create(f"r{n}", **rare)
+        await desk.apply(
+            *(CreateRun(f"d{n}.{m}", "e", b"", m, unique_key=f"u{n}", **quiet) for m in range(2))
+        )
+
+    def kept() -> list[int]:
+        counts = [f"SELECT count(*) FROM {table}" for table in ("throttle", "debounced")]
+        return [writer(store).execute(count).fetchone()[0] for count in counts]
+
+    assert kept() == [40, 40]
+    desk.clock.advance(REMEMBERED)
+    for n, expected in enumerate(([25, 25], [22, 10], [23, 3])):
+        await desk.create(f"s{n}", key_rule=Throttle(10**12), unique_key=f"v{n}")
+        await desk.do(CreateRun(f"f{n}", "e", b"", n, unique_key="u0", **quiet))
+        assert kept() == expected
+
+
+async def test_a_long_input_that_was_replaced_is_gone(store: SqliteStore, desk: Desk):
+    """A short one stands in the row, and nothing is left beside it."""
+    long = b"x" * 5_000
+    rule = {"unique_key": "u", "key_rule": Debounce()}
+    await desk.do(CreateRun("r", "d", long, 1, meta=long, **rule))
+    await desk.do(CreateRun("s", "d", b"1", 2, **rule))
+    assert writer(store).execute("SELECT count(*) FROM payload").fetchone() == (0,)
 
 
 # --- what is remembered ----------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 import pytest
 
+from perdure.model.keys import Debounce, Replace, Throttle
 from perdure.model.records import (
     Grant,
     History,
@@ -139,6 +140,9 @@ class Chance:
             delay=self.one(0, 0, 0, 7),
             parent_id=self.one(None, RUNS[0]),
             by=self.grant() if self.is_so(0.2) else None,
+            key_rule=self.one(
+                None, None, None, Replace(), Throttle(9), Debounce(), Debounce(max_wait=9)
+            ),
         )
 
     def save(self) -> SaveCheckpoint:

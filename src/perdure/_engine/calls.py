@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from hashlib import blake2b
@@ -723,7 +723,9 @@ def child_token(run_id: str) -> int:
     return (int.from_bytes(digest, "big") >> 1) or 1
 
 
-async def start_child(call: Call, create: CreateRun, accept: Callable[[Outcome], str]) -> str:
+async def start_child(
+    call: Call, create: CreateRun, accept: Callable[[Outcome], Awaitable[str]]
+) -> str:
     """Start a run inside a body, once however often the body replays.
 
     Args:
@@ -765,7 +767,10 @@ async def start_child(call: Call, create: CreateRun, accept: Callable[[Outcome],
 
 
 async def _commit_child(
-    call: Call, activation: Activation, create: CreateRun, accept: Callable[[Outcome], str]
+    call: Call,
+    activation: Activation,
+    create: CreateRun,
+    accept: Callable[[Outcome], Awaitable[str]],
 ) -> str:
     engine = activation.engine
     started_at = engine.store_now()
@@ -793,7 +798,7 @@ async def _commit_child(
     if isinstance(answer, Fenced):
         raise Leave("the run is no longer held by this worker")
     try:
-        run_id = accept(answer)
+        run_id = await accept(answer)
     except PerdureError as error:
         data, seen = replayed_error(error)
         await commit(call, save(StepOutcome.ERROR, data))

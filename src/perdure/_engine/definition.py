@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from perdure._engine import late
+from perdure._engine.keys import NOTHING_SAID, KeyOf, OnTaken
 from perdure.codec import Arguments, Schema
 from perdure.errors import DefinitionError, InvalidValue, UsageError, shown
 from perdure.event import type_name
@@ -138,6 +139,8 @@ class Definition(msgspec.Struct):
         recurring: when it is started again and again; None for never.
         on_cancel: what is executed as a step when a run of it is cancelled that had begun; None
             for nothing.
+        unique_key, limit_key: of its runs, unless a call says otherwise.
+        on_taken: what becomes of a call whose unique_key is taken, unless it says otherwise.
     """
 
     name: str
@@ -157,6 +160,9 @@ class Definition(msgspec.Struct):
     where: Callable[[Any], bool] | None = None
     recurring: Recurring | None = None
     on_cancel: StepSpec | None = None
+    unique_key: KeyOf | None = None
+    limit_key: KeyOf | None = None
+    on_taken: OnTaken = NOTHING_SAID
     _result: Schema[Any] | None = None
     _injects: bool | None = None
 
@@ -239,6 +245,7 @@ class Definition(msgspec.Struct):
             tags=self.tags,
             missed=recurring.missed,
             from_code=True,
+            limit_key=None if self.limit_key is None else self.limit_key(data),
         )
         return late.schedules.PutSchedule(schedule, next_instant(recurring.timing, now))
 

@@ -442,7 +442,8 @@ def _ending(run: RunRecord, answer: Settled, verdict: Verdict) -> Ending:
                 return Ending(run_id, answer.status, None, verdict.error, "compensation")
             return Ending(run_id, answer.status, None, run.error, run.reason or "error")
         case Completed() if answer.status == "completed":
-            return Ending(run_id, answer.status, verdict.result, None, None)
+            reason = "declined" if verdict.declined else None
+            return Ending(run_id, answer.status, verdict.result, None, reason)
         case Failed() if answer.status == "failed":
             return Ending(run_id, answer.status, None, verdict.error, verdict.reason)
         case _:

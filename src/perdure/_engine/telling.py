@@ -18,7 +18,7 @@ import msgspec
 from perdure.clock import to_datetime
 from perdure.codec.failures import ErrorSummary, error_summary
 from perdure.errors import StoreError
-from perdure.model.records import Micros, RunRecord, Status, StepKind, StepOutcome
+from perdure.model.records import Control, Micros, RunRecord, Status, StepKind, StepOutcome
 from perdure.model.transitions import (
     Completed,
     Conflict,
@@ -241,6 +241,14 @@ def _suspended(engine: Engine, run: RunRecord, verdict: Suspended) -> RunSuspend
         waiting_for=tuple(dict.fromkeys(wait.kind for wait in verdict.waits)),
         due_at=to_datetime(min(due)) if due else None,
     )
+
+
+async def replaced(engine: Engine, run_id: str) -> None:
+    """Tell of a run whose unique_key a create of this process took: it has ended, or shall."""
+    for hear in engine.controlled:
+        hear(run_id, Control.CANCEL)
+    engine.watcher.hint()
+    await stopped(engine, [run_id])
 
 
 async def stopped(engine: Engine, run_ids: Iterable[str]) -> None:

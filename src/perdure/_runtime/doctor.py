@@ -346,14 +346,18 @@ def _of_waits(history: History, endings: dict[str, Ending]) -> Said:
 async def _key_findings(
     store: Store, run: RunRecord, live: dict[tuple[str, str], str]
 ) -> Iterable[Finding]:
-    """Return a finding where another unfinished run has this one's unique_key."""
-    if run.unique_key is None or run.status in TERMINAL:
+    """Return a finding where another run holds this one's unique_key, too."""
+    if run.unique_key is None or not _holds_key(run):
         return ()
     other = live.setdefault((run.definition, run.unique_key), run.run_id)
     if other == run.run_id:
         return ()
     records = [await store.get(run_id) for run_id in (run.run_id, other)]
-    if any(record is None or record.status in TERMINAL for record in records):
+    if any(record is None or not _holds_key(record) for record in records):
         return ()
     message = f"and {other!r} both hold unique_key {run.unique_key!r} of {run.definition!r}"
     return (Finding("unique-key", run.run_id, message),)
+
+
+def _holds_key(run: RunRecord) -> bool:
+    return run.status not in TERMINAL and run.key_passed_to is None

@@ -25,6 +25,7 @@ __all__ = ["Arguments"]
 
 _EMPTY: Any = inspect.Parameter.empty
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _ANYTHING = inspect.signature(lambda *args, **kwargs: None)  # noqa: ARG005 -- for its signature
 _ARGS = "*"  # no parameter can be called so
 _KWARGS = "**"
@@ -126,6 +127,11 @@ class Arguments:
         hints = self._hints()
         named = (hints.get(name, _EMPTY) for name in self._signature.parameters)
         return [hint for hint in named if hint is not _EMPTY and skip(hint)]
+
+    def takes(self, name: str) -> bool:
+        """Tell whether a parameter of this name takes one argument, or is injected."""
+        parameter = self._signature.parameters.get(name)
+        return parameter is not None and parameter.kind not in _VARIADIC
 
     def only(self) -> str | None:
         """Return the first parameter, where the function can be called with that alone by name.

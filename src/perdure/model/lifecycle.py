@@ -30,6 +30,7 @@ from typing import assert_never
 
 import msgspec
 
+from perdure.model import keys
 from perdure.model.records import (
     TERMINAL,
     Attempt,
@@ -370,14 +371,41 @@ def cancel(
     """
     if run.status in TERMINAL:
         return Refused(run.run_id, run.status)
+    _ask_to_cancel(run, now, compensate=transition.compensate)
+    return Controlled(run.status)
+
+
+def _ask_to_cancel(run: RunRecord, now: Micros, *, compensate: bool) -> None:
     if run.undoing is not Undoing.NONE:
-        return Controlled(run.status)
+        return
     run.updated_at = now
     if run.control is not Control.COMPENSATE:
-        run.control = Control.COMPENSATE if transition.compensate else Control.CANCEL
+        run.control = Control.COMPENSATE if compensate else Control.CANCEL
     if run.status is not Status.RUNNING:
         _cancel(run, now)
-    return Controlled(run.status)
+
+
+def replace(run: RunRecord, transition: CreateRun, now: Micros) -> None:
+    """A create cancels the run that holds its unique_key, and takes that.
+
+    The store's part: audit row ``replace``, and as for :func:`cancel`.
+    """
+    run.key_passed_to = transition.run_id
+    _ask_to_cancel(run, now, compensate=False)
+
+
+def pass_key(run: RunRecord, transition: CreateRun) -> None:
+    """A create takes the unique_key of a run, which goes on without it."""
+    run.key_passed_to = transition.run_id
+
+
+def take_input(run: RunRecord, transition: CreateRun, rule: keys.Debounce, now: Micros) -> None:
+    """A run that was never claimed takes the input of a create that is debounced."""
+    run.input = transition.input
+    run.meta = transition.meta
+    run.options = transition.options
+    run.due_at = keys.due_after(run, rule, transition.delay, now)
+    run.updated_at = now
 
 
 def pause(
@@ -450,7 +478,7 @@ def retry(
     if run.undoing is not Undoing.FAILURE:
         run.error = None
     run.misfits = ()
-    run.finished_at = None
+    run.finished_at = run.key_passed_to = None
     queue_again(run, now)
     return Controlled(run.status)
 
@@ -469,6 +497,8 @@ def restart(
     """
     if run.control in {Control.CANCEL, Control.COMPENSATE}:
         return Refused(run.run_id, run.status, "it is about to be cancelled")
+    if run.status in TERMINAL:
+        run.key_passed_to = None
     if run.status is Status.RUNNING:
         run.control = Control.RESTART
         run.updated_at = now

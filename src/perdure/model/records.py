@@ -214,6 +214,8 @@ class RunRecord(msgspec.Struct, gc=False):
         limit_key: under which its queue's limits by key count; None for none.
         undoing: what it undoes, or has undone.
         cleans: the code that executed it last has something to do when it is cancelled.
+        key_passed_to: the run that its unique_key passed to before it had ended; see
+            :mod:`perdure.model.keys`.
     """
 
     seq: int
@@ -257,6 +259,7 @@ class RunRecord(msgspec.Struct, gc=False):
     limit_key: str | None = None
     undoing: Undoing = Undoing.NONE
     cleans: bool = False
+    key_passed_to: str | None = None
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):

@@ -26,6 +26,7 @@ from perdure.model.events import (
     TimedOut,
     Unlisten,
 )
+from perdure.model.keys import KeyRule
 from perdure.model.queues import PauseQueue, PutQueue, QueueKept, ResumeQueue
 from perdure.model.records import (
     Checkpoint,
@@ -62,7 +63,8 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     """Insert a run: ``queued`` and FRESH, or ``waiting`` for its delay.
 
     Key: ``run_id`` (a second create with the same ``token`` is answered as the first was).
-    Guard: no run has this id; no run that is not terminal has this (definition, unique_key);
+    Guard: no run has this id; no run holds this (definition, unique_key), or ``key_rule`` says
+    what becomes of it then: see :mod:`perdure.model.keys`;
     where ``by`` is given, that grant is current (a body creates only while it holds its run).
     The same create is looked for first, then ``by``, then the id, then the unique_key.
     Answers: Created · Exists (id or unique_key taken by another create; it names the run that has
@@ -86,6 +88,7 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     by: Grant | None = None
     caused_by: str | None = None
     limit_key: str | None = None
+    key_rule: KeyRule | None = None
 
 
 def start_of(schedule: Schedule, instant: Micros) -> CreateRun:
@@ -333,10 +336,11 @@ class RetryRun(msgspec.Struct, frozen=True, gc=False):
     """An operator tries a ``failed`` or ``cancelled`` run again: ``queued``, RESUMED, next attempt.
 
     Reopens the culprits kept by its failure, as ``Retrying`` does; keeps the attempt as a row;
-    clears error, reason, result, crashes, control. The unique_key is taken again. A run that has
-    undone its steps is refused; where some of that failed, it goes on undoing.
-    Key: as for CancelRun. Answers: Controlled · Refused (status, or the unique_key is taken by a
-    live run) · Missing.
+    clears error, reason, result, crashes, control. The unique_key is taken again, also where it had
+    passed to another run. A run that has undone its steps is refused; where some of that failed, it
+    goes on undoing.
+    Key: as for CancelRun. Answers: Controlled · Refused (status, or another run holds the
+    unique_key) · Missing.
     """
 
     run_id: str
@@ -353,9 +357,10 @@ class RestartRun(msgspec.Struct, frozen=True, gc=False):
     generation's checkpoints are laid ready, and the same happens when the claim ends, however it
     ends; a cancel that comes before that is kept instead, and clears away what was laid ready. A
     restart that comes while another is asked for replaces it. A run that was never claimed keeps
-    its generation, and is merely queued. The run's attempt is kept as a row.
+    its generation, and is merely queued. The run's attempt is kept as a row. One that was terminal
+    takes its unique_key again, also where it had passed to another run.
     Key: as for CancelRun. Answers: Controlled · Refused (a cancel was asked for; ``from_step`` is
-    not recorded; its unique_key is taken by a live run) · Missing.
+    not recorded; it is terminal and another run holds its unique_key) · Missing.
     """
 
     run_id: str
@@ -494,9 +499,14 @@ Transition: TypeAlias = (
 
 
 class Created(msgspec.Struct, frozen=True, gc=False):
-    """The run exists through this create (now, or by the same create before)."""
+    """The run exists through this create (now, or by the same create before).
+
+    ``replaced`` names the run from which this create took the unique_key just now, and which it
+    cancelled; it is for telling whom it concerns, and not repeated where the create is.
+    """
 
     run_id: str
+    replaced: str | None = None
 
 
 class Exists(msgspec.Struct, frozen=True, gc=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -17,6 +17,7 @@ from perdure.cli._values import parse_arguments
 from perdure.duration import named_micros
 from perdure.errors import PerdureError
 from perdure.handle import Run
+from perdure.unique import OnConflict
 from perdure.workflow import Workflow
 
 
@@ -26,6 +27,12 @@ from perdure.workflow import Workflow
 @app_option
 @click.option("--id", "run_id", metavar="ID", help="Its id; starting the same again finds it.")
 @click.option("--key", "unique_key", help="Its unique_key: one unfinished run at a time has it.")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(get_args(OnConflict)),
+    help="With a unique_key that is taken: an error, find the run that has it, or cancel it.",
+)
+@click.option("--unique-for", metavar="DURATION", help="Its unique_key is taken so long.")
 @click.option("--limit-key", help="Under which the limits by key of its queue count it.")
 @click.option("-Q", "--queue", help="Instead of the definition's.")
 @click.option("--priority", type=int, help="Smaller is sooner.")
@@ -99,6 +106,8 @@ async def _start(
     calls = Workflow[..., Any](definition, app.engine).options(
         id=options["run_id"],
         unique_key=options["unique_key"],
+        on_conflict=options["on_conflict"],
+        unique_for=options["unique_for"],
         limit_key=options["limit_key"],
         queue=options["queue"],
         priority=options["priority"],

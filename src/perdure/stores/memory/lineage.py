@@ -28,8 +28,8 @@ from perdure.model.transitions import (
     Refused,
     RestartRun,
 )
-from perdure.stores.memory.runs import create
-from perdure.stores.memory.space import Row, Space
+from perdure.stores.memory.runs import create, key_taken
+from perdure.stores.memory.space import Row, Space, clear_ready
 
 
 def restart(space: Space, asked: RestartRun, now: Micros) -> Controlled | Refused | Missing:
@@ -42,9 +42,9 @@ def restart(space: Space, asked: RestartRun, now: Micros) -> Controlled | Refuse
     before = copy(row.run)
     if not _is_recorded(row, before.generation, asked.from_step):
         return Refused(asked.run_id, before.status, "the step is not recorded")
-    taken_by = space.unique_holder(before) if before.status in TERMINAL else None
-    if taken_by is not None:
-        return Refused(asked.run_id, before.status, f"unique_key is held by {taken_by!r}")
+    taken = key_taken(space, before) if before.status in TERMINAL else None
+    if taken is not None:
+        return taken
     outcome = lifecycle.restart(row.run, asked, now)
     if isinstance(outcome, Refused):
         return outcome
@@ -93,15 +93,6 @@ def fork(
         ]
         _lay(space.rows[asked.create.run_id], 0, [*origin, *copies])
     return created
-
-
-def clear_ready(row: Row, generation: int) -> None:
-    """Clear away what was laid ready for the generation after this one."""
-    following = generation + 1
-    for identity in [identity for identity in row.checkpoints if identity[0] == following]:
-        del row.checkpoints[identity]
-    for place in [place for place in row.taken if place[0] == following]:
-        del row.taken[place]
 
 
 def _is_recorded(row: Row, generation: int, step: StepKey | None) -> bool:

@@ -19,9 +19,8 @@ from perdure.model.transitions import (
     RetryRun,
 )
 from perdure.stores.memory.arrivals import wake_if_arrived
-from perdure.stores.memory.lineage import clear_ready
-from perdure.stores.memory.runs import reopen
-from perdure.stores.memory.space import Row, Space
+from perdure.stores.memory.runs import key_taken, reopen
+from perdure.stores.memory.space import Row, Space, clear_ready
 
 
 def cancel(space: Space, asked: CancelRun, now: Micros) -> Controlled | Refused | Missing:
@@ -65,10 +64,10 @@ def retry(space: Space, asked: RetryRun, now: Micros) -> Controlled | Refused | 
     if asked.request_id in row.audit:
         return Controlled(row.run.status)
     before = copy(row.run)
-    if before.status in {Status.FAILED, Status.CANCELLED}:
-        taken_by = space.unique_holder(before)
-        if taken_by is not None:
-            return Refused(asked.run_id, before.status, f"unique_key is held by {taken_by!r}")
+    may_retry = before.status in {Status.FAILED, Status.CANCELLED}
+    taken = key_taken(space, before) if may_retry else None
+    if taken is not None:
+        return taken
     outcome = lifecycle.retry(row.run, asked, now)
     if isinstance(outcome, Controlled):
         ended_at = now if before.finished_at is None else before.finished_at

@@ -16,6 +16,7 @@ from perdure.model.transitions import (
     Exists,
     Failed,
     Fenced,
+    Refused,
     Retrying,
     SaveCheckpoint,
     Saved,
@@ -23,6 +24,7 @@ from perdure.model.transitions import (
     Settled,
     Suspended,
 )
+from perdure.stores.memory import keys
 from perdure.stores.memory.arrivals import wake_if_arrived
 from perdure.stores.memory.space import Row, Space
 
@@ -32,20 +34,32 @@ def create(space: Space, asked: CreateRun, now: Micros) -> Created | Exists | Fe
     row = space.rows.get(asked.run_id)
     if row is not None and row.run.token == asked.token:
         return Created(asked.run_id)
+    taken_by = keys.taken_by(space, asked, now)
+    if taken_by is not None:
+        return Exists(taken_by, same=True)
     if asked.by is not None and space.held_by(asked.by) is None:
         return Fenced(asked.by.run_id)
     if row is None and asked.unique_key is not None:
-        taken_by = space.unique.get((asked.definition, asked.unique_key))
-        row = None if taken_by is None else space.rows[taken_by]
+        row = keys.in_the_way(space, asked, now)
     if row is not None:
         same = row.run.definition == asked.definition and row.run.input == asked.input
         return Exists(row.run.run_id, same)
+    replaced = keys.make_way(space, asked, now)
+    keys.open_window(space, asked, now)
     space.seq += 1
     row = Row(lifecycle.create(asked, space.seq, now))
     space.rows[asked.run_id] = row
     space.take_unique_key(row.run)
     space.index(row, now)
-    return Created(asked.run_id)
+    return Created(asked.run_id, replaced)
+
+
+def key_taken(space: Space, run: RunRecord) -> Refused | None:
+    """Return the refusal where another run holds the unique_key of this one, which has ended."""
+    holder = space.holder_of_key(run.definition, run.unique_key)
+    if holder is None:
+        return None
+    return Refused(run.run_id, run.status, f"unique_key is held by {holder.run.run_id!r}")
 
 
 def save(space: Space, asked: SaveCheckpoint, now: Micros) -> Saved | Fenced | Conflict:

@@ -28,6 +28,7 @@ from perdure.model.records import (
     WorkerRecord,
 )
 from perdure.model.schedules import Fire, ScheduleRecord
+from perdure.stores.memory.kept import Kept
 from perdure.stores.memory.ready import Due, Heap, Ready
 
 
@@ -74,7 +75,9 @@ class Space:
         self.workers: dict[str, WorkerRow] = {}  # in the order of registration
         self.hint = False
         self.seq = 0
-        self.unique: dict[tuple[str, str], str] = {}  # (definition, unique_key) -> live run
+        self.unique: dict[tuple[str, str], str] = {}  # (definition, unique_key) -> who holds it
+        self.windows: Kept[tuple[str, str]] = Kept()  # likewise, of those that are throttled
+        self.taken_inputs: Kept[tuple[str, int]] = Kept()  # (run_id, token) of a create -> by whom
         self.paused: dict[str, Row] = {}
         self.events: dict[str, EventRecord] = {}  # in the order of acceptance
         self.event_seq = 0
@@ -104,8 +107,7 @@ class Space:
                 self.hint = True
             case Status.COMPLETED | Status.FAILED | Status.CANCELLED:
                 self.hint = True
-                if run.unique_key is not None:
-                    del self.unique[run.definition, run.unique_key]
+                self.free_unique_key(run)
                 self.set_waits(row, ())
                 self.fulfil(run.run_id, now)
             case _:
@@ -128,11 +130,18 @@ class Space:
         if run.unique_key is not None:
             self.unique[run.definition, run.unique_key] = run.run_id
 
-    def unique_holder(self, run: RunRecord) -> str | None:
-        """Return the run that lives and has the unique_key of this one, which does not."""
-        if run.unique_key is None:
+    def free_unique_key(self, run: RunRecord) -> None:
+        """Strike the unique_key of a run, where it holds it."""
+        holder = self.holder_of_key(run.definition, run.unique_key)
+        if holder is not None and holder.run is run:
+            del self.unique[run.definition, run.unique_key or ""]
+
+    def holder_of_key(self, definition: str, unique_key: str | None) -> Row | None:
+        """Return the run that holds a unique_key."""
+        if unique_key is None:
             return None
-        return self.unique.get((run.definition, run.unique_key))
+        run_id = self.unique.get((definition, unique_key))
+        return None if run_id is None else self.rows[run_id]
 
     def set_waits(self, row: Row, waits: tuple[Wait, ...]) -> None:
         """Replace the wait rows of a run, and work out which children its joins still wait for."""
@@ -217,3 +226,12 @@ class Space:
         """Return the run that is running under a grant, if it is."""
         row = self.rows.get(grant.run_id)
         return row if row is not None and lifecycle.holds(row.run, grant) else None
+
+
+def clear_ready(row: Row, generation: int) -> None:
+    """Clear away what was laid ready for the generation after this one."""
+    following = generation + 1
+    for identity in [identity for identity in row.checkpoints if identity[0] == following]:
+        del row.checkpoints[identity]
+    for place in [place for place in row.taken if place[0] == following]:
+        del row.taken[place]

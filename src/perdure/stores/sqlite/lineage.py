@@ -24,7 +24,7 @@ from perdure.model.transitions import (
     Refused,
     RestartRun,
 )
-from perdure.stores.sqlite import rows, runs, saving, waiting
+from perdure.stores.sqlite import keys, rows, runs, saving, waiting
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import Unit
@@ -88,6 +88,7 @@ def restart(unit: Unit, transition: RestartRun) -> Outcome:
         unit.add_attempt(row, lifecycle.restarted_row(before, unit.now))
     if before.status in TERMINAL:
         waiting.unfulfil(unit, (before.run_id,))
+        keys.take_again(unit, before)
     elif before.status is not Status.RUNNING:
         unit.set_waits(row, ())
     flush(unit)

@@ -34,6 +34,13 @@ class Payloads:
         )
         return len(data)
 
+    def rewrite(self, data: bytes | None, seq: int, column: int) -> bytes | int | None:
+        """Return what a column holds for these data that may have held long ones before."""
+        if data is None or len(data) <= LONGEST:
+            number = seq * _COLUMNS + column
+            self._connection.execute("DELETE FROM payload WHERE id = ?", (number,))
+        return self.write(data, seq, column)
+
     def read(self, stored: bytes | int | None, seq: int, column: int) -> bytes | None:
         """Return the data of what a run's column holds."""
         if not isinstance(stored, int):

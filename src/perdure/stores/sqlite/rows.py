@@ -56,8 +56,8 @@ class Row(msgspec.Struct, gc=False):
     """A run inside a batch: its record, its id as stored, and the count of its wait rows.
 
     The record is *hot*: it lacks what no transition looks at (input, meta, options, tags, version,
-    priority, parent, root, result), unless a read asked for all of it. ``slot``: while it runs it
-    counts for the limits of its queue.
+    priority, parent, root, result, key_passed_to), unless a read asked for all of it. ``slot``:
+    while it runs it counts for the limits of its queue.
     """
 
     run: RunRecord
@@ -75,7 +75,9 @@ HOT: Final = (
     " error, queue, limit_key, slot, undoing, cleans"
 )
 FULL: Final = (
-    HOT + ", version, priority, tags, parent, root, input, meta, options, result, caused_by"
+    HOT
+    + ", version, priority, tags, parent, root, input, meta, options, result, caused_by"
+    + ", key_passed_to"
 )
 
 
@@ -138,6 +140,7 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     found = hot_row(row, names, payloads)
     run = found.run
     version, run.priority, tags, parent, root, data, meta, options, result, cause = row[33:43]
+    key_passed_to = row[43]
     run.version = names.texts[version]
     run.tags = unpack_texts(tags)
     run.parent_id = None if parent is None else unpack_id(parent)
@@ -147,6 +150,7 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     run.options = payloads.read(options, run.seq, 2)
     run.result = payloads.read(result, run.seq, 3)
     run.caused_by = cause
+    run.key_passed_to = None if key_passed_to is None else unpack_id(key_passed_to)
     return found
 
 

@@ -9,6 +9,7 @@ from copy import copy
 from typing import TypeVar
 
 from perdure.model import lifecycle
+from perdure.model.keys import Throttle
 from perdure.model.records import Control, Micros, RunRecord, Status, WaitKind
 from perdure.model.transitions import (
     CancelRun,
@@ -30,7 +31,7 @@ from perdure.model.transitions import (
     Settled,
     Suspended,
 )
-from perdure.stores.sqlite import arrivals, rows, saving, waiting
+from perdure.stores.sqlite import arrivals, keys, rows, saving, waiting
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import NotNew, Unit
@@ -38,12 +39,6 @@ from perdure.stores.sqlite.unit import NotNew, Unit
 T = TypeVar("T", CancelRun, PauseRun, ResumeRun, RetryRun, RestartRun)
 
 INPUT = "SELECT input FROM run WHERE seq = ?"
-
-LIVE = (
-    f"SELECT {rows.HOT} FROM run"
-    " WHERE namespace = ? AND definition = ? AND unique_key = ?"
-    " AND unique_key IS NOT NULL AND status < 4"
-)
 
 AUDITED = "SELECT 1 FROM audit WHERE run = ? AND request_id = ?"
 
@@ -65,6 +60,8 @@ _ATTEMPTED = frozenset({Retrying, Failed})
 
 def create(unit: Unit, transition: CreateRun) -> Outcome:
     """Insert a run. Without ``careful`` one that no other transition of the batch names is new."""
+    if transition.key_rule is not None and transition.unique_key is not None:
+        return _create_by_rule(unit, transition, transition.unique_key)
     run_id = transition.run_id
     is_known = unit.careful or run_id in unit.creates
     row = unit.row(run_id) if is_known else unit.rows.get(run_id)
@@ -77,20 +74,38 @@ def create(unit: Unit, transition: CreateRun) -> Outcome:
                 raise NotNew  # it may be: then this is answered as the first was
             return Fenced(transition.by.run_id)
     if row is None and transition.unique_key is not None and unit.careful:
-        row = _live(unit, transition.definition, transition.unique_key)
+        row = keys.holder(unit, transition.definition, transition.unique_key)
     if row is not None:
         return Exists(row.run.run_id, _is_same(unit, row, transition))
     unit.add(transition)
     return Created(run_id)
 
 
-def _live(unit: Unit, definition: str, unique_key: str) -> Row | None:
-    """Return the run that is not terminal and has this unique_key."""
+def _create_by_rule(unit: Unit, transition: CreateRun, unique_key: str) -> Outcome:
+    """Insert a run, or do what its rule says where its unique_key is taken. It looks first."""
     flush(unit)
-    place = (unit.namespace, unit.names.number(definition), unique_key)
-    for row in unit.adopt(unit.connection.execute(LIVE, place).fetchall()):
-        return row
-    return None
+    run_id = transition.run_id
+    row = unit.row(run_id)
+    if row is not None and row.run.token == transition.token:
+        return Created(run_id)
+    taken_by = keys.taken_by(unit, transition)
+    if taken_by is not None:
+        return Exists(taken_by, same=True)
+    if transition.by is not None:
+        by = unit.row(transition.by.run_id)
+        if by is None or not lifecycle.holds(by.run, transition.by):
+            return Fenced(transition.by.run_id)
+    if row is not None:
+        return Exists(row.run.run_id, _is_same(unit, row, transition))
+    holder = keys.holder(unit, transition.definition, unique_key)
+    row = keys.in_the_way(unit, transition, holder)
+    if row is not None:
+        return Exists(row.run.run_id, _is_same(unit, row, transition))
+    replaced = None if holder is None else keys.make_way(unit, transition, holder)
+    if isinstance(transition.key_rule, Throttle):
+        keys.open_window(unit, transition, transition.key_rule)
+    unit.add(transition)
+    return Created(run_id, replaced)
 
 
 def _is_same(unit: Unit, row: Row, transition: CreateRun) -> bool:
@@ -231,6 +246,7 @@ def retry(unit: Unit, transition: RetryRun) -> Outcome:
         )
         saving.reopen(unit, row, lifecycle.decode_keys(before.culprits))
         waiting.unfulfil(unit, (before.run_id,))
+        keys.take_again(unit, before)
         flush(unit)  # its unique_key is taken from here on
     return outcome
 
@@ -239,7 +255,7 @@ def key_taken(unit: Unit, run: RunRecord) -> Refused | None:
     """Return the refusal where a live run has the unique_key of this one, which has ended."""
     if run.unique_key is None:
         return None
-    taken_by = _live(unit, run.definition, run.unique_key)
+    taken_by = keys.holder(unit, run.definition, run.unique_key)
     if taken_by is None:
         return None
     return Refused(run.run_id, run.status, f"unique_key is held by {taken_by.run.run_id!r}")

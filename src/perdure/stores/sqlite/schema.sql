@@ -58,11 +58,12 @@ CREATE TABLE run (
     parked INTEGER DEFAULT 0,    -- status 0: 1 while it stands behind the gate of its limit_key
     slot INTEGER,                -- status 1: 1 where it counts for the limits of its queue
     undoing INTEGER DEFAULT 0,   -- 1 cancel 2 compensate 3 failure
-    cleans INTEGER DEFAULT 0
+    cleans INTEGER DEFAULT 0,
+    key_passed_to                -- as id: who has its unique_key since, though it had not ended
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
-    WHERE unique_key IS NOT NULL AND status < 4;
+    WHERE unique_key IS NOT NULL AND status < 4 AND key_passed_to IS NULL;
 CREATE INDEX run_ready ON run (namespace, queue, definition, rank, priority)
     WHERE status = 0 AND parked = 0;
 CREATE INDEX run_suspect ON run (namespace, queue, definition, priority)
@@ -251,6 +252,26 @@ CREATE TABLE gate (              -- the runs of a queue that share a limit_key; 
     PRIMARY KEY (namespace, queue, limit_key)
 ) WITHOUT ROWID;
 CREATE INDEX gate_look ON gate (namespace, look_at) WHERE look_at IS NOT NULL;
+
+CREATE TABLE throttle (          -- the windows of unique keys; see model/keys.py
+    namespace INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    unique_key TEXT NOT NULL,
+    until INTEGER NOT NULL,
+    run NOT NULL,                -- as run.id
+    PRIMARY KEY (namespace, definition, unique_key)
+) WITHOUT ROWID;
+CREATE INDEX throttle_until ON throttle (until);
+
+CREATE TABLE debounced (         -- creates of which another run took the input
+    namespace INTEGER NOT NULL,
+    id NOT NULL,                 -- as run.id: what the create would have made
+    token INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    run NOT NULL,                -- as run.id
+    PRIMARY KEY (namespace, id, token)
+) WITHOUT ROWID;
+CREATE INDEX debounced_until ON debounced (until);
 
 -- For people with nothing but the sqlite3 command; Perdure itself does not read it.
 CREATE VIEW runs AS

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 import pytest_asyncio
 
-from perdure.model.records import Grant, Status
+from perdure.model.keys import Debounce, Replace, Throttle
+from perdure.model.records import Control, Grant, Status
 from perdure.model.transitions import (
     CancelRun,
     Claim,
@@ -86,6 +87,102 @@ async def test_one_of_many_runs_gets_the_unique_key(stores: list[Store], desk: D
     """Of 64 runs with one unique_key one exists, and everybody is told which."""
     creates = [CreateRun(f"r{n}", "d", b"", fresh_token(), unique_key="u") for n in range(RACERS)]
     answers = await race(stores, list(creates))
+    [winner] = {answer.run_id for answer in answers}
+    assert Counter(type(answer) for answer in answers) == {Created: 1, Exists: RACERS - 1}
+    assert [run.run.run_id for run in (await desk.snapshot())[0]] == [winner]
+
+
+async def test_of_many_that_replace_each_other_one_is_left(stores: list[Store], desk: Desk):
+    """64 creates are all Created; each but one is replaced, by one other."""
+    creates = [
+        CreateRun(f"r{n}", "d", b"", fresh_token(), unique_key="u", key_rule=Replace())
+        for n in range(RACERS)
+    ]
+    answers = await race(stores, list(creates))
+    assert [answer.run_id for answer in answers] == [create.run_id for create in creates]
+    replaced = [answer.replaced for answer in answers if isinstance(answer, Created)]
+    assert (replaced.count(None), len(set(replaced))) == (1, RACERS)
+    statuses = Counter([await desk.status(create.run_id) for create in creates])
+    assert statuses == {Status.CANCELLED: RACERS - 1, Status.QUEUED: 1}
+
+
+async def test_a_replacement_and_a_claim_agree(stores: list[Store], desk: Desk):
+    """For each of 32 runs: claimed and told to cancel, or cancelled and never claimed."""
+    await desk.worker()
+    half = RACERS // 2
+    await desk.apply(
+        *(CreateRun(f"r{n}", "d", b"", fresh_token(), unique_key=f"u{n}") for n in range(half))
+    )
+    moves: list[Transition] = []
+    for n in range(half):
+        create = CreateRun(f"s{n}", "d", b"", fresh_token(), unique_key=f"u{n}", key_rule=Replace())
+        moves += [create, Claim("w", fresh_token(), ("d",), ("default",), 1)]
+    answers = await race(stores, moves)
+    claims = [answer for answer in answers if isinstance(answer, Claimed)]
+    given = {name for answer in claims for name in ids(answer)}
+    assert len(given) == half
+    for n in range(half):
+        assert answers[2 * n] == Created(f"s{n}", replaced=f"r{n}")
+        run = await desk.run(f"r{n}")
+        expected = (
+            (Status.RUNNING, Control.CANCEL)
+            if f"r{n}" in given
+            else (Status.CANCELLED, Control.NONE)
+        )
+        assert (run.status, run.control) == expected
+
+
+async def test_many_debounced_creates_make_one_run(stores: list[Store], desk: Desk):
+    """Of 64 one is Created; the others are told of it, and it has the input of one of them."""
+    creates = [
+        CreateRun(
+            f"r{n}", "d", b"%d" % n, fresh_token(), unique_key="u", delay=9, key_rule=Debounce()
+        )
+        for n in range(RACERS)
+    ]
+    answers = await race(stores, list(creates))
+    [winner] = {answer.run_id for answer in answers}
+    assert Counter(type(answer) for answer in answers) == {Created: 1, Exists: RACERS - 1}
+    assert all(answer.same for answer in answers if isinstance(answer, Exists))
+    [kept] = (await desk.snapshot())[0]
+    assert kept.run.run_id == winner
+
+
+async def test_a_debounced_create_and_a_claim_agree(stores: list[Store], desk: Desk):
+    """Each of 32 inputs is executed once: with the run that was there, or as a run of its own."""
+    await desk.worker()
+    half = RACERS // 2
+    await desk.apply(
+        *(CreateRun(f"r{n}", "d", b"old", fresh_token(), unique_key=f"u{n}") for n in range(half))
+    )
+    moves: list[Transition] = []
+    for n in range(half):
+        create = CreateRun(
+            f"s{n}", "d", b"new", fresh_token(), unique_key=f"u{n}", key_rule=Debounce()
+        )
+        moves += [create, Claim("w", fresh_token(), ("d",), ("default",), 1)]
+    answers = await race(stores, moves)
+    claims = [answer for answer in answers if isinstance(answer, Claimed)]
+    inputs = {given.run.run_id: given.run.input for answer in claims for given in answer.runs}
+    for n in range(half):
+        answer = answers[2 * n]
+        if answer == Created(f"s{n}"):
+            assert inputs[f"r{n}"] == b"old"
+            assert (await desk.run(f"r{n}")).key_passed_to == f"s{n}"
+        else:
+            assert answer == Exists(f"r{n}", same=True)
+            assert (await desk.run(f"r{n}")).input == b"new"
+            assert inputs.get(f"r{n}", b"new") == b"new"
+
+
+async def test_one_of_many_throttled_creates_makes_a_run(stores: list[Store], desk: Desk):
+    """Of 64 in one window one exists, though it ended among them."""
+    creates = [
+        CreateRun(f"r{n}", "d", b"", fresh_token(), unique_key="u", key_rule=Throttle(9))
+        for n in range(RACERS)
+    ]
+    cancels = [CancelRun(f"r{n}", "q") for n in range(RACERS)]
+    answers = (await race(stores, [*creates, *cancels]))[:RACERS]
     [winner] = {answer.run_id for answer in answers}
     assert Counter(type(answer) for answer in answers) == {Created: 1, Exists: RACERS - 1}
     assert [run.run.run_id for run in (await desk.snapshot())[0]] == [winner]

@@ -119,3 +119,30 @@ CREATE TABLE gate (
     PRIMARY KEY (namespace, queue, limit_key)
 ) WITHOUT ROWID;
 CREATE INDEX gate_look ON gate (namespace, look_at) WHERE look_at IS NOT NULL;
+
+-- Rules of unique keys.
+
+ALTER TABLE run ADD COLUMN key_passed_to;
+DROP INDEX run_unique;
+CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
+    WHERE unique_key IS NOT NULL AND status < 4 AND key_passed_to IS NULL;
+
+CREATE TABLE throttle (
+    namespace INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    unique_key TEXT NOT NULL,
+    until INTEGER NOT NULL,
+    run NOT NULL,
+    PRIMARY KEY (namespace, definition, unique_key)
+) WITHOUT ROWID;
+CREATE INDEX throttle_until ON throttle (until);
+
+CREATE TABLE debounced (
+    namespace INTEGER NOT NULL,
+    id NOT NULL,
+    token INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    run NOT NULL,
+    PRIMARY KEY (namespace, id, token)
+) WITHOUT ROWID;
+CREATE INDEX debounced_until ON debounced (until);
