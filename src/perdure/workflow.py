@@ -53,9 +53,10 @@ from perdure.errors import (
 from perdure.event import types_of
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
-from perdure.model.records import StepKey, StepKind
+from perdure.model.records import Micros, StepKey, StepKind
 from perdure.model.schedules import Missed, Schedule
 from perdure.model.transitions import Created, CreateRun, Exists, Outcome
+from perdure.retention import Age, Retention, retention_given, retention_of_call
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 from perdure.schedule import ScheduleHandle, put_schedule, timing_given
 from perdure.step import Step, refuse_unknown
@@ -85,6 +86,7 @@ class Options(msgspec.Struct, frozen=True):
     missed: Missed = Missed.ONCE
     schedule_key: str | None = None
     limit_key: str | None = None
+    retention: Micros | None = None
     overrides: CallOptions = CallOptions()
 
 
@@ -237,6 +239,7 @@ class Calls(Generic[P, R]):
             template.tags,
             options.missed,
             limit_key=template.limit_key,
+            retention=template.retention,
         )
         await put_schedule(bound.engine, schedule)
         return ScheduleHandle(key, bound.engine)
@@ -373,6 +376,7 @@ class Calls(Generic[P, R]):
             options.tags or definition.tags,
             delay,
             limit_key=options.limit_key,
+            retention=options.retention,
         )
 
     @reads_as("enqueue(…) without `await`")
@@ -517,6 +521,7 @@ class Definable(Calls[P, R]):
         missed: Literal["skip", "once", "all"] = "once",
         schedule_key: str | None = None,
         limit_key: str | None = None,
+        retention: Age = None,
     ) -> Calls[P, R]:
         """Return the same verbs with options for one call.
 
@@ -539,9 +544,11 @@ class Definable(Calls[P, R]):
             schedule_key: of ``schedule``: by which it is found again.
             limit_key: under which the queue's limits by key count this run: a customer, a host.
                 See ``app.queue``.
+            retention: for how long the run is kept after its end, however it ends, instead of what
+                the definition says; ``"forever"``, or a duration.
 
         Raises:
-            InvalidValue, UsageError: an option is wrong.
+            InvalidValue, InvalidDuration, UsageError: an option is wrong.
         """
         policy = checked_missed(missed)
         names = {
@@ -582,6 +589,7 @@ class Definable(Calls[P, R]):
             policy,
             schedule_key,
             limit_key,
+            retention_of_call(retention),
             overrides,
         )
         return Calls(self._find, given)
@@ -664,6 +672,7 @@ class RunDefaults(TypedDict, total=False):
     timeout: Duration | None
     queue: str
     priority: int
+    retention: Retention | Age
 
 
 class Settings(RunDefaults, total=False):
@@ -689,6 +698,7 @@ class Declaration(msgspec.Struct, frozen=True):
     timeout: Duration | None
     queue: str
     priority: int
+    retention: Retention | Age
     name: str | None = None
     backoff: Backoff | Callable[[int, BaseException], Duration] | None = None
     retry_on: RetryOn = None
@@ -767,6 +777,7 @@ class Declaration(msgspec.Struct, frozen=True):
             on=events,
             where=self.where,
             recurring=self._recurring(name),
+            retention=retention_given(self.retention, f"retention of {name!r}"),
         )
 
     def _recurring(self, name: str) -> Recurring | None:

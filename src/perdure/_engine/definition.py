@@ -16,6 +16,7 @@ from perdure.errors import DefinitionError, InvalidValue, UsageError, shown
 from perdure.event import type_name
 from perdure.model.events import Listener
 from perdure.model.records import Micros
+from perdure.model.retention import DEFAULT, Retention
 from perdure.model.schedules import Missed, PutSchedule, Schedule
 from perdure.retry import RetryPolicy
 from perdure.timing import Timing, next_instant
@@ -136,6 +137,7 @@ class Definition:
         on: the types of the events that start it.
         where: says of such an event whether it is wanted; None for all.
         recurring: when it is started again and again; None for never.
+        retention: for how long its ended runs are kept.
     """
 
     name: str
@@ -154,6 +156,7 @@ class Definition:
     on: tuple[object, ...] = ()
     where: Callable[[Any], bool] | None = None
     recurring: Recurring | None = None
+    retention: Retention = DEFAULT
     _result: Schema[Any] | None = field(default=None, init=False, repr=False)
     _injects: bool | None = field(default=None, init=False, repr=False)
 

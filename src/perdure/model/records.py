@@ -193,6 +193,7 @@ class RunRecord(msgspec.Struct, gc=False):
         misfits: the versions of the definition whose replay did not fit the record.
         coalesce: at most one wake-up by finished children in so many microseconds.
         limit_key: under which its queue's limits by key count; None for none.
+        retention: for how long it is kept after its end; None for as long as its definition says.
     """
 
     seq: int
@@ -234,6 +235,7 @@ class RunRecord(msgspec.Struct, gc=False):
     paused_at: Micros | None = None
     caused_by: str | None = None
     limit_key: str | None = None
+    retention: Micros | None = None
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):

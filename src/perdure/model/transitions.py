@@ -40,6 +40,7 @@ from perdure.model.records import (
     StepOutcome,
     Wait,
 )
+from perdure.model.retention import Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.schedules import (
     Fired,
     FireSchedule,
@@ -86,6 +87,7 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     by: Grant | None = None
     caused_by: str | None = None
     limit_key: str | None = None
+    retention: Micros | None = None
 
 
 def start_of(schedule: Schedule, instant: Micros) -> CreateRun:
@@ -104,6 +106,7 @@ def start_of(schedule: Schedule, instant: Micros) -> CreateRun:
         tags=schedule.tags,
         caused_by=cause_of_firing(schedule.key, instant),
         limit_key=schedule.limit_key,
+        retention=schedule.retention,
     )
 
 
@@ -460,6 +463,8 @@ Transition: TypeAlias = (
     | PutQueue
     | PauseQueue
     | ResumeQueue
+    | PutRetentions
+    | Prune
 )
 
 # --- answers ---------------------------------------------------------------------------------
@@ -604,4 +609,6 @@ Outcome: TypeAlias = (
     | Fired
     | Passed
     | QueueKept
+    | RetentionsKept
+    | Pruned
 )

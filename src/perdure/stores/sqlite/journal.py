@@ -22,6 +22,7 @@ from perdure.model.events import (
 )
 from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import Status
+from perdure.model.retention import Prune, PutRetentions
 from perdure.model.schedules import (
     FireSchedule,
     PauseSchedule,
@@ -50,7 +51,17 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.sqlite import events, lineage, queues, rows, runs, saving, schedules, workers
+from perdure.stores.sqlite import (
+    events,
+    lineage,
+    pruning,
+    queues,
+    rows,
+    runs,
+    saving,
+    schedules,
+    workers,
+)
 from perdure.stores.sqlite.claims import claim
 from perdure.stores.sqlite.connecting import lengthen_log
 from perdure.stores.sqlite.failures import UNFIT_VALUES, is_busy, store_error
@@ -89,6 +100,8 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     PutQueue: queues.put,
     PauseQueue: queues.pause,
     ResumeQueue: queues.resume,
+    PutRetentions: pruning.put,
+    Prune: pruning.prune,
 }
 
 _MOST_HELD = 10_000

@@ -20,8 +20,9 @@ from perdure.model.records import (
     WorkerRecord,
     count_order,
 )
+from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
-from perdure.stores.sqlite import events, gates, rows, schedules
+from perdure.stores.sqlite import events, gates, rows, schedules, searching
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import STATUSES, pack_id
 from perdure.stores.sqlite.listing import count_statement, events_statement, list_statement
@@ -168,6 +169,12 @@ class Reader:
         """Return what SQLite's check of the file finds."""
         found = [line for (line,) in self._all("PRAGMA integrity_check")]
         return [] if found == ["ok"] else found
+
+    def prunable(self, asked: Prune, now: Micros) -> Pruned:
+        """Return how much there is to remove."""
+        with self._instant() as namespace:
+            search = searching.Search(self.connection, namespace, self._names, asked, now)
+            return Pruned(search.count_runs(), search.count_events())
 
     def queues(self) -> list[QueueRecord]:
         """Return the queues of which something is kept, in the order of their names."""

@@ -73,7 +73,8 @@ HOT: Final = (
     " error, queue, limit_key, slot"
 )
 FULL: Final = (
-    HOT + ", version, priority, tags, parent, root, input, meta, options, result, caused_by"
+    HOT
+    + ", version, priority, tags, parent, root, input, meta, options, result, caused_by, retention"
 )
 
 
@@ -133,7 +134,7 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     """Read the columns FULL."""
     found = hot_row(row, names, payloads)
     run = found.run
-    version, run.priority, tags, parent, root, data, meta, options, result, cause = row[31:41]
+    version, run.priority, tags, parent, root, data, meta, options, result = row[31:40]
     run.version = names.texts[version]
     run.tags = unpack_texts(tags)
     run.parent_id = None if parent is None else unpack_id(parent)
@@ -142,13 +143,14 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     run.meta = payloads.read(meta, run.seq, 1)
     run.options = payloads.read(options, run.seq, 2)
     run.result = payloads.read(result, run.seq, 3)
-    run.caused_by = cause
+    run.caused_by, run.retention = row[40:42]
     return found
 
 
 FRESH: Final = (
     "seq, id, definition, version, queue, priority, unique_key, token, input, meta, options, tags,"
-    " parent, root, created_at, updated_at, attempt, status, caused_by, limit_key"
+    " parent, root, created_at, updated_at, attempt, status, caused_by, limit_key,"
+    " retention"
 )
 
 
@@ -182,6 +184,7 @@ def fresh_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             attempt,
             caused_by=row[18],
             limit_key=row[19],
+            retention=row[20],
         ),
         run_id,
     )
@@ -191,7 +194,7 @@ CREATED: Final = (
     "seq, namespace, id, status, definition, queue, rank, priority, due_at, epoch, grant_token,"
     " control, generation, created_at, updated_at, attempt, crashes, waiting_for, coalesce_for,"
     " waits, version, token, parent, root, unique_key, caused_by, tags, input, meta, options,"
-    " limit_key, parked"
+    " limit_key, parked, retention"
 )
 
 
@@ -234,6 +237,7 @@ def created(run: RunRecord, namespace: int, names: Names, payloads: Payloads) ->
         payloads.write(run.options, run.seq, 2),
         run.limit_key,
         0 if run.limit_key is None else 1,
+        run.retention,
     )
 
 
@@ -252,6 +256,7 @@ def is_plain_create(create: CreateRun) -> bool:
         and create.root_id is None
         and create.caused_by is None
         and create.limit_key is None
+        and create.retention is None
         and not create.tags
         and create.delay <= 0
         and len(create.input) <= LONGEST

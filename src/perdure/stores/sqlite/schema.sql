@@ -56,7 +56,9 @@ CREATE TABLE run (
     caused_by TEXT,              -- event:…, schedule:…, fork:…; NULL for a call
     limit_key TEXT,
     parked INTEGER DEFAULT 0,    -- status 0: 1 while it stands behind the gate of its limit_key
-    slot INTEGER                 -- status 1: 1 where it counts for the limits of its queue
+    slot INTEGER,                -- status 1: 1 where it counts for the limits of its queue
+    retention INTEGER,           -- how long it is kept after its end; NULL: as its definition says
+    kept_until INTEGER           -- it was over and needed: when to look at it again
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
@@ -78,6 +80,13 @@ CREATE INDEX run_child ON run (namespace, parent) WHERE parent IS NOT NULL;
 CREATE INDEX run_caused ON run (namespace, caused_by) WHERE caused_by IS NOT NULL;
 -- not IN (3, 5, 6): that costs 1 us at each change of a run, these comparisons nothing
 CREATE INDEX run_ailing ON run (namespace, status) WHERE status > 2 AND status <> 4;
+
+-- Ended runs, for the pruner: those that are kept as their definition says, and the others.
+CREATE INDEX run_ended
+    ON run (namespace, definition, status + 3 * (reason IS 'declined'), created_at + finished_at)
+    WHERE status > 3 AND retention IS NULL AND kept_until IS NULL;
+CREATE INDEX run_kept ON run (namespace, coalesce(kept_until, created_at + finished_at + retention))
+    WHERE status > 3 AND (retention IS NOT NULL OR kept_until IS NOT NULL);
 
 CREATE TABLE payload (
     id INTEGER PRIMARY KEY,      -- run * 8 + column: 0 input 1 meta 2 options 3 result 4 error
@@ -188,6 +197,8 @@ CREATE TABLE taken (             -- by which wait of which run
     PRIMARY KEY (run, generation, event)
 ) WITHOUT ROWID;
 
+CREATE INDEX taken_event ON taken (event);
+
 CREATE TABLE listener (
     namespace INTEGER NOT NULL,
     type INTEGER NOT NULL,
@@ -248,6 +259,13 @@ CREATE TABLE gate (              -- the runs of a queue that share a limit_key; 
     PRIMARY KEY (namespace, queue, limit_key)
 ) WITHOUT ROWID;
 CREATE INDEX gate_look ON gate (namespace, look_at) WHERE look_at IS NOT NULL;
+
+CREATE TABLE retention (         -- of definitions that do not go by the default
+    namespace INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    content BLOB NOT NULL,       -- JSON
+    PRIMARY KEY (namespace, definition)
+) WITHOUT ROWID;
 
 -- For people with nothing but the sqlite3 command; Perdure itself does not read it.
 CREATE VIEW runs AS

@@ -148,6 +148,13 @@ class Unit:
         self._held.clear()
         self.rows.clear()
 
+    def forget(self, seqs: Iterable[int]) -> None:
+        """Runs were removed: there are none of their ids any more."""
+        removed = set(seqs)
+        for run_id, row in self.rows.items():
+            if row is not None and row.run.seq in removed:
+                self.rows[run_id] = None
+
     def row(self, run_id: str) -> Row | None:
         """Return the run's row, None where there is no such run."""
         if run_id in self.creates:

@@ -37,6 +37,8 @@ CREATE TABLE taken (
     PRIMARY KEY (run, generation, event)
 ) WITHOUT ROWID;
 
+CREATE INDEX taken_event ON taken (event);
+
 CREATE TABLE listener (
     namespace INTEGER NOT NULL,
     type INTEGER NOT NULL,
@@ -116,3 +118,20 @@ CREATE TABLE gate (
     PRIMARY KEY (namespace, queue, limit_key)
 ) WITHOUT ROWID;
 CREATE INDEX gate_look ON gate (namespace, look_at) WHERE look_at IS NOT NULL;
+
+-- Retention.
+
+ALTER TABLE run ADD COLUMN retention INTEGER;
+ALTER TABLE run ADD COLUMN kept_until INTEGER;
+CREATE INDEX run_ended
+    ON run (namespace, definition, status + 3 * (reason IS 'declined'), created_at + finished_at)
+    WHERE status > 3 AND retention IS NULL AND kept_until IS NULL;
+CREATE INDEX run_kept ON run (namespace, coalesce(kept_until, created_at + finished_at + retention))
+    WHERE status > 3 AND (retention IS NOT NULL OR kept_until IS NOT NULL);
+
+CREATE TABLE retention (
+    namespace INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    PRIMARY KEY (namespace, definition)
+) WITHOUT ROWID;
