@@ -395,7 +395,8 @@ def _swallowed(activation: Activation) -> bool:
 def _ending(run_id: str, answer: Settled, verdict: Verdict) -> Ending:
     match verdict:
         case Completed() if answer.status == "completed":
-            return Ending(run_id, answer.status, verdict.result, None, None)
+            reason = "declined" if verdict.declined else None
+            return Ending(run_id, answer.status, verdict.result, None, reason)
         case Failed() if answer.status == "failed":
             return Ending(run_id, answer.status, None, verdict.error, verdict.reason)
         case _:
