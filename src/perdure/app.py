@@ -821,7 +821,7 @@ class App(Generic[Services_co, Meta_co]):
     async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
         """Return how many runs there are of each status, all as of one instant.
 
-        The store reads every run for it: ask once a second, not once a request.
+        The store keeps them: however many runs there are, it takes the same time.
 
         Args:
             by_definition: count each definition apart.

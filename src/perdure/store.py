@@ -205,8 +205,8 @@ class Store(Protocol):
         """Return how many runs there are of each status, as of one instant.
 
         There is no count of 0. They come by definition, then queue (both in the order of their
-        code points), then in the order of :class:`~perdure.model.records.Status`. A store may
-        read every run for it: ask once a second, not once a request.
+        code points), then in the order of :class:`~perdure.model.records.Status`. A store keeps
+        them: however many runs there are, it takes the same time.
 
         Args:
             by_definition: count each definition apart.

@@ -7,6 +7,7 @@ the business of :mod:`perdure.stores.memory.store`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -38,7 +39,7 @@ class Row:
 
     ``checkpoints`` are in the order in which they were first recorded. ``open`` holds, for each
     join of ``waits``, the children that have not ended. ``taken`` says by which wait, of which
-    generation, an event (by its seq) was taken.
+    generation, an event (by its seq) was taken. ``counted_as`` is the status as which it counts.
     """
 
     run: RunRecord
@@ -50,6 +51,7 @@ class Row:
     open: dict[int, set[str]] = field(default_factory=dict[int, set[str]])
     audit: dict[str, Audit] = field(default_factory=dict[str, Audit])
     taken: dict[tuple[int, int], StepKey] = field(default_factory=dict[tuple[int, int], StepKey])
+    counted_as: Status | None = None
 
 
 @dataclass(slots=True)
@@ -89,12 +91,14 @@ class Space:
         # that have a retention of their own stand apart.
         self.ended: dict[str, dict[tuple[Status, str | None], dict[str, Row]]] = {}
         self.retained: dict[str, Row] = {}
+        self.counts: Counter[tuple[str, str, Status]] = Counter()  # by definition, queue, status
         self.ready = Ready(self.rows)
         self._dues: Heap[Due] = Heap(self._is_due)
 
     def index(self, row: Row, now: Micros) -> None:
         """Enter a run where its new status belongs, and wake others where it has ended."""
         run = row.run
+        self._count(row, run.status)
         self.paused.pop(run.run_id, None)
         self.ready.moved(run, now)
         match run.status:
@@ -118,6 +122,15 @@ class Space:
             case _:
                 assert_never(run.status)
 
+    def _count(self, row: Row, status: Status | None) -> None:
+        """Count a run under its new status; None for one that is removed."""
+        place = (row.run.definition, row.run.queue)
+        if row.counted_as is not None:
+            self.counts[*place, row.counted_as] -= 1
+        if status is not None:
+            self.counts[*place, status] += 1
+        row.counted_as = status
+
     def _enter_ended(self, row: Row) -> None:
         run = row.run
         if run.retention is not None:
@@ -139,6 +152,7 @@ class Space:
     def remove(self, row: Row) -> None:
         """Forget an ended run that nobody needs."""
         self.strike_ended(row.run)
+        self._count(row, None)
         del self.rows[row.run.run_id]
 
     def is_needed(self, run: RunRecord) -> bool:

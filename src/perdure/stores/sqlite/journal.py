@@ -52,6 +52,7 @@ from perdure.model.transitions import (
     Transition,
 )
 from perdure.stores.sqlite import (
+    counting,
     events,
     lineage,
     pruning,
@@ -149,6 +150,8 @@ class Journal:
         self._namespace: int | None = None
         self._held: dict[str, Row] = {}
         self._batches = 0
+        self._created = 0  # runs, since some were counted
+        self._counted: int | None = None
         (self._version,) = connection.execute("PRAGMA data_version").fetchone()
 
     def apply(self, batch: Sequence[Transition], *, quick: bool) -> Applied:
@@ -168,6 +171,10 @@ class Journal:
                 raise NotQuick
             lengthen_log(self._connection, self._path)
         self._batches += 1
+        if self._created >= counting.FOLD:
+            if quick:
+                raise NotQuick
+            self._fold()
         if type(batch[0]) is CreateRun:
             creates = [one for one in batch if type(one) is CreateRun]
             applied = self._create_plainly(creates) if len(creates) == len(batch) else None
@@ -204,7 +211,20 @@ class Journal:
             raise
         if not are_new:
             return None
+        self._created += len(creates)
         return Applied([Created(create.run_id) for create in creates], hint=True)
+
+    def _fold(self) -> None:
+        """Count runs that are not the newest any more, in a transaction of its own."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            counting.fold(self._connection)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._rolled_back()
+            raise
+        self._created = 0
+        self._counted = None
 
     def _insert_all(self, columns: list[Any], count: int) -> bool:
         """Insert so many runs, or none where one of them is there already; tell which."""
@@ -235,27 +255,36 @@ class Journal:
         """Begin a unit of work, and read the runs that the batch names."""
         if self._namespace is None:
             self._namespace = self._names.number(self._namespace_name)
+        named = list(dict.fromkeys(_named(batch, careful=careful)))
+        if named:
+            self._see_others()
         unit = Unit(
             self._connection,
             self._namespace,
             self._names,
             self._payloads,
             held=self._held,
+            counted=self._counted if named else None,
             now=self._clock.now(),
             careful=careful,
             quick=quick,
         )
-        named = list(dict.fromkeys(_named(batch, careful=careful)))
         if named:
-            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
-            if version != self._version:
-                self._held.clear()
-                self._version = version
             unit.load(named)
         return unit
 
+    def _see_others(self) -> None:
+        """Forget what was remembered where another connection has committed since."""
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if version != self._version:
+            self._held.clear()
+            self._counted = None
+            self._version = version
+
     def _committed(self, unit: Unit) -> None:
         self._names.committed()
+        self._created += unit.created
+        self._counted = unit.upto
         for run_id, row in unit.rows.items():
             if row is not None and row.run.status is Status.RUNNING:
                 self._held[run_id] = row
@@ -270,6 +299,7 @@ class Journal:
             with suppress(sqlite3.Error):  # what led here is raised; the transaction ends anyway
                 self._connection.execute("ROLLBACK")
         self._namespace = None
+        self._counted = None
         self._names.rolled_back()
         self._held.clear()
 
@@ -297,6 +327,7 @@ def _apply(unit: Unit, batch: Sequence[Transition]) -> None:
     flush(unit)
     for index, transition in claims:
         outcomes[index] = claim(unit, transition)
+    unit.moves.write(unit.connection, unit.namespace)
 
 
 def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a flat table

@@ -12,6 +12,7 @@ import msgspec
 
 from perdure.model.retention import AGAIN, DEFAULT, Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.transitions import Outcome
+from perdure.stores.sqlite import counting
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.searching import Found, Search, retentions
@@ -86,7 +87,9 @@ def prune(unit: Unit, transition: Prune) -> Outcome:
     for statement in OF_EVENTS:
         statement.run(unit.connection, taken)
     is_more = removal.room <= 0 or len(events) == transition.limit or len(taken) < len(events)
-    return Pruned(removal.runs, len(taken), is_more)
+    is_uncounted = counting.fold(unit.connection)
+    unit.upto = None
+    return Pruned(removal.runs, len(taken), is_more or is_uncounted)
 
 
 class _Removal:
@@ -119,8 +122,12 @@ class _Removal:
 
     def _remove(self, seqs: Sequence[int]) -> None:
         unit = self._unit
+        if not seqs:
+            return
+        counting.remove(unit.connection, seqs)
         for statement in OF_RUNS:
             statement.run(unit.connection, seqs)
+        counting.removed(unit.connection)
         unit.payloads.delete(seqs)
         unit.forget(seqs)
         self.runs += len(seqs)

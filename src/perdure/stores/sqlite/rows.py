@@ -17,6 +17,7 @@ from perdure.model.records import (
     Micros,
     Rank,
     RunRecord,
+    Status,
     StepKey,
     StepKind,
     StepOutcome,
@@ -55,13 +56,14 @@ class Row(msgspec.Struct, gc=False):
 
     The record is *hot*: it lacks what no transition looks at (input, meta, options, tags, version,
     priority, parent, root, result), unless a read asked for all of it. ``slot``: while it runs it
-    counts for the limits of its queue.
+    counts for the limits of its queue. ``was``: the status as which it is counted.
     """
 
     run: RunRecord
     key: StoredId
     waits: int = 0
     slot: bool = False
+    was: Status = Status.QUEUED
 
 
 # --- runs ------------------------------------------------------------------------------------
@@ -127,6 +129,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
         run_id,
         waits,
         slot == 1,
+        STATUSES[status],
     )
 
 

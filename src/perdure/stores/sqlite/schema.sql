@@ -88,6 +88,20 @@ CREATE INDEX run_ended
 CREATE INDEX run_kept ON run (namespace, coalesce(kept_until, created_at + finished_at + retention))
     WHERE status > 3 AND (retention IS NOT NULL OR kept_until IS NOT NULL);
 
+CREATE TABLE run_count (         -- of the runs up to counted.upto; see counting.py
+    namespace INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    runs INTEGER NOT NULL,
+    PRIMARY KEY (namespace, definition, queue, status)
+) WITHOUT ROWID;
+
+CREATE TABLE counted (           -- one row
+    upto INTEGER NOT NULL
+);
+INSERT INTO counted VALUES (0);
+
 CREATE TABLE payload (
     id INTEGER PRIMARY KEY,      -- run * 8 + column: 0 input 1 meta 2 options 3 result 4 error
     data BLOB NOT NULL

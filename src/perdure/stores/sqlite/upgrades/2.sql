@@ -135,3 +135,22 @@ CREATE TABLE retention (
     content BLOB NOT NULL,
     PRIMARY KEY (namespace, definition)
 ) WITHOUT ROWID;
+
+-- Counts.
+
+CREATE TABLE run_count (
+    namespace INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    runs INTEGER NOT NULL,
+    PRIMARY KEY (namespace, definition, queue, status)
+) WITHOUT ROWID;
+
+CREATE TABLE counted (
+    upto INTEGER NOT NULL
+);
+INSERT INTO run_count
+    SELECT namespace, definition, queue, status, count(*) FROM run
+    GROUP BY namespace, definition, queue, status;
+INSERT INTO counted SELECT coalesce(max(seq), 0) FROM run;
