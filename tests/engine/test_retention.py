@@ -243,6 +243,41 @@ async def test_a_body_that_asks_for_a_pruned_run_is_told(place: Place):
         assert await asking.result(timeout="10s") == "told"
 
 
+@pytest.mark.parametrize("verb", ["restart", "fork"])
+async def test_what_continues_a_completed_run_meets_that_a_child_is_gone(place: Place, verb: str):
+    """It does not wait for ever for a child that the recorded part has started."""
+
+    def define(app: App) -> Any:
+        @app.job(retention="0s")
+        async def child() -> str:
+            return "grown"
+
+        @app.workflow
+        async def parent() -> str:
+            run = await child.enqueue()
+            await step("between", between)
+            try:
+                return await run.result()
+            except RunNotFound:
+                return "gone"
+
+        async def between() -> None:
+            return None
+
+        return parent
+
+    async with place.life(define) as life:
+        first = await life.flow.enqueue()
+        assert await first.result(timeout="10s") == "grown"
+        assert (await life.app.prune()).runs == 1
+        if verb == "restart":
+            await first.restart(from_step="between")
+            again = first
+        else:
+            again = await first.fork(from_step="between")
+        assert await again.result(timeout="10s") == "gone"
+
+
 async def test_an_id_is_free_after_its_retention(place: Place):
     """The same id and unique_key make a new run, which executes its steps anew."""
     calls: list[str] = []

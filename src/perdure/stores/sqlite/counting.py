@@ -102,7 +102,8 @@ class Moves:
         self._number = number
         self._changes: dict[CountPlace, int] = {}
         self._like: RunRecord | None = None
-        self._was = self._is = Status.QUEUED
+        self._was: Status = Status.QUEUED
+        self._is: Status = Status.QUEUED
         self._runs = 0
 
     def moved(self, run: RunRecord, was: Status) -> None:

@@ -24,6 +24,7 @@ from perdure.model.transitions import (
     CreateRun,
     Missing,
     PauseRun,
+    RestartRun,
     ResumeRun,
     Retrying,
     Settle,
@@ -260,6 +261,21 @@ async def test_a_retried_run_lives_again(ready: Desk, clock: ManualClock):
     clock.advance(20 * DAY)
     assert await prune(ready) == Pruned()
     await ready.settle(await ready.claim_one("r"), FAIL)
+    clock.advance(30 * DAY - 1)
+    assert await prune(ready) == Pruned()
+    clock.advance(1)
+    assert await prune(ready) == Pruned(runs=1)
+
+
+async def test_a_restarted_run_lives_again(ready: Desk, clock: ManualClock):
+    """So does one that had ended well; it is over by its next end."""
+    await ready.end("r")
+    clock.advance(20 * DAY)
+    assert await ready.do(RestartRun("r", "again")) == Controlled(Status.QUEUED)
+    clock.advance(20 * DAY)
+    assert await prune(ready) == Pruned()
+    assert await prune(ready, older_than=0) == Pruned()
+    await ready.settle(await ready.claim_one("r"))
     clock.advance(30 * DAY - 1)
     assert await prune(ready) == Pruned()
     clock.advance(1)
