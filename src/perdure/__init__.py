@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from perdure.handle import Event, Run
     from perdure.model.records import Status
     from perdure.queue import Queue, Rate
+    from perdure.retention import Retention
     from perdure.retry import Backoff, RetryPolicy, constant, exponential, linear
     from perdure.selection import BulkResult, Selection
     from perdure.step import (
@@ -57,6 +58,7 @@ __all__ = [
     "PerdureError",
     "Queue",
     "Rate",
+    "Retention",
     "RetryAfter",
     "RetryPolicy",
     "Run",
@@ -100,6 +102,7 @@ _HOMES = {
     "handle": ("Event", "Run"),
     "model.records": ("Status",),
     "queue": ("Queue", "Rate"),
+    "retention": ("Retention",),
     "retry": ("Backoff", "RetryPolicy", "constant", "exponential", "linear"),
     "selection": ("BulkResult", "Selection"),
     "step": (

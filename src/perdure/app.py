@@ -52,7 +52,7 @@ from perdure.clock import to_micros_instant
 from perdure.codec import schema
 from perdure.context import Context, Values
 from perdure.declare import Declared
-from perdure.duration import Duration
+from perdure.duration import Duration, named_micros
 from perdure.errors import AppNotReady, DefinitionError, RunNotFound, UsageError, shown
 from perdure.event import type_name
 from perdure.handle import (
@@ -69,7 +69,9 @@ from perdure.handle import (
 from perdure.ids import check_id
 from perdure.model.queues import Limits
 from perdure.model.records import Count, RunQuery, Status
+from perdure.model.retention import Prune, Pruned
 from perdure.queue import Queue, QueueEntry, Rate, limits_given, queue_entries
+from perdure.retention import Age, age_given
 from perdure.retry import Backoff, RetryOn
 from perdure.schedule import ScheduleEntry, ScheduleHandle, schedule_entry
 from perdure.selection import Filters, Selection, refuse_unknown_filters
@@ -296,11 +298,14 @@ class App(Generic[Services_co, Meta_co]):
             function: the body, ``async def`` or ``def``.
             name: its name; the function's by default. It must be unique in the app.
             max_attempts: attempts of the whole run; recorded steps are not repeated by a new one.
-                This and the next five are what :meth:`configure` says by default.
+                This and the next six are what :meth:`configure` says by default.
             backoff: the delay before the next attempt.
             retry_on: exception classes or a predicate; None for every ``Exception``.
             timeout: how long one attempt of the body may hold a worker; None for no limit.
             queue, priority: where its runs wait and in which order (smaller is sooner).
+            retention: for how long its ended runs are kept: a duration, ``"forever"``, or a
+                :class:`~perdure.Retention` that says it by how they ended; 30 days by default. A
+                starting worker puts it into the store, where it then holds for all of its runs.
             on: the class of the events that start it, or the name of their type; a list or a union
                 for several. The body takes the event as its argument. A starting worker registers
                 it in the store, and from then on :meth:`publish` starts a run, also from a process
@@ -465,6 +470,7 @@ class App(Generic[Services_co, Meta_co]):
         workflow: RunDefaults | None = None,
         job: RunDefaults | None = None,
         payload_limit: int | None = None,
+        event_retention: Age = None,
     ) -> None:
         """Say what holds in this app where a definition or a call does not say otherwise.
 
@@ -472,10 +478,12 @@ class App(Generic[Services_co, Meta_co]):
         first time. What is not named stays as it was.
 
         Args:
-            workflow: any of ``max_attempts``, ``backoff``, ``retry_on``, ``timeout``, ``queue`` and
-                ``priority``, for its workflows.
+            workflow: any of ``max_attempts``, ``backoff``, ``retry_on``, ``timeout``, ``queue``,
+                ``priority`` and ``retention``, for its workflows.
             job: the same for its jobs.
             payload_limit: bytes of one encoded input, meta, result or error; 1 MiB by default.
+            event_retention: for how long published events are kept, and runs may take them;
+                ``"forever"``, or a duration, 30 days by default.
 
         Raises:
             AppNotReady: the app was connected or has run something already.
@@ -493,6 +501,9 @@ class App(Generic[Services_co, Meta_co]):
         limit = self._engine.payload_limit
         if payload_limit is not None:
             limit = _checked_limit(payload_limit)
+        kept_for = self._engine.event_retention
+        if event_retention is not None:
+            kept_for = age_given(event_retention, "event_retention")
         chosen: dict[Kind, RunDefaults] = {
             "workflow": {**self._defaults["workflow"], **_checked_defaults("workflow", workflow)},
             "job": {**self._defaults["job"], **_checked_defaults("job", job)},
@@ -506,12 +517,14 @@ class App(Generic[Services_co, Meta_co]):
             for each in self._declared
         ]
         self._engine.payload_limit = limit
+        self._engine.event_retention = kept_for
         self._defaults = chosen
         for each, found in zip(self._declared, settled, strict=True):
             each.definition.policy = found.policy
             each.definition.timeout = found.timeout
             each.definition.queue = found.queue
             each.definition.priority = found.priority
+            each.definition.retention = found.retention
 
     # --- listening -------------------------------------------------------------------------------
 
@@ -815,7 +828,7 @@ class App(Generic[Services_co, Meta_co]):
     async def counts(self, *, by_definition: bool = False, by_queue: bool = False) -> list[Count]:
         """Return how many runs there are of each status, all as of one instant.
 
-        The store reads every run for it: ask once a second, not once a request.
+        The store keeps them: however many runs there are, it takes the same time.
 
         Args:
             by_definition: count each definition apart.
@@ -831,6 +844,56 @@ class App(Generic[Services_co, Meta_co]):
                 raise UsageError(f"{what} is true or false, got {shown(given)}")
         self._engine.check_loop()
         return await self._engine.store.counts(by_definition=by_definition, by_queue=by_queue)
+
+    async def prune(
+        self,
+        *,
+        older_than: Duration | None = None,
+        status: Status | str | Iterable[Status | str] = (),
+        name: str | Iterable[str] = (),
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Remove ended runs now, with everything that is kept of them.
+
+        Without arguments: what every worker removes by itself within a minute, which is what is
+        over by its retention, published events too. A run that has not ended is never removed, nor
+        is one that another may still ask for: that has a wait for it, or has started it and is not
+        completed.
+
+        Args:
+            older_than: instead of their retention: those that ended at least so long ago.
+            status: ``completed``, ``failed`` or ``cancelled``; several are alternatives.
+            name: of their definition; several are alternatives.
+            dry_run: count only.
+
+        Returns:
+            How many ``runs`` and ``events`` were removed, or would be.
+
+        Raises:
+            InvalidDuration, UsageError: an argument is wrong.
+            UnknownDefinition: neither has this app a definition of that name, nor is there a run.
+
+        Example::
+
+            await app.prune(older_than="7d", status="completed", name="send_mail")
+        """
+        if type(dry_run) is not bool:
+            raise UsageError(f"dry_run is true or false, got {shown(dry_run)}")
+        query = late_services.queries.ended_query(status, name)
+        age = None if older_than is None else named_micros(older_than, "older_than")
+        is_all = age is None and not query.statuses and not query.definitions
+        asked = Prune(
+            late_services.pruner.BATCH,
+            self._engine.event_retention if is_all else None,
+            age,
+            query.statuses,
+            query.definitions,
+        )
+        self._engine.check_loop()
+        await late_services.queries.check_known(query, self._registry, self._engine.store)
+        if dry_run:
+            return await self._engine.store.prunable(asked)
+        return await late_services.pruner.prune(self._engine, asked)
 
     # --- events ----------------------------------------------------------------------------------
 

@@ -27,6 +27,13 @@ GRACE: Final = "25s"
 CRASH_CAP: Final = 10
 """Claims in a row that may die without a new checkpoint."""
 
+RETENTION: Final = "30d"
+"""For which an ended run is kept."""
+DECLINED_RETENTION: Final = "1d"
+"""For which a run is kept that did not want the event that started it."""
+EVENT_RETENTION: Final = "30d"
+"""For which a published event is kept."""
+
 PAYLOAD_LIMIT: Final = 1 << 20
 """Bytes of one encoded input, meta, result or error."""
 
@@ -36,12 +43,14 @@ OF_DEFINITIONS: Final[Mapping[str, Mapping[str, Any]]] = {
         "timeout": None,
         "queue": QUEUE,
         "priority": PRIORITY,
+        "retention": RETENTION,
     },
     "job": {
         "max_attempts": JOB_MAX_ATTEMPTS,
         "timeout": JOB_TIMEOUT,
         "queue": QUEUE,
         "priority": PRIORITY,
+        "retention": RETENTION,
     },
 }
 """What holds of a definition where neither it nor its app says otherwise, by its kind."""

@@ -224,6 +224,7 @@ class ScheduleHandle:
             tags=create.tags,
             caused_by=cause,
             limit_key=create.limit_key,
+            retention=create.retention,
         )
         await self._engine.committer.submit(made)
         found = await self._engine.store.get(run_id)

@@ -49,6 +49,10 @@ Rescue
     meanwhile nothing happens. Where the store knows more (a lock file beside a database on the
     same machine), :meth:`Store.departed` says so and the rescue needs no lease.
 
+Retention
+    What is kept ends: see :mod:`perdure.model.retention`. A run that was removed is as if it had
+    never been; its id, and an event's, may be given again. Nothing removes a run that lives.
+
 Wake-ups
     After a commit that may interest another process (a run became claimable or terminal, a
     control word was set) the store gives a hint to whoever listens. Losing one is harmless: a poll
@@ -69,6 +73,7 @@ import msgspec
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
 from perdure.model.queues import QueueRecord
 from perdure.model.records import Count, Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
+from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
 
@@ -201,8 +206,8 @@ class Store(Protocol):
         """Return how many runs there are of each status, as of one instant.
 
         There is no count of 0. They come by definition, then queue (both in the order of their
-        code points), then in the order of :class:`~perdure.model.records.Status`. A store may
-        read every run for it: ask once a second, not once a request.
+        code points), then in the order of :class:`~perdure.model.records.Status`. A store keeps
+        them: however many runs there are, it takes the same time.
 
         Args:
             by_definition: count each definition apart.
@@ -228,6 +233,13 @@ class Store(Protocol):
 
     async def fires(self, key: str, limit: int = 100) -> list[Fire]:
         """Return what became of the instants of a schedule, newest first; at most so many."""
+        ...
+
+    async def prunable(self, asked: Prune) -> Pruned:
+        """Return how much Prune would remove if it had no ``limit``, as of one instant.
+
+        ``more`` is false. A store may read every ended run for it.
+        """
         ...
 
     async def queues(self) -> list[QueueRecord]:

@@ -60,7 +60,8 @@ from perdure.event import types_of
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
 from perdure.model.keys import KeyRule
-from perdure.model.records import StepKey, StepKind
+from perdure.model.records import Micros, StepKey, StepKind
+from perdure.retention import Age, Retention, retention_given, retention_of_call
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 from perdure.schedule import ScheduleHandle, put_schedule, timing_given
 from perdure.step import Step, StepOptions, refuse_unknown
@@ -96,6 +97,7 @@ class Options(msgspec.Struct, frozen=True):
     schedule_key: str | None = None
     limit_key: str | None = None
     on_taken: OnTaken | None = None
+    retention: Micros | None = None
     overrides: CallOptions = CallOptions()
 
 
@@ -252,6 +254,7 @@ class Calls(Generic[P, R]):
             template.tags,
             options.missed,
             limit_key=template.limit_key,
+            retention=template.retention,
         )
         await put_schedule(bound.engine, schedule)
         return ScheduleHandle(key, bound.engine)
@@ -412,6 +415,7 @@ class Calls(Generic[P, R]):
             delay,
             limit_key=limit_key,
             key_rule=rule,
+            retention=options.retention,
         )
 
     def _on_taken(self, definition: Definition) -> OnTaken:
@@ -568,6 +572,7 @@ class Definable(Calls[P, R]):
         on_conflict: OnConflict | None = None,
         unique_for: Duration | None = None,
         debounce: Debounce | None = None,
+        retention: Age = None,
     ) -> Calls[P, R]:
         """Return the same verbs with options for one call.
 
@@ -600,6 +605,8 @@ class Definable(Calls[P, R]):
                 once that has ended: a throttle. It counts for calls that say ``unique_for``.
             debounce: a call of the ``unique_key`` replaces the input of a run that has not started,
                 and has it wait anew.
+            retention: for how long the run is kept after its end, however it ends, instead of what
+                the definition says; ``"forever"``, or a duration.
 
         Raises:
             InvalidValue, InvalidDuration, UsageError: an option is wrong, or two exclude each
@@ -646,6 +653,7 @@ class Definable(Calls[P, R]):
             schedule_key,
             limit_key,
             on_taken(on_conflict, unique_for, debounce, has_key=has_key),
+            retention_of_call(retention),
             overrides,
         )
         return Calls(self._find, given)
@@ -728,6 +736,7 @@ class RunDefaults(TypedDict, total=False):
     timeout: Duration | None
     queue: str
     priority: int
+    retention: Retention | Age
 
 
 class Settings(RunDefaults, total=False):
@@ -759,6 +768,7 @@ class Declaration(msgspec.Struct, frozen=True):
     timeout: Duration | None
     queue: str
     priority: int
+    retention: Retention | Age
     name: str | None = None
     backoff: Backoff | Callable[[int, BaseException], Duration] | None = None
     retry_on: RetryOn = None
@@ -852,6 +862,7 @@ class Declaration(msgspec.Struct, frozen=True):
             else KeyOf(self.limit_key, "limit_key", name, arguments),
             on_taken=on_taken(self.on_conflict, self.unique_for, self.debounce, has_key=True)
             or NOTHING_SAID,
+            retention=retention_given(self.retention, f"retention of {name!r}"),
         )
 
     def _recurring(self, name: str) -> Recurring | None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import perdure
-from perdure import App, Backoff, RetryPolicy, Run, Worker, carry, gather, step
+from perdure import App, Backoff, Retention, RetryPolicy, Run, Worker, carry, gather, step
 from perdure.errors import AppNotReady
 from perdure.model.records import RunQuery
 from perdure.store import Store
@@ -300,12 +300,14 @@ CALLS: dict[str, Call] = {
     "App": _constructed(App),
     "App.connect": _connect,
     "App.counts": lambda desk, row: desk.app.counts(**{row.parameter: thaw(row.value)}),
+    "App.prune": lambda desk, row: desk.app.prune(**{row.parameter: thaw(row.value)}),
     "App.queue": _queue,
     "Queue.set_limits": lambda desk, row: desk.app.queue("mail").set_limits(
         **{row.parameter: thaw(row.value)}
     ),
     "Rate": _rate,
     "Debounce": lambda _, row: perdure.Debounce(**{"delay": "1s", row.parameter: thaw(row.value)}),
+    "Retention": _constructed(Retention),
     "App.schedule": lambda desk, row: desk.app.schedule(thaw(row.value)),
     "Workflow.schedule": _schedule("anything"),
     "Declared.schedule": _schedule("declared"),

@@ -163,6 +163,29 @@ ROWS: list[Row] = [
         for value in (5, "5/1m", (5, "1m"), True)
     ],
     *each({"Rate": "per"}, NO_DURATIONS, InvalidDuration),
+    # retention
+    *each(
+        {
+            **dict.fromkeys((*BODIES, *OPTIONS), "retention"),
+            "App.configure": "event_retention",
+            "App.prune": "older_than",
+            "Retention": "completed failed cancelled declined",
+        },
+        [row for row in NO_DURATIONS if row[0] is not None],
+        InvalidDuration,
+    ),
+    *[
+        Row("Retention", "keep", value, UsageError, "keep must be a whole number from 1 to")
+        for value in (0, -1, 1_000_000_001, True, 1.0, "5")
+    ],
+    *[
+        Row("App.prune", "dry_run", value, UsageError, "dry_run is true or false, got")
+        for value in (1, None, "yes")
+    ],
+    Row("App.prune", "status", "faild", UsageError, "did you mean 'failed'?"),
+    Row("App.prune", "status", ["failed", "running"], UsageError, "only ended runs are pruned"),
+    Row("App.prune", "name", "order_", UnknownDefinition, "did you mean 'order'?"),
+    *each({"App.prune": "name"}, NO_NAMES[:8], InvalidValue),
     Row("Rate", "per", "0s", UsageError, "per must be longer than nothing"),
     *each({"App.schedule": "key"}, NO_NAMES[:8], InvalidValue),
     *each(dict.fromkeys(OPTIONS, "schedule_key"), NO_NAMES[:8], InvalidValue),

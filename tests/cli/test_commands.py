@@ -428,6 +428,25 @@ async def report() -> None: ...
 """
 
 
+def test_prune(command: Perdure, shop: str):
+    """What is over by its retention; with an age what is older; text, JSON and counting alone."""
+    place = ("--app", f"{shop}:app")
+    for run_id in ("live", "gone"):
+        command("start", "add", "n=1", "--id", run_id, *place)
+    command("cancel", "gone", *place)
+    assert command("prune", *place).out == "removed 0 runs and 0 events\n"
+    older = ("prune", *place, "--older-than", "0s")
+    assert command(*older, "-s", "failed").out == "removed 0 runs and 0 events\n"
+    assert command(*older, "--dry-run").out == "would remove 1 run and 0 events\n"
+    told = {"runs": 1, "events": 0, "dry_run": False}
+    assert only_json(command(*older, "-s", "cancelled", "-n", "add", "--json")) == told
+    assert command("show", "gone", *place).code == 3
+    assert command("show", "live", *place).code == 0
+    assert command("prune", *place, "--older-than", "soon").code == 2
+    assert command("prune", *place, "-s", "running").code == 2
+    assert command("prune", *place, "-n", "addd").code == 3
+
+
 def test_doctor(command: Perdure, shop: str, yard: Path):
     """Exit 0 for a healthy store; 8 with code, run and sentence for a damaged one."""
     command("start", "add", "n=1", "--id", "r", "--app", f"{shop}:app")

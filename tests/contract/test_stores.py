@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from perdure.stores.sqlite import counting
 from perdure.testing.contract import Contract
 from perdure.testing.contract.desk import ManualClock
-from tests.contract.backends import BACKENDS
+from tests.contract.backends import BACKENDS, sqlite
 
 
 class TestStores(Contract):
@@ -16,3 +17,13 @@ class TestStores(Contract):
     def build(self, request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock):
         """How to build the stores of this test."""
         return BACKENDS[request.param](tmp_path, clock)
+
+
+class TestCountingStores(Contract):
+    """SQLite again, where runs are counted at once and not only when they are old."""
+
+    @pytest.fixture
+    def build(self, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
+        """How to build the stores of this test."""
+        monkeypatch.setattr(counting, "FOLD", 1)
+        return sqlite(tmp_path, clock)

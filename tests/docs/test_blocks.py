@@ -53,6 +53,8 @@ COMMANDS = {
             "perdure cancel --name fulfil --status queued",
             "perdure migrate --plan",
             "perdure doctor",
+            "perdure prune",
+            "perdure prune --older-than 0s --status cancelled --dry-run",
             "perdure send OrderPlaced order_id=o7 cents=499 --id message-7",
             "perdure schedules",
             "perdure queue limit mail --concurrency 20 --rate 100/1m,10",

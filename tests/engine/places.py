@@ -198,6 +198,10 @@ class Mortal:
         """Return the schedules."""
         return await self._read(lambda: self.inner.schedules(due_by=due_by))
 
+    async def prunable(self, asked: Any) -> Any:
+        """Return how much there is to remove."""
+        return await self._read(self.inner.prunable, asked)
+
     async def queues(self) -> Any:
         """Return the queues."""
         return await self._read(self.inner.queues)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from perdure import Status, Worker
+from perdure._runtime.doctor import examine
 from perdure.clock import SystemClock
 from perdure.model.records import RunQuery
 from perdure.stores.sqlite import SqliteStore, connecting
@@ -106,6 +107,9 @@ async def test_the_runs_of_schema_1_go_on(tmp_path: Path, monkeypatch: pytest.Mo
         assert runs["paid"].status is Status.COMPLETED
         assert runs["lost"].reason == "error"
         assert runs["queued"].priority == 3
+        assert (await examine(store)).findings == ()
+        (counted,) = store._connections[0].execute("SELECT sum(runs) FROM run_count").fetchone()
+        assert counted == len(runs)
         steps = {
             run_id: len(history.checkpoints)
             for run_id in runs
@@ -129,6 +133,7 @@ async def test_the_runs_of_schema_1_go_on(tmp_path: Path, monkeypatch: pytest.Mo
             await get("lost").retry()
             await eventually(lambda: has_status("lost", Status.FAILED))
             history = await get("slept").history()
+            assert (await examine(v1.app.engine.store)).findings == ()
     assert len(history.steps) == steps["slept"] + 1, "the first charge and the sleep stand"
 
 

@@ -7,6 +7,7 @@ from perdure.errors import OutcomeUnknown, StoreBusy, StoreError, StoreFull, Sto
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
 from perdure.model.queues import QueueRecord
 from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
+from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
@@ -158,6 +159,9 @@ class FaultyStore:
 
     async def schedules(self, *, due_by: int | None = None) -> list[ScheduleRecord]:
         return await self._read(lambda: self._inner.schedules(due_by=due_by))
+
+    async def prunable(self, asked: Prune) -> Pruned:
+        return await self._read(lambda: self._inner.prunable(asked))
 
     async def queues(self) -> list[QueueRecord]:
         return await self._read(self._inner.queues)

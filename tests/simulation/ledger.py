@@ -24,6 +24,7 @@ from perdure.model.records import (
     Wait,
     WaitKind,
 )
+from perdure.model.retention import Prune, Pruned, PutRetentions
 from perdure.model.transitions import (
     Beaten,
     CancelRun,
@@ -159,6 +160,8 @@ class Ledger:
             GiveBack: self._give_back,
             CancelRun: self._cancel,
             RetryRun: self._retry,
+            PutRetentions: lambda asked, answer: None,
+            Prune: self._prune,
         }
 
     def feed(self, batch: Sequence[Transition], outcomes: Sequence[Outcome], now: Micros) -> None:
@@ -170,6 +173,11 @@ class Ledger:
         claims = [pair for pair in pairs if type(pair[0]) is Claim]
         for transition, outcome in (*(p for p in pairs if type(p[0]) is not Claim), *claims):
             self._table[type(transition)](transition, outcome)
+
+    def _prune(self, _: Prune, answer: Pruned) -> None:
+        """Nothing here becomes as old as what is pruned."""
+        if answer.runs or answer.events:
+            self.fail("S1", f"{answer.runs} runs and {answer.events} events were pruned too early")
 
     def puts_back(self, batch: Sequence[Transition]) -> bool:
         """Tell whether a batch, applied once more, would put the tries of a step back.

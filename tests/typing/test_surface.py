@@ -40,6 +40,7 @@ from perdure import (
     PerdureError,
     Queue,
     Rate,
+    Retention,
     RetryAfter,
     RetryPolicy,
     Run,
@@ -74,6 +75,7 @@ from perdure import (
 from perdure.errors import RunFailed
 from perdure.handle import EventEntry, ListenerEntry, WorkerEntry
 from perdure.model.records import Count
+from perdure.model.retention import Pruned
 from perdure.queue import QueueEntry
 from perdure.schedule import FireEntry, ScheduleEntry, ScheduleHandle
 
@@ -151,8 +153,9 @@ poor = App(services=Nothing())
 
 app.configure(
     workflow={"max_attempts": 2, "backoff": constant("1s"), "retry_on": (OSError,)},
-    job={"queue": "jobs", "priority": 3, "timeout": "5m"},
+    job={"queue": "jobs", "priority": 3, "timeout": "5m", "retention": "7d"},
     payload_limit=1 << 21,
+    event_retention="60d",
 )
 
 # --- values ---------------------------------------------------------------------------------------
@@ -277,6 +280,7 @@ async def put_back(order_id: str) -> None:
     version="1",
     tags=("orders",),
     on_cancel=put_back,
+    retention=Retention(completed="7d", failed=timedelta(days=90), cancelled="forever", keep=1_000),
 )
 async def fulfil(order_id: str, *, cents: int = 1) -> str:
     """Charge and tell."""
@@ -457,6 +461,10 @@ async def calls() -> None:
     assert_type(await app.runs(status=Status.FAILED, name="fulfil", limit=10), list[Run[Any]])
     assert_type(await app.counts(by_definition=True), list[Count])
     assert_type(await app.workers(), list[WorkerEntry])
+    pruned = assert_type(await app.prune(), Pruned)
+    assert_type((pruned.runs, pruned.events), tuple[int, int])
+    await app.prune(older_than=timedelta(days=7), status=Status.FAILED, name="fulfil", dry_run=True)
+    await hello.options(retention="forever").enqueue("Ada")
     assert_type(await app.events(type=Paid, key="k", run="r", limit=5), list[EventEntry])
     assert_type(await app.schedules(), list[ScheduleEntry])
     mail = assert_type(
@@ -471,6 +479,12 @@ async def calls() -> None:
     )
     assert_type(await app.queues(), list[QueueEntry])
     assert_type(await mail.get(), QueueEntry)
+    kept = Retention(completed="7d", declined=None, keep=5)
+    assert_type(kept.completed, timedelta | str | None)
+    assert_type(
+        (kept.failed, kept.cancelled), tuple[timedelta | str | None, timedelta | str | None]
+    )
+    assert_type((kept.declined, kept.keep), tuple[timedelta | str | None, int | None])
     rate = Rate(5, per="1s")
     assert_type((rate.limit, rate.per, rate.burst), tuple[int, timedelta | str, int])
     await mail.set_limits(concurrency=5)

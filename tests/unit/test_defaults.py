@@ -44,10 +44,25 @@ def test_the_table_says_what_is_promised():
         "POLL": "1s",
         "GRACE": "25s",
         "CRASH_CAP": 10,
+        "RETENTION": "30d",
+        "DECLINED_RETENTION": "1d",
+        "EVENT_RETENTION": "30d",
         "PAYLOAD_LIMIT": 1 << 20,
         "OF_DEFINITIONS": {
-            "workflow": {"max_attempts": 1, "timeout": None, "queue": "default", "priority": 0},
-            "job": {"max_attempts": 3, "timeout": "1h", "queue": "default", "priority": 0},
+            "workflow": {
+                "max_attempts": 1,
+                "timeout": None,
+                "queue": "default",
+                "priority": 0,
+                "retention": "30d",
+            },
+            "job": {
+                "max_attempts": 3,
+                "timeout": "1h",
+                "queue": "default",
+                "priority": 0,
+                "retention": "30d",
+            },
         },
     }
 

@@ -745,7 +745,9 @@ async def start_child(
     activation = scope.activation
     if record is not None and record.outcome is not StepOutcome.PENDING:
         run_id: str = await replay(call, record, _text_schema)
-        activation.children.add(run_id)
+        # What another generation has started may be gone: whoever awaits it looks first.
+        if activation.journal.origin is None:
+            activation.children.add(run_id)
         return run_id
     await activation.check(call, in_step=call.scope.in_step)
     if record is None:

@@ -44,6 +44,7 @@ from perdure.model.events import (
     Unlisten,
 )
 from perdure.model.queues import PauseQueue, PutQueue, QueueKept, ResumeQueue
+from perdure.model.retention import Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.schedules import (
     Fired,
     FireSchedule,
@@ -223,6 +224,12 @@ class Committer:
     def submit(
         self, transition: PutQueue | PauseQueue | ResumeQueue, *, patient: bool = ...
     ) -> asyncio.Future[QueueKept]: ...
+    @overload
+    def submit(
+        self, transition: PutRetentions, *, patient: bool = ...
+    ) -> asyncio.Future[RetentionsKept]: ...
+    @overload
+    def submit(self, transition: Prune, *, patient: bool = ...) -> asyncio.Future[Pruned]: ...
     @overload
     def submit(
         self, transition: Listen | Unlisten, *, patient: bool = ...

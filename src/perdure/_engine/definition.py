@@ -15,6 +15,7 @@ from perdure.codec import Arguments, Schema
 from perdure.errors import DefinitionError, InvalidValue, UsageError, shown
 from perdure.event import type_name
 from perdure.model.records import Micros
+from perdure.model.retention import DEFAULT, Retention
 from perdure.retry import RetryPolicy
 from perdure.timing import Missed, Timing, next_instant
 
@@ -141,6 +142,7 @@ class Definition(msgspec.Struct):
             for nothing.
         unique_key, limit_key: of its runs, unless a call says otherwise.
         on_taken: what becomes of a call whose unique_key is taken, unless it says otherwise.
+        retention: for how long its ended runs are kept.
     """
 
     name: str
@@ -163,6 +165,7 @@ class Definition(msgspec.Struct):
     unique_key: KeyOf | None = None
     limit_key: KeyOf | None = None
     on_taken: OnTaken = NOTHING_SAID
+    retention: Retention = DEFAULT
     _result: Schema[Any] | None = None
     _injects: bool | None = None
 

@@ -21,7 +21,8 @@ from perdure._engine.deadlines import Deadlines
 from perdure._engine.definition import StepSpec
 from perdure._engine.registry import Registry
 from perdure.clock import Clock, SystemClock, SystemThreads, Threads, to_datetime
-from perdure.defaults import PAYLOAD_LIMIT, STEP_THREADS
+from perdure.defaults import EVENT_RETENTION, PAYLOAD_LIMIT, STEP_THREADS
+from perdure.duration import to_micros
 from perdure.errors import (
     AppNotReady,
     DefinitionError,
@@ -74,14 +75,15 @@ class Engine:
     has happened in this process; see :mod:`perdure._engine.telling`. ``stand_in`` is asked, where a
     test has set it, what to execute in the place of each step, and ``on_swallowed`` is told of
     bodies that went on after they were told to leave. ``queues`` are the limits that this app
-    declares. ``is_used`` becomes true with the first
-    connection or execution: what is configured must be so before.
+    declares, ``event_retention`` is for how long it keeps published events. ``is_used`` becomes
+    true with the first connection or execution: what is configured must be so before.
     """
 
     def __init__(self, store: Store | None, registry: Registry, ports: Ports) -> None:
         self.registry = registry
         self.controlled: list[Callable[[str, Control], None]] = []
         self.payload_limit = PAYLOAD_LIMIT
+        self.event_retention: Micros | None = to_micros(EVENT_RETENTION)
         self.meta = MetaSchema()
         self.is_open = False
         self.is_used = False

@@ -210,6 +210,7 @@ def _create(engine: Engine, history: History, plan: Fork) -> CreateRun:
         tags=run.tags,
         caused_by=f"fork:{run.run_id}",
         limit_key=run.limit_key,
+        retention=run.retention,
     )
 
 

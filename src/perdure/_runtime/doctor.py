@@ -37,6 +37,9 @@ LOOKS: Final = 3
 """How often a run is looked at before something is said of it: several reads are not one instant,
 so what a worker did between them may look wrong once, but not again and again."""
 
+CountPlace: TypeAlias = tuple[str, str, Status]
+"""What is counted together: a definition, a queue and a status."""
+
 Said: TypeAlias = Iterator[tuple[str, str]]
 """Codes with what is wrong, the run being the subject of the sentence."""
 
@@ -101,6 +104,7 @@ async def examine(store: Store) -> Report:
             findings.append(Finding("unreadable", None, f"{where} cannot be listed: {error!r}"))
             break
         if not page:
+            findings += await _count_findings(store)
             break
         findings += _order_findings(page, before)
         for run in page:
@@ -118,6 +122,44 @@ def _order_findings(page: list[RunRecord], before: int | None) -> list[Finding]:
     if seqs == sorted(set(seqs), reverse=True):
         return []
     return [Finding("order", None, f"runs are not listed newest first, each once: {seqs[:5]}…")]
+
+
+async def _count_findings(store: Store) -> list[Finding]:
+    """Return a finding where the kept counts differ from the runs at every one of several looks.
+
+    Where the counts are others after a look than before it, nothing can be said.
+    """
+    wrong: list[Finding] = []
+    for _ in range(LOOKS):
+        try:
+            kept = await _kept(store)
+        except Exception as error:  # noqa: BLE001  # as above
+            return [Finding("unreadable", None, f"the counts cannot be read: {error!r}")]
+        counts = await _recount(store)
+        if kept == counts or kept != await _kept(store):
+            return []
+        place = min(place for place in kept | counts if kept[place] != counts[place])
+        definition, queue, status = place
+        message = (
+            f"{kept[place]:,} runs of {definition!r} in {queue!r} are counted as {status}, and "
+            f"there are {counts[place]:,}"
+        )
+        wrong = [Finding("counts", None, message)]
+    return wrong
+
+
+async def _kept(store: Store) -> Counter[CountPlace]:
+    told = await store.counts(by_definition=True, by_queue=True)
+    return Counter({(one.definition or "", one.queue or "", one.status): one.runs for one in told})
+
+
+async def _recount(store: Store) -> Counter[CountPlace]:
+    counts: Counter[CountPlace] = Counter()
+    before: int | None = None
+    while page := await store.list_runs(RunQuery(limit=PAGE, before=before)):
+        counts.update((run.definition, run.queue, run.status) for run in page)
+        before = page[-1].seq
+    return counts
 
 
 # --- one run -------------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 from perdure._late import load
 
 if TYPE_CHECKING:
-    from perdure._runtime import queries, scheduler, why
+    from perdure._runtime import pruner, queries, scheduler, why
 
-__all__ = ["MODULES", "queries", "scheduler", "why"]
+__all__ = ["MODULES", "pruner", "queries", "scheduler", "why"]
 
 MODULES: Final = {
+    "pruner": "perdure._runtime.pruner",
     "queries": "perdure._runtime.queries",
     "scheduler": "perdure._runtime.scheduler",
     "why": "perdure._runtime.why",

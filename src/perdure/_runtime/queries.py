@@ -9,7 +9,7 @@ from perdure import _late as late
 from perdure._engine.registry import Registry
 from perdure.errors import UsageError, shown
 from perdure.ids import check_id
-from perdure.model.records import REASONS, Micros, RunQuery, Status
+from perdure.model.records import REASONS, TERMINAL, Micros, RunQuery, Status
 from perdure.store import Store
 
 
@@ -53,6 +53,23 @@ def run_query(
         id_prefix=optional_id(id_prefix, "id_prefix"),
         limit_key=optional_id(limit_key, "limit_key"),
     )
+
+
+def ended_query(
+    status: Status | str | Iterable[Status | str], name: str | Iterable[str]
+) -> RunQuery:
+    """Return the query of ended runs.
+
+    Raises:
+        UsageError: there is no such status, or runs of it have not ended.
+        InvalidValue: no definition can have that name.
+    """
+    query = run_query(status=status, name=name)
+    for each in query.statuses:
+        if each not in TERMINAL:
+            ended = ", ".join(one for one in Status if one in TERMINAL)
+            raise UsageError(f"only ended runs are pruned, which are {ended}; got {str(each)!r}")
+    return query
 
 
 async def check_known(query: RunQuery, registry: Registry, store: Store) -> None:

@@ -24,6 +24,7 @@ from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
 from perdure._engine.sleepers import Sleepers
 from perdure._runtime.heartbeat import Heart, Pulse
+from perdure._runtime.pruner import Pruner
 from perdure._runtime.scheduler import HasEngine, Scheduler
 from perdure.clock import to_datetime
 from perdure.codec.failures import encode_error, error_summary
@@ -34,6 +35,7 @@ from perdure.model.events import Listen, Publish, SendEvent
 from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.queues import PutQueue, ResumeQueue
 from perdure.model.records import Control, Grant, RunRecord
+from perdure.model.retention import PutRetentions
 from perdure.model.schedules import FireSchedule, RemoveSchedule
 from perdure.model.transitions import (
     CancelRun,
@@ -159,6 +161,7 @@ class Worker:
         self._app = app
         self.scheduler = Scheduler(app) if scheduler else None
         self._engine = app.engine
+        self.pruner = Pruner(app.engine)
         self.concurrency = concurrency
         self._chosen_queues = None if queues is None else _checked_names("queues", queues)
         self.queues: tuple[str, ...] = self._chosen_queues or (defaults.QUEUE,)
@@ -241,6 +244,7 @@ class Worker:
         self._tell_ready()
         if self.scheduler is not None:
             self.scheduler.start()
+        self.pruner.start()
         self.look()
 
     @property
@@ -279,6 +283,7 @@ class Worker:
         self._stop_looking()
         if self.scheduler is not None:
             await self.scheduler.stop()
+        await self.pruner.stop()
         try:
             await self._stop_rejoining()
             await self._drain(seconds)
@@ -353,6 +358,8 @@ class Worker:
         )
         for name, limits in engine.queues.items():
             await engine.committer.submit(PutQueue(name, limits))
+        retentions = [(name, engine.registry[name].retention) for name in self._names]
+        await engine.committer.submit(PutRetentions(tuple(retentions)))
         await self._listen()
         self._heart = Heart(self, engine, self._pulse)
         self._heart.start()
@@ -433,6 +440,7 @@ class Worker:
     def _stop_looking(self) -> None:
         if self.scheduler is not None:
             self.scheduler.drop()
+        self.pruner.drop()
         self._stop_poll()
         self._end_probation()
         if self._unlisten is not None:

@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "retry": "Try failed or cancelled runs again.",
     "restart": "Let runs begin again, from the start or from a step.",
     "fork": "Start a run that goes on from what another has recorded.",
+    "prune": "Remove ended runs whose retention is over, or older ones.",
     "migrate": "Create or verify the schema of a store.",
     "check": "Would the runs in flight survive this code?",
     "pull": "Write everything recorded of a run as JSON.",

@@ -110,6 +110,7 @@ def create(transition: CreateRun, seq: int, now: Micros) -> RunRecord:
         due_at=now + transition.delay if delayed else None,
         caused_by=transition.caused_by,
         limit_key=transition.limit_key,
+        retention=transition.retention,
     )
 
 

@@ -216,6 +216,7 @@ class RunRecord(msgspec.Struct, gc=False):
         cleans: the code that executed it last has something to do when it is cancelled.
         key_passed_to: the run that its unique_key passed to before it had ended; see
             :mod:`perdure.model.keys`.
+        retention: for how long it is kept after its end; None for as long as its definition says.
     """
 
     seq: int
@@ -260,6 +261,7 @@ class RunRecord(msgspec.Struct, gc=False):
     undoing: Undoing = Undoing.NONE
     cleans: bool = False
     key_passed_to: str | None = None
+    retention: Micros | None = None
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):

@@ -44,8 +44,8 @@ class Schedule(msgspec.Struct, frozen=True, gc=False):
     Args:
         key: unique in its namespace.
         timing: when.
-        definition, input, version, queue, priority, meta, options, tags, limit_key: of the runs, as
-            in ``CreateRun``.
+        definition, input, version, queue, priority, meta, options, tags, limit_key, retention: of
+            the runs, as in ``CreateRun``.
         missed: what becomes of instants that nobody fired.
         from_code: it was declared with its definition, rather than by a call.
     """
@@ -63,6 +63,7 @@ class Schedule(msgspec.Struct, frozen=True, gc=False):
     missed: Missed = Missed.ONCE
     from_code: bool = False
     limit_key: str | None = None
+    retention: Micros | None = None
 
 
 class ScheduleRecord(msgspec.Struct, frozen=True, gc=False):

@@ -41,6 +41,7 @@ from perdure.model.records import (
     StepOutcome,
     Wait,
 )
+from perdure.model.retention import Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.schedules import (
     Fired,
     FireSchedule,
@@ -89,6 +90,7 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     caused_by: str | None = None
     limit_key: str | None = None
     key_rule: KeyRule | None = None
+    retention: Micros | None = None
 
 
 def start_of(schedule: Schedule, instant: Micros) -> CreateRun:
@@ -107,6 +109,7 @@ def start_of(schedule: Schedule, instant: Micros) -> CreateRun:
         tags=schedule.tags,
         caused_by=cause_of_firing(schedule.key, instant),
         limit_key=schedule.limit_key,
+        retention=schedule.retention,
     )
 
 
@@ -493,6 +496,8 @@ Transition: TypeAlias = (
     | PutQueue
     | PauseQueue
     | ResumeQueue
+    | PutRetentions
+    | Prune
 )
 
 # --- answers ---------------------------------------------------------------------------------
@@ -642,4 +647,6 @@ Outcome: TypeAlias = (
     | Fired
     | Passed
     | QueueKept
+    | RetentionsKept
+    | Pruned
 )

@@ -20,7 +20,7 @@ def fitting(
             and key in {None, event.key}
             and (due_at is None or event.at <= due_at)
             and may_take(row.run, event)
-            and (generation, event.event_id) not in row.taken
+            and (generation, event.seq) not in row.taken
         ):
             yield event
 

@@ -150,7 +150,7 @@ def take(
     )
     event = next(fitting(space, row, asked.type, asked.key, due_at), None)
     if event is not None:
-        row.taken[run.generation, event.event_id] = asked.step
+        row.taken[run.generation, event.seq] = asked.step
         record = replace(record, outcome=StepOutcome.OK, value=event.payload, due_at=None)
     elif due_at is not None and due_at <= now:
         record = replace(

@@ -15,6 +15,7 @@ from perdure.model.events import (
 )
 from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import Micros
+from perdure.model.retention import Prune, PutRetentions
 from perdure.model.schedules import (
     FireSchedule,
     PauseSchedule,
@@ -46,6 +47,7 @@ from perdure.stores.memory import (
     events,
     lineage,
     operators,
+    pruning,
     queues,
     runs,
     schedules,
@@ -83,6 +85,8 @@ VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     PutQueue: queues.put,
     PauseQueue: queues.pause,
     ResumeQueue: queues.resume,
+    PutRetentions: pruning.put,
+    Prune: pruning.prune,
 }
 
 

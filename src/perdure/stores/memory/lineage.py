@@ -57,6 +57,7 @@ def restart(space: Space, asked: RestartRun, now: Micros) -> Controlled | Refuse
             _keep_taken(row, before.generation, kept)
         row.attempts.append(lifecycle.restarted_row(before, now))
     if before.status in TERMINAL:
+        space.strike_ended(before)
         space.take_unique_key(row.run)
         space.unfulfil(asked.run_id)
     elif before.status is not Status.RUNNING:
@@ -121,9 +122,9 @@ def _lay(row: Row, generation: int, kept: Iterable[Checkpoint]) -> None:
 
 def _keep_taken(row: Row, generation: int, kept: Iterable[Checkpoint]) -> None:
     keys = {record.key for record in kept}
-    for (number, event_id), step in list(row.taken.items()):
+    for (number, event), step in list(row.taken.items()):
         if number == generation and step in keys:
-            row.taken[generation + 1, event_id] = step
+            row.taken[generation + 1, event] = step
 
 
 def _with_result(record: Checkpoint, result: bytes | None) -> Checkpoint:

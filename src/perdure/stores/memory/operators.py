@@ -70,6 +70,7 @@ def retry(space: Space, asked: RetryRun, now: Micros) -> Controlled | Refused | 
         return taken
     outcome = lifecycle.retry(row.run, asked, now)
     if isinstance(outcome, Controlled):
+        space.strike_ended(before)
         ended_at = now if before.finished_at is None else before.finished_at
         row.attempts.append(
             lifecycle.attempt_row(before, str(before.status), before.error, ended_at)

@@ -14,6 +14,7 @@ from perdure.model.records import (
     History,
     RunQuery,
     RunRecord,
+    Status,
     ascii_lower,
     count_order,
 )
@@ -62,15 +63,13 @@ def count_runs(space: Space, query: RunQuery) -> int:
 
 def counts(space: Space, *, by_definition: bool, by_queue: bool) -> list[Count]:
     """Return how many runs there are of each status."""
-    found = Counter(
-        (
-            row.run.definition if by_definition else None,
-            row.run.queue if by_queue else None,
-            row.run.status,
-        )
-        for row in space.rows.values()
-    )
-    counts = [Count(status, name, queue, runs) for (name, queue, status), runs in found.items()]
+    found: Counter[tuple[str | None, str | None, Status]] = Counter()
+    for (definition, queue, status), runs in space.counts.items():
+        name, place = definition if by_definition else None, queue if by_queue else None
+        found[name, place, status] += runs
+    counts = [
+        Count(status, name, queue, runs) for (name, queue, status), runs in found.items() if runs
+    ]
     return sorted(counts, key=count_order)
 
 

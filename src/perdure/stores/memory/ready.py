@@ -230,12 +230,14 @@ class Ready:
         return gate is not None and gate.look_at == look[0]
 
     def _is_exposed(self, place: Place) -> bool:
+        if not self._is_queued(place):
+            return False
         gate = self.gate(self._rows[place[-1]].run)
-        return self._is_queued(place) and (gate is None or place[-1] in gate.exposed)
+        return gate is None or place[-1] in gate.exposed
 
     def _is_queued(self, place: Place) -> bool:
-        run = self._rows[place[-1]].run
-        return run.status is Status.QUEUED and place_of(run) == place
+        row = self._rows.get(place[-1])
+        return row is not None and row.run.status is Status.QUEUED and place_of(row.run) == place
 
 
 def place_of(run: RunRecord) -> Place:

@@ -7,6 +7,7 @@ the business of :mod:`perdure.stores.memory.store`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -27,6 +28,7 @@ from perdure.model.records import (
     WaitKind,
     WorkerRecord,
 )
+from perdure.model.retention import Retention
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.stores.memory.kept import Kept
 from perdure.stores.memory.ready import Due, Heap, Ready
@@ -38,7 +40,7 @@ class Row:
 
     ``checkpoints`` are in the order in which they were first recorded. ``open`` holds, for each
     join of ``waits``, the children that have not ended. ``taken`` says by which wait, of which
-    generation, an event was taken.
+    generation, an event (by its seq) was taken. ``counted_as`` is the status as which it counts.
     """
 
     run: RunRecord
@@ -49,7 +51,8 @@ class Row:
     waits: tuple[Wait, ...] = ()
     open: dict[int, set[str]] = field(default_factory=dict[int, set[str]])
     audit: dict[str, Audit] = field(default_factory=dict[str, Audit])
-    taken: dict[tuple[int, str], StepKey] = field(default_factory=dict[tuple[int, str], StepKey])
+    taken: dict[tuple[int, int], StepKey] = field(default_factory=dict[tuple[int, int], StepKey])
+    counted_as: Status | None = None
 
 
 @dataclass(slots=True)
@@ -86,12 +89,19 @@ class Space:
         self.schedules: dict[str, ScheduleRecord] = {}
         self.fires: dict[str, list[Fire]] = {}
         self._event_waiters: dict[str, dict[str, None]] = {}  # type -> runs with a wait for it
+        self.retentions: dict[str, Retention] = {}  # by definition
+        # Ended runs by definition, then by how they ended, in the order in which they did; those
+        # that have a retention of their own stand apart.
+        self.ended: dict[str, dict[tuple[Status, str | None], dict[str, Row]]] = {}
+        self.retained: dict[str, Row] = {}
+        self.counts: Counter[tuple[str, str, Status]] = Counter()  # by definition, queue, status
         self.ready = Ready(self.rows)
         self._dues: Heap[Due] = Heap(self._is_due)
 
     def index(self, row: Row, now: Micros) -> None:
         """Enter a run where its new status belongs, and wake others where it has ended."""
         run = row.run
+        self._count(row, run.status)
         self.paused.pop(run.run_id, None)
         self.ready.moved(run, now)
         match run.status:
@@ -109,9 +119,50 @@ class Space:
                 self.hint = True
                 self.free_unique_key(run)
                 self.set_waits(row, ())
+                self._enter_ended(row)
                 self.fulfil(run.run_id, now)
             case _:
                 assert_never(run.status)
+
+    def _count(self, row: Row, status: Status | None) -> None:
+        """Count a run under its new status; None for one that is removed."""
+        place = (row.run.definition, row.run.queue)
+        if row.counted_as is not None:
+            self.counts[*place, row.counted_as] -= 1
+        if status is not None:
+            self.counts[*place, status] += 1
+        row.counted_as = status
+
+    def _enter_ended(self, row: Row) -> None:
+        run = row.run
+        if run.retention is not None:
+            self.retained[run.run_id] = row
+        else:
+            way = _way(run)
+            self.ended.setdefault(run.definition, {}).setdefault(way, {})[run.run_id] = row
+
+    def strike_ended(self, run: RunRecord) -> None:
+        """Strike a run from the ended ones, before it changes."""
+        if run.retention is not None:
+            del self.retained[run.run_id]
+            return
+        ways = self.ended[run.definition]
+        del ways[_way(run)][run.run_id]
+        if not any(ways.values()):
+            del self.ended[run.definition]
+
+    def remove(self, row: Row) -> None:
+        """Forget an ended run that nobody needs."""
+        self.strike_ended(row.run)
+        self._count(row, None)
+        del self.rows[row.run.run_id]
+
+    def is_needed(self, run: RunRecord) -> bool:
+        """Tell whether somebody may still ask how an ended run ended."""
+        if run.run_id in self._waiters:
+            return True
+        parent = None if run.parent_id is None else self.rows.get(run.parent_id)
+        return parent is not None and parent.run.status is not Status.COMPLETED
 
     def release(self, run: RunRecord) -> None:
         """Strike a running run from its worker's list, and free its slot."""
@@ -214,8 +265,12 @@ class Space:
         return min((time for time in times if time is not None), default=None)
 
     def _is_due(self, due: Due) -> bool:
-        run = self.rows[due[-1]].run
-        return run.status is Status.WAITING and run.due_at == due[0]
+        row = self.rows.get(due[-1])
+        return (
+            row is not None
+            and row.run.status is Status.WAITING
+            and (row.run.due_at, row.run.seq) == due[:2]
+        )
 
     def is_terminal(self, run_id: str) -> bool:
         """Tell whether there is such a run and it has ended."""
@@ -235,3 +290,8 @@ def clear_ready(row: Row, generation: int) -> None:
         del row.checkpoints[identity]
     for place in [place for place in row.taken if place[0] == following]:
         del row.taken[place]
+
+
+def _way(run: RunRecord) -> tuple[Status, str | None]:
+    """Return how a run ended, as far as retention goes by it."""
+    return run.status, "declined" if run.reason == "declined" else None

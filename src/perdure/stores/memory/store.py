@@ -25,10 +25,11 @@ from perdure.model.records import (
     RunRecord,
     WorkerRecord,
 )
+from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
-from perdure.stores.memory import events, journal, queues, reads, schedules
+from perdure.stores.memory import events, journal, pruning, queues, reads, schedules
 from perdure.stores.memory.space import Space
 from perdure.url import without_password
 
@@ -200,6 +201,12 @@ class MemoryStore:
         space = self._space()
         with self.data.lock:
             return schedules.fires(space, key, limit)
+
+    async def prunable(self, asked: Prune) -> Pruned:
+        """Return how much there is to remove."""
+        space = self._space()
+        with self.data.lock:
+            return pruning.prunable(space, asked, self._clock.now())
 
     async def queues(self) -> list[QueueRecord]:
         """Return the queues of which something is kept, in the order of their names."""

@@ -12,9 +12,9 @@ from copy import copy
 from typing import Final
 
 from perdure.model import lifecycle
-from perdure.model.records import Checkpoint, Ending, Micros, Rank, RunRecord
+from perdure.model.records import Checkpoint, Ending, Micros, Rank, RunRecord, Status
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
-from perdure.stores.sqlite import choosing, gates, rows
+from perdure.stores.sqlite import choosing, counting, gates, rows
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.choosing import Allowance, Candidate, Places, places_of
 from perdure.stores.sqlite.codes import unpack_texts
@@ -32,7 +32,7 @@ NEXT_DUE = (
 # Whether there is anything to do besides giving runs away, in one statement.
 OUTLOOK = f"""
 SELECT ({NEXT_DUE.replace("?", "?1")}), ({gates.NEXT_LOOK.replace("?", "?1")}),
-    EXISTS (SELECT 1 FROM queue WHERE namespace = ?1)
+    EXISTS (SELECT 1 FROM queue WHERE namespace = ?1), ({counting.COUNTED})
 """
 
 _MANY: Final = 20  # runs that a claim may promote or give while the loop waits: 0.3 ms
@@ -99,7 +99,7 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
     """Give claimable runs to a worker. It is the last of a batch."""
     flush(unit)
     outlook = unit.connection.execute(OUTLOOK, (unit.namespace,)).fetchone()
-    next_due_at, next_look_at, are_limits = outlook
+    next_due_at, next_look_at, are_limits, unit.upto = outlook
     if not is_registered(unit, transition.worker_id):
         return Claimed((), unit.now, next_due_at, suspects=False, known=False)
     if next_due_at is not None and next_due_at <= unit.now:
@@ -107,6 +107,11 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
             raise NotQuick
         if gates.mark_due(unit.connection, unit.namespace, unit.now):
             next_look_at = unit.now
+        for *place, runs in unit.connection.execute(
+            counting.DUE, (unit.now, unit.namespace, unit.counted)
+        ).fetchall():
+            definition, queue = place
+            unit.moves.add(definition, queue, Status.WAITING, Status.QUEUED, runs)
         unit.connection.execute(PROMOTE, (unit.now, unit.namespace))
         unit.hint = True
         next_due_at = _next_due_at(unit)
@@ -234,8 +239,11 @@ def _give(
     for columns in READ.all(unit.connection, others):
         found[columns[0]] = rows.full_row(columns, unit.names, unit.payloads)
     given = [found[seq] for seq in taken]
+    counted = unit.counted
     for row in given:
         lifecycle.claim(row.run, transition.worker_id, transition.token, unit.now)
+        if row.run.seq <= counted:
+            unit.moves.moved(row.run, Status.QUEUED)
     worker = unit.names.number(transition.worker_id)
     CLAIM.run(unit.connection, taken, transition.token, worker, unit.now)
     slots = [seq for _, _, seq, queue, _ in chosen if allowance.is_limited(queue)]
@@ -257,7 +265,7 @@ def _with_history(unit: Unit, given: list[Row], resumed: list[Row]) -> tuple[Cla
             ClaimedRun(run, tuple(checkpoints.get(run.seq, ())), tuple(endings.get(run.seq, ())))
         )
         # The store keeps a copy: the run that is handed out is a value.
-        unit.rows[run.run_id] = Row(copy(run), row.key, row.waits, row.slot)
+        unit.rows[run.run_id] = Row(copy(run), row.key, row.waits, row.slot, run.status)
     return tuple(claimed)
 
 

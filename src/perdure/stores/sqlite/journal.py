@@ -22,6 +22,7 @@ from perdure.model.events import (
 )
 from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import Status
+from perdure.model.retention import Prune, PutRetentions
 from perdure.model.schedules import (
     FireSchedule,
     PauseSchedule,
@@ -50,7 +51,18 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.sqlite import events, lineage, queues, rows, runs, saving, schedules, workers
+from perdure.stores.sqlite import (
+    counting,
+    events,
+    lineage,
+    pruning,
+    queues,
+    rows,
+    runs,
+    saving,
+    schedules,
+    workers,
+)
 from perdure.stores.sqlite.claims import claim
 from perdure.stores.sqlite.connecting import lengthen_log
 from perdure.stores.sqlite.failures import UNFIT_VALUES, is_busy, store_error
@@ -89,6 +101,8 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     PutQueue: queues.put,
     PauseQueue: queues.pause,
     ResumeQueue: queues.resume,
+    PutRetentions: pruning.put,
+    Prune: pruning.prune,
 }
 
 _MOST_HELD = 10_000
@@ -136,6 +150,8 @@ class Journal:
         self._namespace: int | None = None
         self._held: dict[str, Row] = {}
         self._batches = 0
+        self._created = 0  # runs, since some were counted
+        self._counted: int | None = None
         (self._version,) = connection.execute("PRAGMA data_version").fetchone()
 
     def apply(self, batch: Sequence[Transition], *, quick: bool) -> Applied:
@@ -155,6 +171,10 @@ class Journal:
                 raise NotQuick
             lengthen_log(self._connection, self._path)
         self._batches += 1
+        if self._created >= counting.FOLD:
+            if quick:
+                raise NotQuick
+            self._fold()
         if type(batch[0]) is CreateRun:
             creates = [one for one in batch if type(one) is CreateRun]
             applied = self._create_plainly(creates) if len(creates) == len(batch) else None
@@ -191,7 +211,20 @@ class Journal:
             raise
         if not are_new:
             return None
+        self._created += len(creates)
         return Applied([Created(create.run_id) for create in creates], hint=True)
+
+    def _fold(self) -> None:
+        """Count runs that are not the newest any more, in a transaction of its own."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            counting.fold(self._connection)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._rolled_back()
+            raise
+        self._created = 0
+        self._counted = None
 
     def _insert_all(self, columns: list[Any], count: int) -> bool:
         """Insert so many runs, or none where one of them is there already; tell which."""
@@ -222,27 +255,36 @@ class Journal:
         """Begin a unit of work, and read the runs that the batch names."""
         if self._namespace is None:
             self._namespace = self._names.number(self._namespace_name)
+        named = list(dict.fromkeys(_named(batch, careful=careful)))
+        if named:
+            self._see_others()
         unit = Unit(
             self._connection,
             self._namespace,
             self._names,
             self._payloads,
             held=self._held,
+            counted=self._counted if named else None,
             now=self._clock.now(),
             careful=careful,
             quick=quick,
         )
-        named = list(dict.fromkeys(_named(batch, careful=careful)))
         if named:
-            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
-            if version != self._version:
-                self._held.clear()
-                self._version = version
             unit.load(named)
         return unit
 
+    def _see_others(self) -> None:
+        """Forget what was remembered where another connection has committed since."""
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if version != self._version:
+            self._held.clear()
+            self._counted = None
+            self._version = version
+
     def _committed(self, unit: Unit) -> None:
         self._names.committed()
+        self._created += unit.created
+        self._counted = unit.upto
         for run_id, row in unit.rows.items():
             if row is not None and row.run.status is Status.RUNNING:
                 self._held[run_id] = row
@@ -257,6 +299,7 @@ class Journal:
             with suppress(sqlite3.Error):  # what led here is raised; the transaction ends anyway
                 self._connection.execute("ROLLBACK")
         self._namespace = None
+        self._counted = None
         self._names.rolled_back()
         self._held.clear()
 
@@ -284,6 +327,7 @@ def _apply(unit: Unit, batch: Sequence[Transition]) -> None:
     flush(unit)
     for index, transition in claims:
         outcomes[index] = claim(unit, transition)
+    unit.moves.write(unit.connection, unit.namespace)
 
 
 def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a flat table

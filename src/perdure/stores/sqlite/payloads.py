@@ -8,13 +8,19 @@ written again by every claim and every settle. What is longer than LONGEST stand
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+from typing import Final
 
 from perdure.errors import StoreCorrupt
+from perdure.stores.sqlite.bulk import Among
 
 LONGEST = 1024
 """Bytes of a payload that stays in its row; a page has 4096."""
 
 _COLUMNS = 8  # numbers set aside for one run
+_USED = 5
+
+DELETE: Final = Among("DELETE FROM payload WHERE id IN {keys}")
 
 
 class Payloads:
@@ -40,6 +46,11 @@ class Payloads:
             number = seq * _COLUMNS + column
             self._connection.execute("DELETE FROM payload WHERE id = ?", (number,))
         return self.write(data, seq, column)
+
+    def delete(self, runs: Sequence[int]) -> None:
+        """Delete what stands here of runs, named by seq."""
+        numbers = [seq * _COLUMNS + column for seq in runs for column in range(_USED)]
+        DELETE.run(self._connection, numbers)
 
     def read(self, stored: bytes | int | None, seq: int, column: int) -> bytes | None:
         """Return the data of what a run's column holds."""

@@ -20,8 +20,9 @@ from perdure.model.records import (
     WorkerRecord,
     count_order,
 )
+from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
-from perdure.stores.sqlite import events, gates, rows, schedules
+from perdure.stores.sqlite import counting, events, gates, rows, schedules, searching
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import STATUSES, pack_id
 from perdure.stores.sqlite.listing import count_statement, events_statement, list_statement
@@ -42,17 +43,6 @@ ATTEMPTS = f"SELECT {rows.ATTEMPT} FROM attempt WHERE run = ? ORDER BY seq"
 WAITS = f"SELECT {rows.WAIT} FROM wait WHERE run = ? ORDER BY number"
 AUDITS = f"SELECT {rows.AUDIT} FROM audit WHERE run = ? ORDER BY seq"
 WORKERS = f"SELECT {rows.WORKER} FROM worker WHERE namespace = ? ORDER BY seq"
-
-COUNTS: Final = {
-    (by_definition, by_queue): (
-        f"SELECT status, {'definition' if by_definition else 'NULL'} AS name,"
-        f" {'queue' if by_queue else 'NULL'} AS place, count(*)"
-        " FROM run WHERE namespace = ? GROUP BY status, name, place"
-    )
-    for by_definition in (False, True)
-    for by_queue in (False, True)
-}
-"""The statement by what is counted apart. It reads all rows: kept counts are still to come."""
 
 
 class Reader:
@@ -123,7 +113,7 @@ class Reader:
         """Return how many runs there are of each status."""
         texts = self._names.texts
         with self._instant() as namespace:
-            found = self._all(COUNTS[by_definition, by_queue], namespace)
+            found = self._all(counting.COUNTS[by_definition, by_queue], namespace)
             counts = [
                 Count(
                     STATUSES[status],
@@ -168,6 +158,12 @@ class Reader:
         """Return what SQLite's check of the file finds."""
         found = [line for (line,) in self._all("PRAGMA integrity_check")]
         return [] if found == ["ok"] else found
+
+    def prunable(self, asked: Prune, now: Micros) -> Pruned:
+        """Return how much there is to remove."""
+        with self._instant() as namespace:
+            search = searching.Search(self.connection, namespace, self._names, asked, now)
+            return Pruned(search.count_runs(), search.count_events())
 
     def queues(self) -> list[QueueRecord]:
         """Return the queues of which something is kept, in the order of their names."""

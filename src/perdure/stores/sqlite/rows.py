@@ -17,6 +17,7 @@ from perdure.model.records import (
     Micros,
     Rank,
     RunRecord,
+    Status,
     StepKey,
     StepKind,
     StepOutcome,
@@ -57,13 +58,14 @@ class Row(msgspec.Struct, gc=False):
 
     The record is *hot*: it lacks what no transition looks at (input, meta, options, tags, version,
     priority, parent, root, result, key_passed_to), unless a read asked for all of it. ``slot``:
-    while it runs it counts for the limits of its queue.
+    while it runs it counts for the limits of its queue. ``was``: the status as which it is counted.
     """
 
     run: RunRecord
     key: StoredId
     waits: int = 0
     slot: bool = False
+    was: Status = Status.QUEUED
 
 
 # --- runs ------------------------------------------------------------------------------------
@@ -76,7 +78,7 @@ HOT: Final = (
 )
 FULL: Final = (
     HOT
-    + ", version, priority, tags, parent, root, input, meta, options, result, caused_by"
+    + ", version, priority, tags, parent, root, input, meta, options, result, caused_by, retention"
     + ", key_passed_to"
 )
 
@@ -132,6 +134,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
         run_id,
         waits,
         slot == 1,
+        STATUSES[status],
     )
 
 
@@ -139,8 +142,7 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     """Read the columns FULL."""
     found = hot_row(row, names, payloads)
     run = found.run
-    version, run.priority, tags, parent, root, data, meta, options, result, cause = row[33:43]
-    key_passed_to = row[43]
+    version, run.priority, tags, parent, root, data, meta, options, result = row[33:42]
     run.version = names.texts[version]
     run.tags = unpack_texts(tags)
     run.parent_id = None if parent is None else unpack_id(parent)
@@ -149,14 +151,15 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     run.meta = payloads.read(meta, run.seq, 1)
     run.options = payloads.read(options, run.seq, 2)
     run.result = payloads.read(result, run.seq, 3)
-    run.caused_by = cause
-    run.key_passed_to = None if key_passed_to is None else unpack_id(key_passed_to)
+    run.caused_by, run.retention, passed_to = row[42:45]
+    run.key_passed_to = None if passed_to is None else unpack_id(passed_to)
     return found
 
 
 FRESH: Final = (
     "seq, id, definition, version, queue, priority, unique_key, token, input, meta, options, tags,"
-    " parent, root, created_at, updated_at, attempt, status, caused_by, limit_key"
+    " parent, root, created_at, updated_at, attempt, status, caused_by, limit_key,"
+    " retention"
 )
 
 
@@ -190,6 +193,7 @@ def fresh_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             attempt,
             caused_by=row[18],
             limit_key=row[19],
+            retention=row[20],
         ),
         run_id,
     )
@@ -199,7 +203,7 @@ CREATED: Final = (
     "seq, namespace, id, status, definition, queue, rank, priority, due_at, epoch, grant_token,"
     " control, generation, created_at, updated_at, attempt, crashes, waiting_for, coalesce_for,"
     " waits, version, token, parent, root, unique_key, caused_by, tags, input, meta, options,"
-    " limit_key, parked"
+    " limit_key, parked, retention"
 )
 
 
@@ -242,6 +246,7 @@ def created(run: RunRecord, namespace: int, names: Names, payloads: Payloads) ->
         payloads.write(run.options, run.seq, 2),
         run.limit_key,
         0 if run.limit_key is None else 1,
+        run.retention,
     )
 
 
@@ -260,6 +265,7 @@ def is_plain_create(create: CreateRun) -> bool:
         and create.root_id is None
         and create.caused_by is None
         and create.limit_key is None
+        and create.retention is None
         and not create.tags
         and create.delay <= 0
         and len(create.input) <= LONGEST

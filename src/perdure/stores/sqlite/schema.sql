@@ -59,7 +59,9 @@ CREATE TABLE run (
     slot INTEGER,                -- status 1: 1 where it counts for the limits of its queue
     undoing INTEGER DEFAULT 0,   -- 1 cancel 2 compensate 3 failure
     cleans INTEGER DEFAULT 0,
-    key_passed_to                -- as id: who has its unique_key since, though it had not ended
+    key_passed_to,               -- as id: who has its unique_key since, though it had not ended
+    retention INTEGER,           -- how long it is kept after its end; NULL: as its definition says
+    kept_until INTEGER           -- it was over and needed: when to look at it again
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
@@ -81,6 +83,27 @@ CREATE INDEX run_child ON run (namespace, parent) WHERE parent IS NOT NULL;
 CREATE INDEX run_caused ON run (namespace, caused_by) WHERE caused_by IS NOT NULL;
 -- not IN (3, 5, 6): that costs 1 us at each change of a run, these comparisons nothing
 CREATE INDEX run_ailing ON run (namespace, status) WHERE status > 2 AND status <> 4;
+
+-- Ended runs, for the pruner: those that are kept as their definition says, and the others.
+CREATE INDEX run_ended
+    ON run (namespace, definition, status + 3 * (reason IS 'declined'), created_at + finished_at)
+    WHERE status > 3 AND retention IS NULL AND kept_until IS NULL;
+CREATE INDEX run_kept ON run (namespace, coalesce(kept_until, created_at + finished_at + retention))
+    WHERE status > 3 AND (retention IS NOT NULL OR kept_until IS NOT NULL);
+
+CREATE TABLE run_count (         -- of the runs up to counted.upto; see counting.py
+    namespace INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    runs INTEGER NOT NULL,
+    PRIMARY KEY (namespace, definition, queue, status)
+) WITHOUT ROWID;
+
+CREATE TABLE counted (           -- one row
+    upto INTEGER NOT NULL
+);
+INSERT INTO counted VALUES (0);
 
 CREATE TABLE payload (
     id INTEGER PRIMARY KEY,      -- run * 8 + column: 0 input 1 meta 2 options 3 result 4 error
@@ -192,6 +215,8 @@ CREATE TABLE taken (             -- by which wait of which run
     PRIMARY KEY (run, generation, event)
 ) WITHOUT ROWID;
 
+CREATE INDEX taken_event ON taken (event);
+
 CREATE TABLE listener (
     namespace INTEGER NOT NULL,
     type INTEGER NOT NULL,
@@ -272,6 +297,13 @@ CREATE TABLE debounced (         -- creates of which another run took the input
     PRIMARY KEY (namespace, id, token)
 ) WITHOUT ROWID;
 CREATE INDEX debounced_until ON debounced (until);
+
+CREATE TABLE retention (         -- of definitions that do not go by the default
+    namespace INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    content BLOB NOT NULL,       -- JSON
+    PRIMARY KEY (namespace, definition)
+) WITHOUT ROWID;
 
 -- For people with nothing but the sqlite3 command; Perdure itself does not read it.
 CREATE VIEW runs AS

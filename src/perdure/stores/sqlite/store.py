@@ -39,6 +39,7 @@ from perdure.model.records import (
     RunRecord,
     WorkerRecord,
 )
+from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import (
     Claim,
@@ -297,6 +298,11 @@ class SqliteStore:
     async def fires(self, key: str, limit: int = 100) -> list[Fire]:
         """Return what became of the instants of a schedule, newest first."""
         return await self._read(lambda reader: reader.fires(key, limit))
+
+    async def prunable(self, asked: Prune) -> Pruned:
+        """Return how much there is to remove."""
+        now = self._clock.now()
+        return await self._read(lambda reader: reader.prunable(asked, now))
 
     async def queues(self) -> list[QueueRecord]:
         """Return the queues of which something is kept, in the order of their names."""

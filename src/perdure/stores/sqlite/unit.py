@@ -18,7 +18,7 @@ from typing import Any, Final
 from perdure.model import lifecycle
 from perdure.model.records import TERMINAL, Attempt, Micros, RunRecord, Status, Wait
 from perdure.model.transitions import CreateRun, Outcome, SaveCheckpoint
-from perdure.stores.sqlite import gates, rows
+from perdure.stores.sqlite import counting, gates, rows
 from perdure.stores.sqlite.bulk import Among, Bulk
 from perdure.stores.sqlite.codes import StoredId, pack_id
 from perdure.stores.sqlite.names import Names
@@ -86,11 +86,13 @@ class Unit:
         connection: in a transaction that may write.
         namespace: the number of the store's namespace.
         held: running rows known from earlier batches and still true; see ``Journal``.
+        counted: up to which seq runs are counted, where that is known.
         careful: look before taking a run for new.
         quick: the loop waits for it; raise NotQuick where it takes long.
 
     ``hint`` becomes true with whatever may interest another process; ``removed`` names the workers
-    that are no longer registered.
+    that are no longer registered. ``upto`` is up to which seq runs are counted, None for unknown;
+    ``created`` is how many runs were inserted.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Unit:
         payloads: Payloads,
         *,
         held: dict[str, Row],
+        counted: int | None,
         now: Micros,
         careful: bool,
         quick: bool,
@@ -118,6 +121,9 @@ class Unit:
         self.saves: list[tuple[int, SaveCheckpoint, Row]] = []
         self.waits: dict[int, tuple[Row, tuple[Wait, ...], bool]] = {}
         self.ended: list[StoredId] = []
+        self.moves = counting.Moves(names.number)
+        self.created = 0
+        self.upto: int | None = counted
         self._held = held
         self.creates: dict[str, CreateRun] = {}
         self.removed: list[str] = []
@@ -148,6 +154,13 @@ class Unit:
         self._held.clear()
         self.rows.clear()
 
+    def forget(self, seqs: Iterable[int]) -> None:
+        """Runs were removed: there are none of their ids any more."""
+        removed = set(seqs)
+        for run_id, row in self.rows.items():
+            if row is not None and row.run.seq in removed:
+                self.rows[run_id] = None
+
     def row(self, run_id: str) -> Row | None:
         """Return the run's row, None where there is no such run."""
         if run_id in self.creates:
@@ -175,9 +188,21 @@ class Unit:
         if transition.delay <= 0:
             self.hint = True
 
+    @property
+    def counted(self) -> int:
+        """Up to which seq runs are counted."""
+        upto = self.upto
+        if upto is None:
+            upto = self.upto = counting.counted(self.connection)
+        return upto
+
     def change(self, row: Row) -> None:
         """Write the run's row with the next flush; a run that is terminal has just ended."""
         run = row.run
+        if row.was is not run.status:
+            if run.seq <= self.counted:
+                self.moves.moved(run, row.was)
+            row.was = run.status
         if run.limit_key is not None and run.status is not Status.RUNNING:
             self._keyed[run.seq] = run
         if run.status is Status.COMPLETED and run.culprits is None and run.reason is None:
@@ -235,6 +260,7 @@ class Unit:
 
     def _insert_runs(self) -> None:
         creates = list(self.creates.values())
+        self.created += len(creates)
         self.creates.clear()
         parameters: list[Any] = []
         if all(map(rows.is_plain_create, creates)):

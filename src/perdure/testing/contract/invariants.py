@@ -14,7 +14,10 @@ from perdure.store import Store
 
 
 class Watched:
-    """A store that notes every grant it gives: no (run, epoch) is given to two claims."""
+    """A store that notes every grant it gives: no epoch of a run is given to two claims.
+
+    A run that was removed and one that was created with its id are two.
+    """
 
     def __init__(self, store: Store, namespace: str, claims: dict) -> None:
         self._store = store
@@ -46,7 +49,7 @@ class Watched:
             run = given.run
             assert run.status is Status.RUNNING
             assert (run.worker_id, run.grant) == (claim.worker_id, claim.token)
-            grant = (self.namespace, run.run_id, run.epoch)
+            grant = (self.namespace, run.run_id, run.created_at, run.epoch)
             holder = (claim.worker_id, claim.token)
             assert self._claims.setdefault(grant, holder) == holder, f"{grant} was given twice"
 

@@ -38,6 +38,8 @@ CREATE TABLE taken (
     PRIMARY KEY (run, generation, event)
 ) WITHOUT ROWID;
 
+CREATE INDEX taken_event ON taken (event);
+
 CREATE TABLE listener (
     namespace INTEGER NOT NULL,
     type INTEGER NOT NULL,
@@ -146,3 +148,39 @@ CREATE TABLE debounced (
     PRIMARY KEY (namespace, id, token)
 ) WITHOUT ROWID;
 CREATE INDEX debounced_until ON debounced (until);
+
+-- Retention.
+
+ALTER TABLE run ADD COLUMN retention INTEGER;
+ALTER TABLE run ADD COLUMN kept_until INTEGER;
+CREATE INDEX run_ended
+    ON run (namespace, definition, status + 3 * (reason IS 'declined'), created_at + finished_at)
+    WHERE status > 3 AND retention IS NULL AND kept_until IS NULL;
+CREATE INDEX run_kept ON run (namespace, coalesce(kept_until, created_at + finished_at + retention))
+    WHERE status > 3 AND (retention IS NOT NULL OR kept_until IS NOT NULL);
+
+CREATE TABLE retention (
+    namespace INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    PRIMARY KEY (namespace, definition)
+) WITHOUT ROWID;
+
+-- Counts.
+
+CREATE TABLE run_count (
+    namespace INTEGER NOT NULL,
+    definition INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    runs INTEGER NOT NULL,
+    PRIMARY KEY (namespace, definition, queue, status)
+) WITHOUT ROWID;
+
+CREATE TABLE counted (
+    upto INTEGER NOT NULL
+);
+INSERT INTO run_count
+    SELECT namespace, definition, queue, status, count(*) FROM run
+    GROUP BY namespace, definition, queue, status;
+INSERT INTO counted SELECT coalesce(max(seq), 0) FROM run;
