@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -49,6 +50,16 @@ from perdure._engine.sending import Outgoing, publish
 from perdure._engine.services import Held, hold
 from perdure._engine.unawaited import reads_as
 from perdure._runtime.queries import check_known, optional_id, run_query
+from perdure.change import (
+    Change,
+    SubscriberEntry,
+    Wanted,
+    position_of,
+    read,
+    subscribe,
+    subscribers,
+    unsubscribe,
+)
 from perdure.clock import to_micros_instant
 from perdure.codec import schema
 from perdure.context import Context, Values
@@ -68,6 +79,7 @@ from perdure.handle import (
     worker_entry,
 )
 from perdure.ids import check_id
+from perdure.model.changes import ChangeKind
 from perdure.model.events import EventQuery, Unlisten
 from perdure.model.queues import Limits
 from perdure.model.records import Count, RunQuery, Status
@@ -988,6 +1000,101 @@ class App(Generic[Services_co, Meta_co]):
     async def queues(self) -> list[QueueEntry]:
         """Return the queues that have limits, are paused or have runs, in order of their names."""
         return [*(await queue_entries(self._engine)).values()]
+
+    # --- changes ---------------------------------------------------------------------------------
+
+    def changes(
+        self,
+        *,
+        after: Change | str | None = None,
+        name: str | Iterable[str] = (),
+        run: Run[Any] | str | None = None,
+        kind: ChangeKind | str | Iterable[ChangeKind | str] = (),
+        follow: bool = False,
+    ) -> AsyncGenerator[Change, None]:
+        """Read what has happened to runs, whichever process brought it about, oldest first.
+
+        The changes of one run come in the order in which they happened, and none is skipped. They
+        are kept for seven days, of each namespace the newest million.
+
+        Args:
+            after: the change that was read last, or its position; from the oldest on by default.
+            name: of a workflow or job, which other processes may define; several are alternatives.
+            run: of this one.
+            kind: ``completed`` and so on; several are alternatives.
+            follow: do not stop at the newest, but wait for what comes.
+
+        Raises:
+            CursorExpired: while reading: what followed on ``after`` is gone.
+            UnknownDefinition: while reading: there is no definition of that name, nor a run.
+            UsageError: there is no such kind, or another argument is wrong.
+            InvalidValue: a name or an id is none, or ``after`` is no position.
+
+        Example::
+
+            async for change in app.changes(kind=["completed", "failed"], follow=True):
+                print(change.at, change.name, change.run_id, change.kind)
+        """
+        wanted = Wanted.of(name, kind, _id_of(run, "run"))
+        if type(follow) is not bool:
+            raise UsageError(f"follow is true or false, got {shown(follow)}")
+        return read(self._engine, wanted, position_of(after), follow=follow)
+
+    async def position(self) -> str:
+        """Return the position of the newest change: what follows on it has not happened yet."""
+        self._engine.check_loop()
+        return await self._engine.store.position()
+
+    def subscribe(
+        self,
+        subscriber: str,
+        /,
+        *,
+        after: Change | str | None = None,
+        name: str | Iterable[str] = (),
+        kind: ChangeKind | str | Iterable[ChangeKind | str] = (),
+    ) -> AsyncGenerator[Change, None]:
+        """Read changes as a named subscriber, which goes on where it was; each at least once.
+
+        A change is acknowledged when the loop asks for the next one. What is acknowledged is stored
+        at the end of each hundred changes, once a second, and when the loop is left; after a crash
+        the subscriber is given what came since again. ``change.position`` tells whether it did a
+        thing already. Let one process read under one name: of two, each may be given every change.
+
+        Args:
+            subscriber: its name.
+            after: where a new subscriber begins; the oldest change by default, and
+                ``await app.position()`` for what comes from now on.
+            name: of a workflow or job; several are alternatives.
+            kind: ``completed`` and so on; several are alternatives.
+
+        Raises:
+            CursorExpired: while reading: it was away for longer than changes are kept.
+            UnknownDefinition, UsageError, InvalidValue: as for ``changes``.
+
+        Example::
+
+            async for change in app.subscribe("billing", kind="completed"):
+                await bill(change.run_id, request_id=change.position)
+        """
+        wanted = Wanted.of(name, kind, None)
+        check_id(subscriber, "subscriber")
+        return subscribe(self._engine, subscriber, wanted, position_of(after))
+
+    async def subscribers(self) -> list[SubscriberEntry]:
+        """Return the named subscribers and how far they have come, in the order of their names."""
+        return await subscribers(self._engine)
+
+    async def unsubscribe(self, subscriber: str, /) -> bool:
+        """Forget a named subscriber; the next one of that name begins anew.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            InvalidValue: no subscriber can have such a name.
+        """
+        return await unsubscribe(self._engine, check_id(subscriber, "subscriber"))
 
     async def workers(self) -> list[WorkerEntry]:
         """Return the registered workers of every process, in order of registration.

@@ -27,6 +27,11 @@ GRACE: Final = "25s"
 CRASH_CAP: Final = 10
 """Claims in a row that may die without a new checkpoint."""
 
+CHANGES_KEPT: Final = "7d"
+"""How long a change can be read."""
+MOST_CHANGES: Final = 1_000_000
+"""Of each namespace's changes the newest so many are kept, if they are not older than that."""
+
 PAYLOAD_LIMIT: Final = 1 << 20
 """Bytes of one encoded input, meta, result or error."""
 

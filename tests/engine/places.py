@@ -198,6 +198,18 @@ class Mortal:
         """Return the schedules."""
         return await self._read(lambda: self.inner.schedules(due_by=due_by))
 
+    async def changes(self, after: str | None = None, limit: int = 100) -> Any:
+        """Return the changes that follow on a position."""
+        return await self._read(lambda: self.inner.changes(after, limit))
+
+    async def position(self, back: int = 0) -> Any:
+        """Return a position on which the newest changes follow."""
+        return await self._read(lambda: self.inner.position(back))
+
+    async def subscribers(self) -> Any:
+        """Return the subscribers."""
+        return await self._read(self.inner.subscribers)
+
     async def queues(self) -> Any:
         """Return the queues."""
         return await self._read(self.inner.queues)

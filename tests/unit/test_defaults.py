@@ -44,6 +44,8 @@ def test_the_table_says_what_is_promised():
         "POLL": "1s",
         "GRACE": "25s",
         "CRASH_CAP": 10,
+        "CHANGES_KEPT": "7d",
+        "MOST_CHANGES": 1_000_000,
         "PAYLOAD_LIMIT": 1 << 20,
         "OF_DEFINITIONS": {
             "workflow": {"max_attempts": 1, "timeout": None, "queue": "default", "priority": 0},

@@ -19,6 +19,7 @@ from perdure._engine.committer import Committer
 from perdure._engine.context import MetaSchema
 from perdure._engine.deadlines import Deadlines
 from perdure._engine.definition import StepSpec
+from perdure._engine.news import News
 from perdure._engine.registry import Registry
 from perdure._engine.watcher import Watcher
 from perdure.clock import Clock, SystemClock, SystemThreads, Threads, to_datetime
@@ -103,6 +104,7 @@ class Engine:
         self._committer = None if store is None else Committer(store, ports.clock)
         self._watcher = None if store is None else Watcher(store)
         self._arrivals = None if store is None else Arrivals(store)
+        self._news = None if store is None else News(store)
         self.deadlines = Deadlines()
         self._store_ahead: Micros = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -189,6 +191,17 @@ class Engine:
             raise _no_store()
         return self._arrivals
 
+    @property
+    def news(self) -> News:
+        """Who follows the change feed.
+
+        Raises:
+            AppNotReady: the app has no store.
+        """
+        if self._news is None:
+            raise _no_store()
+        return self._news
+
     async def open(self) -> None:
         """Open the store and begin to write."""
         self.hooks.open()
@@ -207,6 +220,7 @@ class Engine:
         self.watcher.open()
         self.committer.start()
         self.committer.troubled = self._tell_of_trouble
+        self.committer.committed = self.news.tell
         self._unlog = log_hooks(self.hooks)
         self.is_open = self.is_used = True
 
@@ -221,6 +235,7 @@ class Engine:
         self.is_open = False
         await self.watcher.close()
         self.arrivals.close()
+        self.news.close()
         try:
             await self.hooks.close()  # first, because listeners may still use the app
         finally:  # also where whoever closes has no patience with them

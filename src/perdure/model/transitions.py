@@ -13,6 +13,7 @@ import msgspec
 
 from perdure import defaults
 from perdure.duration import to_micros
+from perdure.model.changes import MoveSubscriber, RemoveSubscriber, Subscribed
 from perdure.model.events import (
     Awaiting,
     GiveUpEvent,
@@ -460,6 +461,8 @@ Transition: TypeAlias = (
     | PutQueue
     | PauseQueue
     | ResumeQueue
+    | MoveSubscriber
+    | RemoveSubscriber
 )
 
 # --- answers ---------------------------------------------------------------------------------
@@ -604,4 +607,5 @@ Outcome: TypeAlias = (
     | Fired
     | Passed
     | QueueKept
+    | Subscribed
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from perdure.model.changes import MoveSubscriber, RemoveSubscriber
 from perdure.model.events import (
     GiveUpEvent,
     Listen,
@@ -44,6 +45,7 @@ from perdure.model.transitions import (
 from perdure.stores.memory import (
     claims,
     events,
+    feed,
     lineage,
     operators,
     queues,
@@ -83,6 +85,8 @@ VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     PutQueue: queues.put,
     PauseQueue: queues.pause,
     ResumeQueue: queues.resume,
+    MoveSubscriber: feed.move,
+    RemoveSubscriber: feed.remove,
 }
 
 

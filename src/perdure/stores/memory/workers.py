@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind, how_left
 from perdure.model.records import TERMINAL, Micros, WorkerRecord
 from perdure.model.transitions import (
     Beaten,
@@ -81,8 +82,9 @@ def rescue(space: Space, asked: RescueWorker, now: Micros) -> Rescued:
             checkpoint.epoch == row.run.epoch for checkpoint in row.checkpoints.values()
         )
         space.release(row.run)
+        how = how_left(row.run, ChangeKind.RESCUED)
         lifecycle.rescue(row.run, asked, progressed=progressed, now=now)
-        space.index(row, now)
+        space.moved(row, how, now)
     del space.workers[asked.worker_id]
     return _rescued(rows)
 
@@ -100,8 +102,9 @@ def _beaten(space: Space, worker_id: str) -> Beaten:
 def _take_back(space: Space, rows: list[Row], now: Micros) -> Rescued:
     for row in rows:
         space.release(row.run)
+        how = how_left(row.run, ChangeKind.RELEASED)
         lifecycle.take_back(row.run, now)
-        space.index(row, now)
+        space.moved(row, how, now)
     return _rescued(rows)
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from perdure.clock import Clock
 from perdure.errors import StoreError
+from perdure.model.changes import MoveSubscriber, RemoveSubscriber
 from perdure.model.events import (
     GiveUpEvent,
     Listen,
@@ -50,7 +51,17 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
-from perdure.stores.sqlite import events, lineage, queues, rows, runs, saving, schedules, workers
+from perdure.stores.sqlite import (
+    events,
+    lineage,
+    queues,
+    rows,
+    runs,
+    saving,
+    schedules,
+    subscribers,
+    workers,
+)
 from perdure.stores.sqlite.claims import claim
 from perdure.stores.sqlite.connecting import lengthen_log
 from perdure.stores.sqlite.failures import UNFIT_VALUES, is_busy, store_error
@@ -89,6 +100,8 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     PutQueue: queues.put,
     PauseQueue: queues.pause,
     ResumeQueue: queues.resume,
+    MoveSubscriber: subscribers.move,
+    RemoveSubscriber: subscribers.remove,
 }
 
 _MOST_HELD = 10_000
@@ -284,6 +297,7 @@ def _apply(unit: Unit, batch: Sequence[Transition]) -> None:
     flush(unit)
     for index, transition in claims:
         outcomes[index] = claim(unit, transition)
+    unit.write_feed()
 
 
 def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a flat table

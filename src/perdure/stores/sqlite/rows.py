@@ -55,11 +55,13 @@ class Row(msgspec.Struct, gc=False):
 
     The record is *hot*: it lacks what no transition looks at (input, meta, options, tags, version,
     priority, parent, root, result), unless a read asked for all of it. ``slot``: while it runs it
-    counts for the limits of its queue.
+    counts for the limits of its queue. ``definition`` and ``queue`` are the numbers of their names.
     """
 
     run: RunRecord
     key: StoredId
+    definition: int
+    queue: int
     waits: int = 0
     slot: bool = False
 
@@ -124,6 +126,8 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             limit_key=limit_key,
         ),
         run_id,
+        definition,
+        queue,
         waits,
         slot == 1,
     )
@@ -184,6 +188,8 @@ def fresh_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             limit_key=row[19],
         ),
         run_id,
+        definition,
+        queue,
     )
 
 
@@ -235,6 +241,11 @@ def created(run: RunRecord, namespace: int, names: Names, payloads: Payloads) ->
         run.limit_key,
         0 if run.limit_key is None else 1,
     )
+
+
+def new_row(run: RunRecord, columns: SqlRow) -> Row:
+    """Return the row of a new run and its columns CREATED."""
+    return Row(run, columns[2], columns[4], columns[5])
 
 
 PLAIN_CREATE: Final = (

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind, how_left
 from perdure.model.records import Control, Micros, RunRecord, Status, WaitKind
 from perdure.model.transitions import (
     CancelRun,
@@ -52,6 +53,14 @@ SHIFT_STEPS = (
     "UPDATE checkpoint SET due_at = due_at + ?"
     " WHERE run = ? AND generation = ? AND due_at IS NOT NULL"
 )
+
+ACTIONS: Final = {
+    "cancel": ChangeKind.CANCELLED,
+    "pause": ChangeKind.PAUSED,
+    "resume": ChangeKind.RESUMED,
+    "retry": ChangeKind.RETRIED,
+    "restart": ChangeKind.RESTARTED,
+}
 
 INSERT_AUDIT = f"INSERT INTO audit (run, {rows.AUDIT}) VALUES (?, ?, ?, ?)"
 
@@ -110,13 +119,15 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
         if unit.ended:
             flush(unit)  # it may have been woken: the answer is what the run is now
         return lifecycle.settle(run, transition, unit.now)  # fenced, or settled before
-    if run.control is Control.RESTART:
-        flush(unit)  # what was recorded before belongs to the generation that ends
+    if run.control is Control.RESTART or type(transition.verdict) is Retrying:
+        flush(unit)  # what was recorded before belongs to the generation, or attempt, that ends
+    how = how_left(run, ChangeKind.RELEASED)
     before = copy(run) if type(transition.verdict) is Retrying else None
     outcome = lifecycle.settle(run, transition, unit.now)
     match transition.verdict:
         case Suspended(waits=waits) if run.waiting_for is not None:
             unit.set_waits(row, waits)
+            how = ChangeKind.SUSPENDED
         case Retrying(error=error, culprits=culprits) if run.waiting_for is not None:
             assert before is not None
             unit.set_waits(row, ())
@@ -124,9 +135,10 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
                 row, lifecycle.attempt_row(before, "failed", error, unit.now, run.due_at)
             )
             saving.reopen(unit, row, culprits)
+            how = ChangeKind.RETRY_SCHEDULED
         case _:
             unit.set_waits(row, ())
-    unit.change(row)
+    unit.change(row, how)
     kinds = {wait.kind for wait in unit.waits_of(row)}
     if WaitKind.CHILD in kinds or WaitKind.EVENT in kinds:
         flush(unit)  # a join may be fulfilled already: the answer is what the run is now
@@ -195,10 +207,11 @@ def operate(
     decide: Callable[[RunRecord, T, Micros], Controlled | Refused],
 ) -> Controlled | Refused:
     """Do what an operator asks of a run, and keep an audit row."""
+    before = lifecycle.standing(row.run)
     outcome = decide(row.run, asked, unit.now)
     if isinstance(outcome, Controlled):
         _audit(unit, row, asked.request_id, action)
-        unit.change(row)
+        unit.change(row, None if lifecycle.standing(row.run) == before else ACTIONS[action])
     return outcome
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind, how_left
 from perdure.model.records import TERMINAL
 from perdure.model.transitions import (
     Beaten,
@@ -114,8 +115,9 @@ def rescue(unit: Unit, transition: RescueWorker) -> Outcome:
         run = row.run
         unit.add_attempt(row, lifecycle.attempt_row(run, "crashed", transition.error, unit.now))
         progress = unit.connection.execute(PROGRESSED, (run.seq, run.epoch)).fetchone()
+        how = how_left(run, ChangeKind.RESCUED)
         lifecycle.rescue(run, transition, progressed=progress is not None, now=unit.now)
-        unit.change(row)
+        unit.change(row, how)
     _delete(unit, transition.worker_id)
     return _rescued(held)
 
@@ -163,8 +165,9 @@ def _held(unit: Unit, worker_id: str) -> list[Row] | None:
 
 def _take_back(unit: Unit, held: Iterable[Row]) -> None:
     for row in held:
+        how = how_left(row.run, ChangeKind.RELEASED)
         lifecycle.take_back(row.run, unit.now)
-        unit.change(row)
+        unit.change(row, how)
 
 
 def _delete(unit: Unit, worker_id: str) -> None:
