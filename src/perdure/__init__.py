@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from perdure._runtime.scheduler import Scheduler
     from perdure._runtime.worker import Worker
     from perdure.app import App
+    from perdure.change import Change
     from perdure.context import Context, Values
     from perdure.declare import Declared, job, workflow
     from perdure.errors import EventTimeout, NonRetryable, PerdureError, RetryAfter
     from perdure.event import event
     from perdure.handle import Event, Run
+    from perdure.model.changes import ChangeKind
     from perdure.model.records import Status
     from perdure.queue import Queue, Rate
     from perdure.retention import Retention
@@ -48,6 +50,8 @@ __all__ = [
     "App",
     "Backoff",
     "BulkResult",
+    "Change",
+    "ChangeKind",
     "Context",
     "CurrentStep",
     "Debounce",
@@ -95,11 +99,13 @@ _HOMES = {
     "_runtime.scheduler": ("Scheduler",),
     "_runtime.worker": ("Worker",),
     "app": ("App",),
+    "change": ("Change",),
     "context": ("Context", "Values"),
     "declare": ("Declared", "job", "workflow"),
     "errors": ("EventTimeout", "NonRetryable", "PerdureError", "RetryAfter"),
     "event": ("event",),
     "handle": ("Event", "Run"),
+    "model.changes": ("ChangeKind",),
     "model.records": ("Status",),
     "queue": ("Queue", "Rate"),
     "retention": ("Retention",),

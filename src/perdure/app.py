@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -91,6 +92,8 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar, deprecated
 
     from perdure._engine.services import Held
+    from perdure.change import Change, SubscriberEntry
+    from perdure.model.changes import ChangeKind
     from perdure.store import Store
     from perdure.telemetry import Hook, On
 
@@ -1061,6 +1064,104 @@ class App(Generic[Services_co, Meta_co]):
     async def queues(self) -> list[QueueEntry]:
         """Return the queues that have limits, are paused or have runs, in order of their names."""
         return [*(await queue_entries(self._engine)).values()]
+
+    # --- changes ---------------------------------------------------------------------------------
+
+    def changes(
+        self,
+        *,
+        after: Change | str | None = None,
+        name: str | Iterable[str] = (),
+        run: Run[Any] | str | None = None,
+        kind: ChangeKind | str | Iterable[ChangeKind | str] = (),
+        follow: bool = False,
+    ) -> AsyncGenerator[Change, None]:
+        """Read what has happened to runs, whichever process brought it about, oldest first.
+
+        The changes of one run come in the order in which they happened, and none is skipped. They
+        are kept for seven days, of each namespace the newest million.
+
+        Args:
+            after: the change that was read last, or its position; from the oldest on by default.
+            name: of a workflow or job, which other processes may define; several are alternatives.
+            run: of this one.
+            kind: ``completed`` and so on; several are alternatives.
+            follow: do not stop at the newest, but wait for what comes.
+
+        Raises:
+            CursorExpired: while reading: what followed on ``after`` is gone.
+            UnknownDefinition: while reading: there is no definition of that name, nor a run.
+            UsageError: there is no such kind, or another argument is wrong.
+            InvalidValue: a name or an id is none, or ``after`` is no position.
+
+        Example::
+
+            async for change in app.changes(kind=["completed", "failed"], follow=True):
+                print(change.at, change.name, change.run_id, change.kind)
+        """
+        wanted = late_services.change.Wanted.of(name, kind, _id_of(run, "run"))
+        if type(follow) is not bool:
+            raise UsageError(f"follow is true or false, got {shown(follow)}")
+        start = late_services.change.position_of(after)
+        return late_services.change.read(self._engine, wanted, start, follow=follow)
+
+    async def position(self) -> str:
+        """Return the position of the newest change: what follows on it has not happened yet."""
+        self._engine.check_loop()
+        return await self._engine.store.position()
+
+    def subscribe(
+        self,
+        subscriber: str,
+        /,
+        *,
+        after: Change | str | None = None,
+        name: str | Iterable[str] = (),
+        kind: ChangeKind | str | Iterable[ChangeKind | str] = (),
+    ) -> AsyncGenerator[Change, None]:
+        """Read changes as a named subscriber, which goes on where it was; each at least once.
+
+        A change is acknowledged when the loop asks for the next one. What is acknowledged is stored
+        at the end of each hundred changes, once a second, and when the loop is left; after a crash
+        the subscriber is given what came since again. ``change.position`` tells whether it did a
+        thing already. Let one process read under one name: of two, each may be given every change.
+
+        Args:
+            subscriber: its name.
+            after: where a new subscriber begins; the oldest change by default, and
+                ``await app.position()`` for what comes from now on.
+            name: of a workflow or job; several are alternatives.
+            kind: ``completed`` and so on; several are alternatives.
+
+        Raises:
+            CursorExpired: while reading: it was away for longer than changes are kept.
+            UnknownDefinition, UsageError, InvalidValue: as for ``changes``.
+
+        Example::
+
+            async for change in app.subscribe("billing", kind="completed"):
+                await bill(change.run_id, request_id=change.position)
+        """
+        wanted = late_services.change.Wanted.of(name, kind, None)
+        check_id(subscriber, "subscriber")
+        start = late_services.change.position_of(after)
+        return late_services.change.subscribe(self._engine, subscriber, wanted, start)
+
+    async def subscribers(self) -> list[SubscriberEntry]:
+        """Return the named subscribers and how far they have come, in the order of their names."""
+        return await late_services.change.subscribers(self._engine)
+
+    async def unsubscribe(self, subscriber: str, /) -> bool:
+        """Forget a named subscriber; the next one of that name begins anew.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            InvalidValue: no subscriber can have such a name.
+        """
+        check_id(subscriber, "subscriber")
+        return await late_services.change.unsubscribe(self._engine, subscriber)
 
     async def workers(self) -> list[WorkerEntry]:
         """Return the registered workers of every process, in order of registration.

@@ -33,6 +33,10 @@ DECLINED_RETENTION: Final = "1d"
 """For which a run is kept that did not want the event that started it."""
 EVENT_RETENTION: Final = "30d"
 """For which a published event is kept."""
+CHANGES_KEPT: Final = "7d"
+"""How long a change can be read."""
+MOST_CHANGES: Final = 1_000_000
+"""Of each namespace's changes the newest so many are kept, if they are not older than that."""
 
 PAYLOAD_LIMIT: Final = 1 << 20
 """Bytes of one encoded input, meta, result or error."""

@@ -21,6 +21,7 @@ PerdureError
 ├── RunConflict                 an id or unique_key is taken by a run made from other values
 ├── EventConflict               an event's id is taken by another event
 ├── ScheduleNotFound            no schedule of that key in this namespace
+├── CursorExpired               what followed on a position of the change feed is gone
 ├── InvalidTransition           the run's status does not allow this verb
 ├── ResultTimeout               the run did not finish within the caller's patience
 ├── RunUnsuccessful             awaiting a result found no result
@@ -175,6 +176,16 @@ class ScheduleNotFound(PerdureError, LookupError):
     """There is no schedule of this key in this namespace."""
 
     code = "P136"
+
+
+class CursorExpired(PerdureError, LookupError):
+    """The changes after this position are not, or no longer, those that follow on it.
+
+    They were removed because of their age or number, or the database is another one, or it was put
+    back to an earlier time.
+    """
+
+    code = "P137"
 
 
 class InvalidTransition(PerdureError):

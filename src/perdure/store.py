@@ -53,6 +53,13 @@ Retention
     What is kept ends: see :mod:`perdure.model.retention`. A run that was removed is as if it had
     never been; its id, and an event's, may be given again. Nothing removes a run that lives.
 
+Changes
+    Every transition that gives a run another status, or records how a step stands, notes that in
+    the change feed, in the same transaction; :mod:`perdure.model.changes` says what holds for it.
+    A run of which a transition says several things (it suspends, and is woken in the same breath)
+    has a change for each, in order. A step that is reopened because its run is tried again, and
+    what a fork or another generation keeps of the record, have no change of their own.
+
 Wake-ups
     After a commit that may interest another process (a run became claimable or terminal, a
     control word was set) the store gives a hint to whoever listens. Losing one is harmless: a poll
@@ -70,6 +77,7 @@ from typing import Protocol
 
 import msgspec
 
+from perdure.model.changes import ChangePage, SubscriberRecord
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
 from perdure.model.queues import QueueRecord
 from perdure.model.records import Count, Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
@@ -251,6 +259,31 @@ class Store(Protocol):
 
         Which rate that is stands in the queue's limits.
         """
+        ...
+
+    async def changes(self, after: str | None = None, limit: int = 100) -> ChangePage:
+        """Return the changes that follow on a position, oldest first, as of one instant.
+
+        Args:
+            after: the position; None for the oldest change that is kept.
+            limit: at most so many (at least 1).
+
+        Raises:
+            InvalidValue: ``after`` is no position.
+            CursorExpired: what follows on it is gone, or is not what followed on it.
+        """
+        ...
+
+    async def position(self, back: int = 0) -> str:
+        """Return a position on which at least the newest ``back`` changes follow, if there are.
+
+        0 gives the end: what follows on it has not happened yet. A store may give one from further
+        back, where that is cheaper than to count.
+        """
+        ...
+
+    async def subscribers(self) -> list[SubscriberRecord]:
+        """Return the subscribers, in the order of their names."""
         ...
 
     async def workers(self) -> list[WorkerRecord]:

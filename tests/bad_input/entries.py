@@ -280,6 +280,16 @@ def _queue(desk: Desk, row: Row) -> Any:
     return desk.app.queue("mail", **{row.parameter: thaw(row.value)})
 
 
+async def _changes(desk: Desk, row: Row) -> Any:
+    return [change async for change in desk.app.changes(**{row.parameter: thaw(row.value)})]
+
+
+async def _subscribe(desk: Desk, row: Row) -> Any:
+    if row.parameter == "subscriber":
+        return await anext(desk.app.subscribe(thaw(row.value)))
+    return await anext(desk.app.subscribe("billing", **{row.parameter: thaw(row.value)}))
+
+
 def _rate(_: Desk, row: Row) -> Any:
     return perdure.Rate(**{"limit": 1, "per": "1m", row.parameter: thaw(row.value)})
 
@@ -301,6 +311,9 @@ CALLS: dict[str, Call] = {
     "App.connect": _connect,
     "App.counts": lambda desk, row: desk.app.counts(**{row.parameter: thaw(row.value)}),
     "App.prune": lambda desk, row: desk.app.prune(**{row.parameter: thaw(row.value)}),
+    "App.changes": _changes,
+    "App.subscribe": _subscribe,
+    "App.unsubscribe": lambda desk, row: desk.app.unsubscribe(thaw(row.value)),
     "App.queue": _queue,
     "Queue.set_limits": lambda desk, row: desk.app.queue("mail").set_limits(
         **{row.parameter: thaw(row.value)}

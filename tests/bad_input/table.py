@@ -11,6 +11,7 @@ from perdure import App, Debounce
 from perdure.defaults import PAYLOAD_LIMIT
 from perdure.errors import (
     AppNotReady,
+    CursorExpired,
     DefinitionError,
     DuplicateName,
     InvalidDuration,
@@ -280,6 +281,33 @@ ROWS: list[Row] = [
     *[
         Row(entry, "at_most_once", value, DefinitionError, "is true or false, got")
         for entry in ("App.step", "step", "step.options")
+        for value in (1, None, "yes")
+    ],
+    *each(
+        {
+            "App.changes": "name run",
+            "App.subscribe": "subscriber name",
+            "App.unsubscribe": "subscriber",
+        },
+        NO_NAMES[:8],
+        InvalidValue,
+    ),
+    *[
+        Row(entry, parameter, value, error, says)
+        for entry in ("App.changes", "App.subscribe")
+        for parameter, value, error, says in (
+            ("after", 42, UsageError, "takes a change or its position, got 42"),
+            ("after", "yesterday", InvalidValue, "is no position of a change"),
+            ("after", "", InvalidValue, "is no position of a change"),
+            ("after", "abc-1-2-3", CursorExpired, "is gone"),
+            ("kind", "complete", UsageError, "did you mean 'completed'?"),
+            ("kind", 7, UsageError, "there is no kind 7; there are created"),
+            ("kind", ["failed", "zzz"], UsageError, "there is no kind 'zzz'"),
+            ("name", "order_", UnknownDefinition, "did you mean 'order'?"),
+        )
+    ],
+    *[
+        Row("App.changes", "follow", value, UsageError, "follow is true or false, got")
         for value in (1, None, "yes")
     ],
     Row("App.runs", "before", "nobody", RunNotFound, "there is no run 'nobody' here"),
@@ -862,6 +890,9 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("App.override", "services"): "any object is services",
     ("App.workers", NO_PARAMETER): "it takes nothing, and there may be none",
     ("App.close", NO_PARAMETER): "closing one that is not open is harmless",
+    ("App.position", NO_PARAMETER): "it takes nothing, and there may be no change",
+    ("App.subscribers", NO_PARAMETER): "it takes nothing, and there may be none",
+    ("Change", "*"): "a record that App.changes makes",
     ("App.queues", NO_PARAMETER): "it takes nothing, and there may be none",
     ("Selection", "*"): "made by App.select",
     ("step.spec_of", "*"): "for the layers beside; what it is given was checked",

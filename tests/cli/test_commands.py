@@ -17,6 +17,7 @@ import pytest
 from perdure._version import __version__
 from perdure.cli._main import COMMANDS
 from perdure.cli._places import load_app
+from perdure.model.changes import MoveSubscriber
 from perdure.workflow import Workflow
 from tests.cli.conftest import Answer, Perdure, command_line, create
 
@@ -445,6 +446,94 @@ def test_prune(command: Perdure, shop: str):
     assert command("prune", *place, "--older-than", "soon").code == 2
     assert command("prune", *place, "-s", "running").code == 2
     assert command("prune", *place, "-n", "addd").code == 3
+
+
+def test_tail(command: Perdure, shop: str):
+    """What happened to all runs, to one, to those of a name; as text, JSON and lines."""
+    for number in range(4):
+        command("start", "add", f"n={number}", "--id", f"r{number}", "--app", f"{shop}:app")
+    order = ('order:={"id": "o", "cents": 1}', "--id", "order", "--app", f"{shop}:app")
+    assert command("start", "fulfil", *order).code == 0
+    assert command("worker", "--burst", "--app", f"{shop}:app").code == 0
+
+    def told(*words: str) -> list[dict[str, object]]:
+        found = only_json(command("tail", *words, "--json", "--url", URL))
+        assert isinstance(found, list)
+        return found
+
+    assert len(told()) == 10
+    assert len(told("--last", "99")) == 16
+    assert told("--last", "0") == []
+    [*_, step, last] = told("ord")
+    assert step["step"] == {
+        "path": "pack",
+        "kind": "step",
+        "outcome": "ok",
+        "tries": 1,
+        "due_at": None,
+    }
+    assert (last["run_id"], last["kind"], last["status"]) == ("order", "completed", "completed")
+    assert {one["definition"] for one in told("--name", "add", "--last", "99")} == {"add"}
+    claims = told("--kind", "claimed", "--kind", "completed", "--last", "3")
+    assert [one["kind"] for one in claims] == ["completed"] * 3
+    after = told("--after", str(told("--last", "99")[4]["position"]))
+    assert after == told("--last", "99")[5:]
+    assert told("--after", str(last["position"]), "--last", "2") == []
+    shown = command("tail", "r0", "--url", URL)
+    assert (shown.code, shown.err) == (0, "")
+    assert [line.split("  ")[1:] for line in shown.out.splitlines()] == [
+        ["r0", "add", "created"],
+        ["r0", "add", "claimed"],
+        ["r0", "add", "\u2713 completed"],
+    ]
+    lines = command("tail", "--jsonl", "--url", URL).out.splitlines()
+    assert [json.loads(line) for line in lines] == told()
+    gone = command("tail", "--after", "abc-1-2-3", "--url", URL)
+    assert (gone.code, gone.out) == (3, "")
+    assert "read from the beginning" in gone.err
+    for wrong in (("--after", "x"), ("--json", "--follow"), ("--kind", "done")):
+        assert command("tail", *wrong, "--url", URL).code == 2
+    assert command("tail", "nobody", "--url", URL).code == 3
+    assert command("tail", "--name", "addd", "--app", f"{shop}:app").code == 3
+
+
+def test_tail_follows(command: Perdure, shop: str):
+    """It prints what happens from then on, and Ctrl-C ends it."""
+    command("start", "add", "n=1", "--id", "r", "--app", f"{shop}:app")
+    with background("tail", "r", "--follow", "--jsonl", "--url", URL) as tail:
+        assert tail.stdout is not None
+        assert json.loads(tail.stdout.readline())["kind"] == "created"
+        command("cancel", "r", "--url", URL)
+        assert json.loads(tail.stdout.readline())["kind"] == "cancelled"
+        command("retry", "r", "--url", URL)
+        assert json.loads(tail.stdout.readline())["kind"] == "retried"
+        tail.send_signal(signal.SIGINT)
+        out, err = tail.communicate(timeout=PATIENCE)
+    assert (tail.returncode, out, err.strip()) == (130, "", "")
+
+
+def test_subscribers(command: Perdure, shop: str):
+    """They are listed and removed; one that is not there is 3."""
+    command("start", "add", "n=1", "--id", "r", "--app", f"{shop}:app")
+    app = load_app(f"{shop}:app")
+
+    async def acknowledge() -> None:
+        async with app:
+            move = MoveSubscriber("billing", None, await app.position())
+            await app.engine.committer.submit(move)
+
+    asyncio.run(acknowledge())
+    [told] = only_json(command("subscribers", "--json", "--url", URL))
+    assert told["name"] == "billing"
+    assert command("subscribers", "--url", URL).out.splitlines()[1].split()[:2] == [
+        "billing",
+        told["position"],
+    ]
+    removed = command("subscribers", "--remove", "billing", "--url", URL)
+    assert (removed.code, removed.out) == (0, "removed billing\n")
+    again = command("subscribers", "--remove", "billing", "--url", URL)
+    assert (again.code, again.out) == (3, "")
+    assert command("subscribers", "--url", URL).out == "no subscribers\n"
 
 
 def test_doctor(command: Perdure, shop: str, yard: Path):

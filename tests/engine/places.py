@@ -202,6 +202,18 @@ class Mortal:
         """Return how much there is to remove."""
         return await self._read(self.inner.prunable, asked)
 
+    async def changes(self, after: str | None = None, limit: int = 100) -> Any:
+        """Return the changes that follow on a position."""
+        return await self._read(lambda: self.inner.changes(after, limit))
+
+    async def position(self, back: int = 0) -> Any:
+        """Return a position on which the newest changes follow."""
+        return await self._read(lambda: self.inner.position(back))
+
+    async def subscribers(self) -> Any:
+        """Return the subscribers."""
+        return await self._read(self.inner.subscribers)
+
     async def queues(self) -> Any:
         """Return the queues."""
         return await self._read(self.inner.queues)

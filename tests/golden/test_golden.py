@@ -58,16 +58,19 @@ async def opened(path: Path) -> AsyncIterator[SqliteStore]:
 
 
 def shape(path: Path) -> dict[str, list[str]]:
-    """Return what a file's tables and indexes are made of, whatever the order of columns."""
+    """Return what a file's schema is made of, whatever the order of columns."""
     connection = sqlite3.connect(path)
-    names = connection.execute("SELECT name, type FROM sqlite_master ORDER BY name").fetchall()
+    schema = "SELECT name, type, sql FROM sqlite_master ORDER BY name"
+    names = connection.execute(schema).fetchall()
     asked = {"table": "table_info", "view": "table_info", "index": "index_xinfo"}
     found = {
         name: sorted(
             str(row[2:] if kind == "index" else row[1:])
             for row in connection.execute(f"PRAGMA {asked[kind]}({name})")
         )
-        for name, kind in names
+        if kind in asked
+        else [sql]
+        for name, kind, sql in names
         if not name.startswith("sqlite_")
     }
     connection.close()

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 )
 from msgspec.structs import replace
 
+from perdure.model.changes import Change, ChangeKind
 from perdure.model.keys import Debounce, Replace, Throttle
 from perdure.model.records import (
     Grant,
@@ -89,6 +90,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.grants = [Grant("r0", 1, 0)]
         self.applied: list[Transition] = []
         self.numbers = count(1)
+        self.position: str | None = None
+        self.told: dict[str, Change] = {}
 
     def teardown(self) -> None:
         try:
@@ -327,6 +330,25 @@ class StoreMachine(RuleBasedStateMachine):
             assert history.waits == expected.waits, run_id
             assert [entry.request_id for entry in history.audit] == expected.requests, run_id
             assert [attempt.outcome for attempt in history.attempts] == expected.attempts, run_id
+
+    @invariant()
+    def the_changes_tell_of_every_run(self) -> None:
+        """Whoever reads them as they come knows how each run stands."""
+        page = self.runner.run(self.store.changes(self.position, 1_000))
+        self.position = page.position
+        for change in page.changes:
+            if change.kind is not ChangeKind.STEP:
+                assert (change.kind is ChangeKind.CREATED) == (change.run_id not in self.told)
+                self.told[change.run_id] = change
+        assert self.told.keys() == self.model.runs.keys()
+        for run_id, expected in self.model.runs.items():
+            told = self.told[run_id]
+            assert (told.status, told.reason, told.epoch, told.attempt) == (
+                expected.status,
+                expected.reason,
+                expected.epoch,
+                expected.attempt,
+            ), run_id
 
     @invariant()
     def every_worker_agrees(self) -> None:

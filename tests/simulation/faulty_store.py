@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import OutcomeUnknown, StoreBusy, StoreError, StoreFull, StoreReadOnly
+from perdure.model.changes import ChangePage, SubscriberRecord
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
 from perdure.model.queues import QueueRecord
 from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
@@ -162,6 +163,15 @@ class FaultyStore:
 
     async def prunable(self, asked: Prune) -> Pruned:
         return await self._read(lambda: self._inner.prunable(asked))
+
+    async def changes(self, after: str | None = None, limit: int = 100) -> ChangePage:
+        return await self._read(lambda: self._inner.changes(after, limit))
+
+    async def position(self, back: int = 0) -> str:
+        return await self._read(lambda: self._inner.position(back))
+
+    async def subscribers(self) -> list[SubscriberRecord]:
+        return await self._read(self._inner.subscribers)
 
     async def queues(self) -> list[QueueRecord]:
         return await self._read(self._inner.queues)

@@ -30,6 +30,8 @@ from perdure import (
     App,
     Backoff,
     BulkResult,
+    Change,
+    ChangeKind,
     Context,
     CurrentStep,
     Debounce,
@@ -72,9 +74,10 @@ from perdure import (
     wait_for_event,
     workflow,
 )
+from perdure.change import StepChange, SubscriberEntry
 from perdure.errors import RunFailed
 from perdure.handle import EventEntry, ListenerEntry, WorkerEntry
-from perdure.model.records import Count
+from perdure.model.records import Count, WaitKind
 from perdure.model.retention import Pruned
 from perdure.queue import QueueEntry
 from perdure.schedule import FireEntry, ScheduleEntry, ScheduleHandle
@@ -465,6 +468,18 @@ async def calls() -> None:
     assert_type((pruned.runs, pruned.events), tuple[int, int])
     await app.prune(older_than=timedelta(days=7), status=Status.FAILED, name="fulfil", dry_run=True)
     await hello.options(retention="forever").enqueue("Ada")
+    end = assert_type(await app.position(), str)
+    async for change in app.changes(after=end, name="fulfil", kind=ChangeKind.FAILED, follow=False):
+        assert_type(change, Change)
+        assert_type((change.kind, change.status, change.at), tuple[ChangeKind, Status, datetime])
+        assert_type(change.step, StepChange | None)
+        assert_type((change.attempt, change.epoch, change.reason), tuple[int, int, str | None])
+        assert_type(change.waiting_for, WaitKind | None)
+        assert_type(change.due_at, datetime | None)
+    billing = app.subscribe("billing", after=end, kind=["completed", "failed"])
+    await assert_type(billing, AsyncGenerator[Change, None]).aclose()
+    assert_type(await app.subscribers(), list[SubscriberEntry])
+    assert_type(await app.unsubscribe("billing"), bool)
     assert_type(await app.events(type=Paid, key="k", run="r", limit=5), list[EventEntry])
     assert_type(await app.schedules(), list[ScheduleEntry])
     mail = assert_type(
@@ -711,4 +726,5 @@ def test_the_whole_surface_is_used() -> None:
         for name in vars(base)
         if not name.startswith("_")
     }
-    assert verbs - used - MACHINERY - set(Status.__members__) == set()
+    kinds = {*Status.__members__, *ChangeKind.__members__}
+    assert verbs - used - MACHINERY - kinds == set()

@@ -47,6 +47,8 @@ def test_the_table_says_what_is_promised():
         "RETENTION": "30d",
         "DECLINED_RETENTION": "1d",
         "EVENT_RETENTION": "30d",
+        "CHANGES_KEPT": "7d",
+        "MOST_CHANGES": 1_000_000,
         "PAYLOAD_LIMIT": 1 << 20,
         "OF_DEFINITIONS": {
             "workflow": {

@@ -16,8 +16,17 @@ from pathlib import Path
 import pytest
 
 from perdure import ids
-from perdure.errors import NotApplied, StoreBusy, StoreClosed, StoreError, StoreReadOnly, UsageError
+from perdure.errors import (
+    CursorExpired,
+    NotApplied,
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    StoreReadOnly,
+    UsageError,
+)
 from perdure.ids import Ids
+from perdure.model.changes import Change
 from perdure.model.keys import REMEMBERED, Debounce, Throttle
 from perdure.model.queues import Limits, PutQueue
 from perdure.model.records import Control, RunQuery, Status, StepOutcome
@@ -48,6 +57,7 @@ from perdure.stores.sqlite import (
     wakeups,
     workers,
 )
+from perdure.stores.sqlite import feed as feeding
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.store import _INHERITED
 from perdure.testing.contract.desk import (
@@ -311,7 +321,10 @@ async def test_people_can_read_the_file(make_store: MakeStore, desk: Desk):
 
 
 async def test_what_a_finished_run_takes(store: SqliteStore, desk: Desk):
-    """Ten steps without arguments, 100 runs at a time: at most 1.5 KB on disk, indexes included."""
+    """Ten steps without arguments, 100 runs at a time: at most 1.6 KB on disk, indexes included.
+
+    A tenth of it is what the change feed has of them, for a week.
+    """
     await desk.worker("0190a0b0-c0d0-7e0f-8a1b-2c3d4e5f6a7b", {"checkout": "0123456789abcdef"})
     for _ in range(5):
         new = creates(100, definition="checkout", version="0123456789abcdef")
@@ -329,7 +342,7 @@ async def test_what_a_finished_run_takes(store: SqliteStore, desk: Desk):
             await desk.apply(*saves[50:])
         await desk.apply(*[Settle(grant, Completed(b"null")) for grant in grants])
     await writer_copied_back(store)
-    assert size_of(store) / 500 < 1_500
+    assert size_of(store) / 500 < 1_600
 
 
 async def test_a_visit_that_is_not_brief_lengthens_the_log(store: SqliteStore):
@@ -544,14 +557,14 @@ async def test_a_batch_takes_few_statements(store: SqliteStore, desk: Desk):
     await desk.apply(*creates(128))
     seen = statements(store)
     grants = [grant_of(given) for given in (await desk.claim(64)).runs]
-    assert len(seen) <= 14
+    assert len(seen) <= 16
     seen.clear()
     await desk.apply(*[save(grant) for grant in grants])
-    assert len(seen) <= 5
+    assert len(seen) <= 7
     seen.clear()
     settles = [Settle(grant, DONE) for grant in grants]
     await desk.apply(*settles, Claim("w", fresh_token(), ("d",), ("default",), 64))
-    assert len(seen) <= 18
+    assert len(seen) <= 20
 
 
 async def test_a_lone_create_is_one_statement(store: SqliteStore, desk: Desk):
@@ -1072,3 +1085,147 @@ async def test_a_plan_names_what_is_missing(make_store: MakeStore, tmp_path: Pat
     assert await SqliteStore(path).plan() == []
     with pytest.raises(StoreReadOnly, match="is no directory"):
         await SqliteStore(tmp_path / "nowhere" / "x.db").plan()
+
+
+# --- the change feed -----------------------------------------------------------------------------
+
+
+async def feed(store: SqliteStore, after: str | None = None) -> list[Change]:
+    """Return all changes that follow on a position."""
+    found: list[Change] = []
+    while True:
+        page = await store.changes(after, 1_000)
+        found += page.changes
+        after = page.position
+        if len(page.changes) < 1_000:
+            return found
+
+
+async def test_a_restored_backup_knows_no_cursor_of_what_it_lost(
+    tmp_path: Path, make_store: MakeStore, clock: ManualClock
+):
+    """Also where as much has happened in it since; those from before the backup are good."""
+    path = tmp_path / "perdure.db"
+    desk = Desk(await make_store(path, clock=clock), clock)
+    await desk.worker()
+    await desk.create("a")
+    await desk.claim()
+    kept = [change.position for change in await feed(desk.store)]
+    await desk.store.close()
+    shutil.copy(path, tmp_path / "backup.db")
+    desk = Desk(await make_store(path, clock=clock), clock)
+    await desk.create("b", "c", "d")
+    await desk.claim()
+    lost = [change.position for change in await feed(desk.store)][len(kept) :]
+    await desk.store.close()
+    shutil.copy(tmp_path / "backup.db", path)
+    clock.advance(1)
+    desk = Desk(await make_store(path, clock=clock), clock)
+
+    async def expect(good: list[str], bad: list[str]) -> None:
+        for position in good:
+            await desk.store.changes(position)
+        for position in bad:
+            with pytest.raises(CursorExpired):
+                await desk.store.changes(position)
+
+    await expect(kept, lost)
+    await desk.create("e", "f", "g", "h")
+    await expect(kept, lost)
+    await desk.claim()
+    await expect(kept, lost)
+
+
+async def test_creates_are_told_after_the_newest_runs_are_removed(desk: Desk):
+    """No seq is given twice, or a reader would take a new run for one that it has seen."""
+    await desk.worker()
+    await desk.create("a", "b", "c")
+    await desk.claim()
+    end = await desk.store.position()
+    connection = writer(desk.store)
+    for gone in ("c", "a", "b"):
+        connection.execute("DELETE FROM run WHERE id = ?", (gone,))
+        assert (await desk.store.changes(end)).changes == ()
+    await desk.create("d")
+    await desk.create("e")
+    assert [change.run_id for change in await feed(desk.store, end)] == ["d", "e"]
+    assert [run.run_id for run in await desk.store.list_runs(RunQuery())] == ["e", "d"]
+    claims = [change.run_id for change in await feed(desk.store) if change.kind == "claimed"]
+    assert claims == ["a", "b", "c"], "what is told of a run does not need it"
+    connection.execute("DELETE FROM run WHERE namespace <> 0")
+    assert connection.execute("SELECT count(*) FROM run").fetchone() == (1,)
+    assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+
+
+async def test_a_large_batch_is_several_rows(desk: Desk):
+    """So that a reader of a few changes does not decode thousands."""
+    await desk.worker()
+    await desk.apply(*creates(2_500))
+    await desk.claim(2_500)
+    rows = writer(desk.store).execute("SELECT count(*) FROM feed").fetchone()
+    assert rows == (3,)
+    whole = await feed(desk.store)
+    assert len(whole) == 5_000
+    assert len({change.position for change in whole}) == 5_000
+    for change in (whole[2_499], whole[2_500], whole[3_499], whole[3_500], whole[4_998]):
+        at = whole.index(change)
+        page = await desk.store.changes(change.position, 3)
+        assert list(page.changes) == whole[at + 1 : at + 4]
+
+
+async def test_a_lone_create_writes_no_row_of_the_feed(desk: Desk):
+    """It is read from the run itself: another page in each commit would be a tenth of its time."""
+    await desk.create("a")
+    await desk.create("b")
+    await desk.apply(*creates(50))
+    assert writer(desk.store).execute("SELECT count(*) FROM feed").fetchone() == (0,)
+    assert len(await feed(desk.store)) == 52
+
+
+async def test_the_feed_keeps_so_many(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """Whatever their age; who is further behind is told so."""
+    monkeypatch.setattr(feeding, "MOST", 1_000)
+    await desk.worker()
+    beginning = await desk.store.position()
+    for _ in range(30):
+        await desk.apply(*creates(100))
+        await desk.claim(100)
+    kept = [change for change in await feed(desk.store) if change.kind == "claimed"]
+    assert 1_000 <= len(kept) < 1_500
+    with pytest.raises(CursorExpired):
+        await desk.store.changes(beginning)
+
+
+async def test_reading_changes_of_one_namespace_passes_over_no_row_of_another(
+    make_store: MakeStore, desk: Desk
+):
+    """Each namespace has its own stretch of the table."""
+    for text, parameters in (
+        (feeding.FROM, (1 << 40, 2 << 40)),
+        (feeding.WITH, (1 << 40, 2 << 40, 1)),
+        (feeding.LAST, (1 << 40,)),
+        (feeding.CREATES, (0, 9, 1, 100)),
+        (feeding.CREATES_BACK, (0, 1, 10)),
+    ):
+        plan = writer(desk.store).execute(f"EXPLAIN QUERY PLAN {text}", parameters).fetchall()
+        assert [row[3] for row in plan if "USING INTEGER PRIMARY KEY" not in row[3]] == [], text
+
+
+async def test_an_upgraded_file_tells_nothing_of_what_was_before(tmp_path: Path):
+    """Its runs were created before there was a feed."""
+    path = tmp_path / "perdure.db"
+    connection = sqlite3.connect(path)
+    connection.executescript((Path(__file__).parents[1] / "golden" / "schema_1.sql").read_text())
+    connection.execute(f"PRAGMA application_id={connecting.APPLICATION_ID}")
+    connection.execute("PRAGMA user_version=1")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+    store = SqliteStore(path)
+    await store.open()
+    try:
+        assert await store.list_runs(RunQuery())
+        assert await feed(store) == []
+        await store.apply(creates(1))
+        assert len(await feed(store)) == 1
+    finally:
+        await store.close()

@@ -30,6 +30,7 @@ from perdure.errors import (
     StoreFull,
     StoreReadOnly,
 )
+from perdure.model.changes import MoveSubscriber, RemoveSubscriber, Subscribed
 from perdure.model.events import (
     Awaiting,
     GiveUpEvent,
@@ -142,7 +143,8 @@ class _Entry:
 class Committer:
     """Group commit for one store on one event loop.
 
-    ``troubled`` is called where a failure of the store is logged, with how many in a row it was.
+    ``troubled`` is called where a failure of the store is logged, with how many in a row it was,
+    ``committed`` after each batch.
     """
 
     def __init__(self, store: Store, clock: Clock) -> None:
@@ -160,6 +162,7 @@ class Committer:
         self._lone_writer = 0
         self._failures = 0
         self.troubled: Callable[[StoreError, int], None] | None = None
+        self.committed: Callable[[], None] | None = None
         self.batches = 0
         self.transitions = 0
 
@@ -230,6 +233,10 @@ class Committer:
     ) -> asyncio.Future[RetentionsKept]: ...
     @overload
     def submit(self, transition: Prune, *, patient: bool = ...) -> asyncio.Future[Pruned]: ...
+    @overload
+    def submit(
+        self, transition: MoveSubscriber | RemoveSubscriber, *, patient: bool = ...
+    ) -> asyncio.Future[Subscribed]: ...
     @overload
     def submit(
         self, transition: Listen | Unlisten, *, patient: bool = ...
@@ -382,6 +389,8 @@ class Committer:
     ) -> None:
         self.batches += 1
         self.transitions += len(batch)
+        if self.committed is not None:
+            self.committed()
         for entry, outcome in zip(entries, outcomes, strict=False):
             future = entry.future
             if not future.done():

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from perdure._engine.arrivals import Arrivals
     from perdure._engine.committer import Committer
+    from perdure._engine.news import News
     from perdure._engine.watcher import Watcher
     from perdure.store import Store
     from perdure.telemetry import Hooks
@@ -109,6 +110,7 @@ class Engine:
         self._committer: Committer | None = None
         self._watcher: Watcher | None = None
         self._arrivals: Arrivals | None = None
+        self._news: News | None = None
         self.deadlines = Deadlines()
         self._store_ahead: Micros = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -200,6 +202,17 @@ class Engine:
             self._arrivals = late.arrivals.Arrivals(self.store)
         return self._arrivals
 
+    @property
+    def news(self) -> News:
+        """Who follows the change feed.
+
+        Raises:
+            AppNotReady: the app has no store.
+        """
+        if self._news is None:
+            self._news = late.news.News(self.store)
+        return self._news
+
     async def open(self) -> None:
         """Open the store and begin to write."""
         late.load_all()
@@ -219,6 +232,7 @@ class Engine:
         self.watcher.open()
         self.committer.start()
         self.committer.troubled = self._tell_of_trouble
+        self.committer.committed = self.news.tell
         self._unlog = late.telemetry.log_hooks(self.hooks)
         self.is_open = self.is_used = True
 
@@ -234,6 +248,7 @@ class Engine:
         self.is_open = False
         await self.watcher.close()
         self.arrivals.close()
+        self.news.close()
         try:
             await self.hooks.close()  # first, because listeners may still use the app
         finally:  # also where whoever closes has no patience with them

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Final
 from perdure._late import load
 
 if TYPE_CHECKING:
+    from perdure import change
     from perdure._runtime import pruner, queries, scheduler, why
 
-__all__ = ["MODULES", "pruner", "queries", "scheduler", "why"]
+__all__ = ["MODULES", "change", "pruner", "queries", "scheduler", "why"]
 
 MODULES: Final = {
+    "change": "perdure.change",
     "pruner": "perdure._runtime.pruner",
     "queries": "perdure._runtime.queries",
     "scheduler": "perdure._runtime.scheduler",

@@ -38,10 +38,10 @@ def run_query(
         InvalidValue: another filter holds what no id, name or key does.
     """
     if reason is not None:
-        _check_one_of("reason", reason, REASONS)
+        check_one_of("reason", reason, REASONS)
     return RunQuery(
         statuses=_statuses(status),
-        definitions=tuple(check_id(one, "name") for one in _several(name)),
+        definitions=tuple(check_id(one, "name") for one in several(name)),
         reason=reason,
         parent_id=optional_id(parent_id, "parent"),
         queue=optional_id(queue, "queue"),
@@ -94,7 +94,7 @@ def optional_id(given: str | None, what: str) -> str | None:
     return None if given is None else check_id(given, what)
 
 
-def _several(given: object) -> tuple[Any, ...]:
+def several(given: object) -> tuple[Any, ...]:
     """Return what was given as one or as several."""
     if isinstance(given, Iterable) and not isinstance(given, str | bytes):
         return tuple(cast("Any", given))
@@ -102,13 +102,18 @@ def _several(given: object) -> tuple[Any, ...]:
 
 
 def _statuses(given: Status | str | Iterable[Status | str]) -> tuple[Status, ...]:
-    names = _several(given)
+    names = several(given)
     for name in names:
-        _check_one_of("status", name, tuple(Status))
+        check_one_of("status", name, tuple(Status))
     return tuple(Status(name) for name in names)
 
 
-def _check_one_of(what: str, given: object, known: tuple[str, ...]) -> None:
+def check_one_of(what: str, given: object, known: tuple[str, ...]) -> None:
+    """Raise for a word that is none of those that there are, with one that is written alike.
+
+    Raises:
+        UsageError: it is none of them.
+    """
     if given in known:
         return
     close = late.difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []

@@ -1,4 +1,4 @@
-"""Runs and histories as fields: what ``--json`` prints, and what tables take their cells from."""
+"""What is stored as fields: what ``--json`` prints, and what tables take their cells from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from perdure._engine.engine import Engine
+from perdure.change import Change, SubscriberEntry
 from perdure.clock import to_datetime
 from perdure.codec import schema
 from perdure.codec.failures import shown_error
@@ -41,6 +42,44 @@ def run_fields(run: RunRecord) -> dict[str, Any]:
         "started_at": _instant(run.started_at),
         "finished_at": _instant(run.finished_at),
         "error": None if run.error is None else _error(run.error),
+    }
+
+
+def change_fields(change: Change) -> dict[str, Any]:
+    """Return a change."""
+    step = change.step
+    return {
+        "position": change.position,
+        "kind": str(change.kind),
+        "at": _iso(change.at),
+        "run_id": change.run_id,
+        "definition": change.name,
+        "queue": change.queue,
+        "status": str(change.status),
+        "attempt": change.attempt,
+        "epoch": change.epoch,
+        "waiting_for": None if change.waiting_for is None else str(change.waiting_for),
+        "due_at": _iso(change.due_at),
+        "reason": change.reason,
+        "step": None
+        if step is None
+        else {
+            "path": step.path,
+            "kind": str(step.kind),
+            "outcome": str(step.outcome),
+            "tries": step.tries,
+            "due_at": _iso(step.due_at),
+        },
+    }
+
+
+def subscriber_fields(entry: SubscriberEntry) -> dict[str, Any]:
+    """Return a subscriber."""
+    return {
+        "name": entry.name,
+        "position": entry.position,
+        "created_at": _iso(entry.created_at),
+        "moved_at": _iso(entry.moved_at),
     }
 
 

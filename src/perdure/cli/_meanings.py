@@ -10,6 +10,7 @@ from typing import Any, Final
 from perdure.cli._failures import ExitCode, Failure
 from perdure.errors import (
     AppNotReady,
+    CursorExpired,
     DefinitionError,
     EventConflict,
     InvalidDuration,
@@ -61,6 +62,11 @@ MEANINGS: Final[dict[type[PerdureError], Meaning]] = {
         ExitCode.REFUSED,
         "the event's id is taken by another event",
         "choose another, or send it with the same values",
+    ),
+    CursorExpired: (
+        ExitCode.NOT_FOUND,
+        "the changes after that position are gone",
+        "read from the beginning: leave --after out",
     ),
     InvalidTransition: (
         ExitCode.REFUSED,

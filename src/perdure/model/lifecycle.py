@@ -119,6 +119,11 @@ def holds(run: RunRecord, grant: Grant) -> bool:
     return run.epoch == grant.epoch and run.grant == grant.token and run.status is Status.RUNNING
 
 
+def standing(run: RunRecord) -> tuple[Status, str | None, int, Undoing]:
+    """Return what of a run a verb of an operator must alter for it to be a change of the run."""
+    return run.status, run.reason, run.generation, run.undoing
+
+
 def rank_when_queued(run: RunRecord) -> Rank:
     """Return how the run is claimed when it becomes queued (again)."""
     if run.crashes >= SUSPECT_AFTER:

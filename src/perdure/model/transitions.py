@@ -13,6 +13,7 @@ import msgspec
 
 from perdure import defaults
 from perdure.duration import to_micros
+from perdure.model.changes import MoveSubscriber, RemoveSubscriber, Subscribed
 from perdure.model.events import (
     Awaiting,
     GiveUpEvent,
@@ -498,6 +499,8 @@ Transition: TypeAlias = (
     | ResumeQueue
     | PutRetentions
     | Prune
+    | MoveSubscriber
+    | RemoveSubscriber
 )
 
 # --- answers ---------------------------------------------------------------------------------
@@ -649,4 +652,5 @@ Outcome: TypeAlias = (
     | QueueKept
     | RetentionsKept
     | Pruned
+    | Subscribed
 )

@@ -8,6 +8,7 @@ from copy import copy
 from msgspec.structs import replace
 
 from perdure.model import lifecycle, queues
+from perdure.model.changes import ChangeKind
 from perdure.model.records import Micros, Rank, RunRecord, WaitKind
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
 from perdure.stores.memory.reads import endings
@@ -132,10 +133,13 @@ def _give_paused(allowance: Allowance, worker: WorkerRow, asked: Claim) -> list[
         if not allowance.has_room(row.run):
             continue
         lifecycle.refit(row.run, now)
-        if row.run.rank is not Rank.SUSPECT:
+        space.feed.note(row.run, ChangeKind.RESUMED, now)
+        if row.run.rank is Rank.SUSPECT:
+            space.index(row, now)
+        else:
             lifecycle.claim(row.run, asked.worker_id, asked.token, now)
+            space.moved(row, ChangeKind.CLAIMED, now)
             given.append(row)
-        space.index(row, now)
     return given
 
 
@@ -167,7 +171,7 @@ def _give_from(
             continue  # nor has any behind it in this lane
         if gate is None or allowance.has_slot_of_key(row.run, gate):
             lifecycle.claim(row.run, asked.worker_id, asked.token, now)
-            space.index(row, now)
+            space.moved(row, ChangeKind.CLAIMED, now)
             allowance.took(row.run, gate)
             given.append(row)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from perdure.model.changes import says_more
 from perdure.model.events import (
     Awaiting,
     EventQuery,
@@ -158,6 +159,8 @@ def take(
         )
     row.checkpoints[identity] = record
     run.updated_at = now
+    if recorded is None or says_more(recorded, record):
+        space.feed.note_step(run, record, now)
     return _answer(row, record)
 
 
@@ -176,7 +179,7 @@ def give_up(space: Space, asked: GiveUpEvent, now: Micros) -> Saved | Fenced:
         return Saved(run.control)
     if run.status is not Status.RUNNING:
         return Fenced(run.run_id)
-    row.checkpoints[identity] = replace(
+    record = row.checkpoints[identity] = replace(
         recorded,
         outcome=StepOutcome.CANCELLED,
         value=None,
@@ -188,6 +191,7 @@ def give_up(space: Space, asked: GiveUpEvent, now: Micros) -> Saved | Fenced:
         if place[0] == run.generation and step == asked.step:
             del row.taken[place]
     run.updated_at = now
+    space.feed.note_step(run, record, now)
     return Saved(run.control)
 
 

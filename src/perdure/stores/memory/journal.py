@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from perdure.model.changes import MoveSubscriber, RemoveSubscriber
 from perdure.model.events import (
     GiveUpEvent,
     Listen,
@@ -45,6 +46,7 @@ from perdure.model.transitions import (
 from perdure.stores.memory import (
     claims,
     events,
+    feed,
     lineage,
     operators,
     pruning,
@@ -87,6 +89,8 @@ VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     ResumeQueue: queues.resume,
     PutRetentions: pruning.put,
     Prune: pruning.prune,
+    MoveSubscriber: feed.move,
+    RemoveSubscriber: feed.remove,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import copy
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind
 from perdure.model.keys import (
     REMEMBERED,
     Debounce,
@@ -64,8 +65,7 @@ def make_way(space: Space, asked: CreateRun, now: Micros) -> str | None:
     clear_ready(holder, holder.run.generation)
     request = audited_as(asked.run_id)
     holder.audit.setdefault(request, Audit(request, holder.run.run_id, "replace", now))
-    space.hint = True
-    space.index(holder, now)
+    space.controlled(holder, before, ChangeKind.CANCELLED, now)
     return holder.run.run_id
 
 

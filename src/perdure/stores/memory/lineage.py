@@ -8,6 +8,7 @@ from copy import copy
 from msgspec.structs import replace
 
 from perdure.model import lifecycle, lineage
+from perdure.model.changes import ChangeKind
 from perdure.model.records import (
     TERMINAL,
     Audit,
@@ -62,8 +63,7 @@ def restart(space: Space, asked: RestartRun, now: Micros) -> Controlled | Refuse
         space.unfulfil(asked.run_id)
     elif before.status is not Status.RUNNING:
         space.set_waits(row, ())
-    space.hint = True
-    space.index(row, now)
+    space.controlled(row, before, ChangeKind.RESTARTED, now)
     return outcome
 
 

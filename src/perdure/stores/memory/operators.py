@@ -8,6 +8,7 @@ from copy import copy
 from msgspec.structs import replace
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind
 from perdure.model.records import Audit, Micros, Status
 from perdure.model.transitions import (
     CancelRun,
@@ -79,7 +80,7 @@ def retry(space: Space, asked: RetryRun, now: Micros) -> Controlled | Refused | 
         row.audit[asked.request_id] = Audit(asked.request_id, asked.run_id, "retry", now)
         space.take_unique_key(row.run)
         space.unfulfil(asked.run_id)
-        space.index(row, now)
+        space.moved(row, ChangeKind.RETRIED, now)
     return outcome
 
 
@@ -96,11 +97,11 @@ def _operate(
         return Missing(asked.run_id)
     if asked.request_id in row.audit:
         return Controlled(row.run.status)
+    before = copy(row.run)
     outcome = decide(row)
     if isinstance(outcome, Controlled):
         row.audit[asked.request_id] = Audit(asked.request_id, asked.run_id, action, now)
-        space.hint = True
-        space.index(row, now)
+        space.controlled(row, before, ChangeKind.RESUMED, now)
         space.wake_if_fulfilled(row, now)
         wake_if_arrived(space, row, now)
         return Controlled(row.run.status)

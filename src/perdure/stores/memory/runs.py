@@ -8,6 +8,7 @@ from copy import copy
 from msgspec.structs import replace
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind, how_left
 from perdure.model.records import Checkpoint, Grant, Micros, RunRecord, Status, StepKey, StepOutcome
 from perdure.model.transitions import (
     Conflict,
@@ -50,6 +51,7 @@ def create(space: Space, asked: CreateRun, now: Micros) -> Created | Exists | Fe
     row = Row(lifecycle.create(asked, space.seq, now))
     space.rows[asked.run_id] = row
     space.take_unique_key(row.run)
+    space.feed.created(row.run, now)
     space.index(row, now)
     return Created(asked.run_id, replaced)
 
@@ -79,7 +81,7 @@ def save(space: Space, asked: SaveCheckpoint, now: Micros) -> Saved | Fenced | C
     if recorded is not None and is_final(recorded):
         return Conflict(run.run_id, asked.key.path)
     due_at = None if asked.delay is None else now + asked.delay
-    row.checkpoints[run.generation, asked.key] = Checkpoint(
+    record = row.checkpoints[run.generation, asked.key] = Checkpoint(
         key=asked.key,
         position=asked.position,
         kind=asked.kind,
@@ -96,6 +98,7 @@ def save(space: Space, asked: SaveCheckpoint, now: Micros) -> Saved | Fenced | C
         generation=run.generation,
     )
     run.updated_at = now
+    space.feed.note_step(run, record, now)
     return Saved(run.control, due_at)
 
 
@@ -114,17 +117,19 @@ def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:
         if isinstance(asked.verdict, Failed) and row.run.undoing is not before.undoing:
             error = asked.verdict.error
             row.attempts.append(lifecycle.attempt_row(before, "failed", error, now))
-        space.index(row, now)
+        space.moved(row, how_left(before, row.run, ChangeKind.RELEASED), now)
         return Settled(row.run.status)
     match asked.verdict:
         case Retrying(error=error, culprits=culprits):
             row.attempts.append(lifecycle.attempt_row(before, "failed", error, now, row.run.due_at))
             reopen(row, culprits, now)
+            how = ChangeKind.RETRY_SCHEDULED
         case Suspended(waits=waits):
             space.set_waits(row, waits)
+            how = ChangeKind.SUSPENDED
         case _:
             raise AssertionError(f"{asked.verdict!r} left {row.run.run_id!r} waiting")
-    space.index(row, now)
+    space.moved(row, how, now)
     space.wake_if_fulfilled(row, now)
     wake_if_arrived(space, row, now)
     return Settled(row.run.status)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind, SubscriberRecord, how_left, kind_after
 from perdure.model.events import EventRecord, ListenerRecord
 from perdure.model.records import (
     TERMINAL,
@@ -30,6 +31,7 @@ from perdure.model.records import (
 )
 from perdure.model.retention import Retention
 from perdure.model.schedules import Fire, ScheduleRecord
+from perdure.stores.memory.feed import Feed
 from perdure.stores.memory.kept import Kept
 from perdure.stores.memory.ready import Due, Heap, Ready
 
@@ -95,11 +97,39 @@ class Space:
         self.ended: dict[str, dict[tuple[Status, str | None], dict[str, Row]]] = {}
         self.retained: dict[str, Row] = {}
         self.counts: Counter[tuple[str, str, Status]] = Counter()  # by definition, queue, status
+        self.feed = Feed()
+        self.subscribers: dict[str, SubscriberRecord] = {}
         self.ready = Ready(self.rows)
         self._dues: Heap[Due] = Heap(self._is_due)
 
+    def moved(self, row: Row, how: ChangeKind, now: Micros) -> None:
+        """Note the new status of a run, and enter it where that belongs.
+
+        Args:
+            row: of the run.
+            how: what happened to it where it is queued or waiting now.
+            now: the store's time.
+        """
+        self.feed.note(row.run, kind_after(row.run, how), now)
+        self.index(row, now)
+
+    def controlled(self, row: Row, before: RunRecord, how: ChangeKind, now: Micros) -> None:
+        """Enter a run that an operator has dealt with, and note what that altered, if anything.
+
+        Args:
+            row: of the run.
+            before: as it was.
+            how: what happened to it where it is queued or waiting now.
+            now: the store's time.
+        """
+        self.hint = True
+        if lifecycle.standing(row.run) == lifecycle.standing(before):
+            self.index(row, now)
+        else:
+            self.moved(row, how_left(before, row.run, how), now)
+
     def index(self, row: Row, now: Micros) -> None:
-        """Enter a run where its new status belongs, and wake others where it has ended."""
+        """Enter a run where its status belongs, and wake others where it has ended."""
         run = row.run
         self._count(row, run.status)
         self.paused.pop(run.run_id, None)
@@ -242,7 +272,9 @@ class Space:
         """Wake a waiting run, now or soon."""
         due_at = row.run.due_at
         lifecycle.wake(row.run, now)
-        if row.run.due_at != due_at or row.run.status is Status.QUEUED:
+        if row.run.status is Status.QUEUED:
+            self.moved(row, ChangeKind.WOKEN, now)
+        elif row.run.due_at != due_at:
             self.index(row, now)
 
     def wake_if_fulfilled(self, row: Row, now: Micros) -> None:
@@ -256,7 +288,7 @@ class Space:
         while (due := self._dues.first()) is not None and due[0] <= now:
             row = self.rows[due[2]]
             lifecycle.queue_again(row.run, now)
-            self.index(row, now)
+            self.moved(row, ChangeKind.WOKEN, now)
 
     def next_due_at(self) -> Micros | None:
         """Return the earliest due time of a waiting run, or time to look at a gate."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from perdure.clock import Clock, SystemClock
 from perdure.errors import StoreClosed, UsageError
+from perdure.model.changes import ChangePage, SubscriberRecord
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
 from perdure.model.queues import QueueRecord
 from perdure.model.records import (
@@ -29,7 +30,7 @@ from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
 from perdure.store import Capabilities
-from perdure.stores.memory import events, journal, pruning, queues, reads, schedules
+from perdure.stores.memory import events, feed, journal, pruning, queues, reads, schedules
 from perdure.stores.memory.space import Space
 from perdure.url import without_password
 
@@ -219,6 +220,24 @@ class MemoryStore:
         space = self._space()
         with self.data.lock:
             return space.ready.next_start_of_key(queue, limit_key)
+
+    async def changes(self, after: str | None = None, limit: int = 100) -> ChangePage:
+        """Return the changes that follow on a position."""
+        space = self._space()
+        with self.data.lock:
+            return space.feed.page(after, limit)
+
+    async def position(self, back: int = 0) -> str:
+        """Return the position on which the newest ``back`` changes follow."""
+        space = self._space()
+        with self.data.lock:
+            return space.feed.position(back)
+
+    async def subscribers(self) -> list[SubscriberRecord]:
+        """Return the subscribers, in the order of their names."""
+        space = self._space()
+        with self.data.lock:
+            return feed.subscribers(space)
 
     async def workers(self) -> list[WorkerRecord]:
         """Return the registered workers in order of registration."""

@@ -7,6 +7,7 @@ from copy import copy
 from msgspec.structs import replace
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind, how_left
 from perdure.model.records import TERMINAL, Micros, WorkerRecord
 from perdure.model.transitions import (
     Beaten,
@@ -88,7 +89,7 @@ def rescue(space: Space, asked: RescueWorker, now: Micros) -> Rescued:
         lifecycle.rescue(row.run, asked, progressed=progressed, cleans=cleans, now=now)
         if lifecycle.begins_anew(before, row.run):
             space.set_waits(row, ())
-        space.index(row, now)
+        space.moved(row, how_left(before, row.run, ChangeKind.RESCUED), now)
     del space.workers[asked.worker_id]
     return _rescued(rows)
 
@@ -110,7 +111,7 @@ def _take_back(space: Space, worker: WorkerRow, rows: list[Row], now: Micros) ->
         lifecycle.take_back(row.run, now, cleans=row.run.definition in worker.record.cleans)
         if lifecycle.begins_anew(before, row.run):
             space.set_waits(row, ())
-        space.index(row, now)
+        space.moved(row, how_left(before, row.run, ChangeKind.RELEASED), now)
     return _rescued(rows)
 
 

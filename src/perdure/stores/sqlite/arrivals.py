@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeAlias
 
-from perdure.model import lifecycle
 from perdure.model.records import Micros, Status, WaitKind
 from perdure.stores.sqlite.codes import WAIT_KIND_CODES
 from perdure.stores.sqlite.rows import Row
@@ -82,6 +81,5 @@ def wake_if_arrived(unit: Unit, row: Row) -> None:
         return
     for type_, match, due_at in unit.connection.execute(WAITS, (row.run.seq,)).fetchall():
         if first_fitting(unit, row, unit.names.find(type_), match, due_at) is not None:
-            lifecycle.wake(row.run, unit.now)
-            unit.change(row)
+            unit.wake(row)
             return

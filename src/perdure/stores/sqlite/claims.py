@@ -12,9 +12,10 @@ from copy import copy
 from typing import Final
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind
 from perdure.model.records import Checkpoint, Ending, Micros, Rank, RunRecord, Status
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
-from perdure.stores.sqlite import choosing, counting, gates, rows
+from perdure.stores.sqlite import choosing, counting, feed, gates, rows
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.choosing import Allowance, Candidate, Places, places_of
 from perdure.stores.sqlite.codes import unpack_texts
@@ -42,13 +43,17 @@ MANY_DUE = (
     " LIMIT 1 OFFSET ?"
 )
 
+_IS_DUE: Final = "namespace = ?2 AND status = 2 AND due_at IS NOT NULL AND due_at <= ?1"
+
 # lifecycle.queue_again and rank_when_queued, for any number of runs in one statement.
 PROMOTE: Final = (
     "UPDATE run SET status = 0, waiting_for = NULL, due_at = NULL, updated_at = ?1 - created_at,"
     f" rank = CASE WHEN crashes >= {lifecycle.SUSPECT_AFTER} THEN 2 WHEN epoch > 0 THEN 0 ELSE 1"
     " END, parked = limit_key IS NOT NULL"
-    " WHERE namespace = ?2 AND status = 2 AND due_at IS NOT NULL AND due_at <= ?1"
+    f" WHERE {_IS_DUE}"
 )
+
+DUE: Final = f"SELECT {feed.WOKEN} FROM run WHERE {_IS_DUE} ORDER BY due_at, seq"
 
 IS_ANY_PAUSED = "SELECT 1 FROM run WHERE status = 3 AND namespace = ? LIMIT 1"
 
@@ -112,6 +117,7 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
         ).fetchall():
             definition, queue = place
             unit.moves.add(definition, queue, Status.WAITING, Status.QUEUED, runs)
+        _note_due(unit)
         unit.connection.execute(PROMOTE, (unit.now, unit.namespace))
         unit.hint = True
         next_due_at = _next_due_at(unit)
@@ -166,6 +172,11 @@ def _are_many_due(unit: Unit) -> bool:
     return row is not None
 
 
+def _note_due(unit: Unit) -> None:
+    due = unit.connection.execute(DUE, (unit.now, unit.namespace)).fetchall()
+    unit.feed += [feed.woken(columns) for columns in due]
+
+
 def _next_due_at(unit: Unit) -> Micros | None:
     row = unit.connection.execute(NEXT_DUE, (unit.namespace,)).fetchone()
     return None if row is None else int(row[0])
@@ -191,7 +202,7 @@ def _refit(unit: Unit, transition: Claim, places: Places, allowance: Allowance) 
         if not allowance.lets(candidate):
             continue
         lifecycle.refit(run, unit.now)
-        unit.change(row)
+        unit.change(row, ChangeKind.RESUMED)
         if run.rank is not Rank.SUSPECT:
             allowance.took(candidate)
             given.append(candidate)
@@ -244,6 +255,7 @@ def _give(
         lifecycle.claim(row.run, transition.worker_id, transition.token, unit.now)
         if row.run.seq <= counted:
             unit.moves.moved(row.run, Status.QUEUED)
+    unit.feed += feed.claimed(given)
     worker = unit.names.number(transition.worker_id)
     CLAIM.run(unit.connection, taken, transition.token, worker, unit.now)
     slots = [seq for _, _, seq, queue, _ in chosen if allowance.is_limited(queue)]
@@ -265,7 +277,9 @@ def _with_history(unit: Unit, given: list[Row], resumed: list[Row]) -> tuple[Cla
             ClaimedRun(run, tuple(checkpoints.get(run.seq, ())), tuple(endings.get(run.seq, ())))
         )
         # The store keeps a copy: the run that is handed out is a value.
-        unit.rows[run.run_id] = Row(copy(run), row.key, row.waits, row.slot, run.status)
+        unit.rows[run.run_id] = Row(
+            copy(run), row.key, row.definition, row.queue, row.waits, row.slot, run.status
+        )
     return tuple(claimed)
 
 

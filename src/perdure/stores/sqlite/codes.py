@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from perdure.model.changes import ChangeKind
 from perdure.model.records import Control, Rank, Status, StepKind, StepOutcome, Undoing, WaitKind
 
 StoredId: TypeAlias = bytes | str
@@ -56,6 +57,24 @@ STEP_OUTCOMES: Final = {
     3: StepOutcome.PENDING,
     4: StepOutcome.CANCELLED,
 }
+CHANGE_KINDS: Final = {
+    0: ChangeKind.CREATED,
+    1: ChangeKind.CLAIMED,
+    2: ChangeKind.SUSPENDED,
+    3: ChangeKind.RETRY_SCHEDULED,
+    4: ChangeKind.WOKEN,
+    5: ChangeKind.RELEASED,
+    6: ChangeKind.RESCUED,
+    7: ChangeKind.PAUSED,
+    8: ChangeKind.RESUMED,
+    9: ChangeKind.RETRIED,
+    10: ChangeKind.COMPLETED,
+    11: ChangeKind.FAILED,
+    12: ChangeKind.CANCELLED,
+    13: ChangeKind.STEP,
+    14: ChangeKind.RESTARTED,
+    15: ChangeKind.UNDOING,
+}
 
 STATUS_CODES: Final = {status: code for code, status in STATUSES.items()}
 UNDOING_CODES: Final = {undoing: code for code, undoing in UNDOINGS.items()}
@@ -63,6 +82,7 @@ CONTROL_CODES: Final = {control: code for code, control in CONTROLS.items()}
 WAIT_KIND_CODES: Final = {kind: code for code, kind in WAIT_KINDS.items()}
 STEP_KIND_CODES: Final = {kind: code for code, kind in STEP_KINDS.items()}
 STEP_OUTCOME_CODES: Final = {outcome: code for code, outcome in STEP_OUTCOMES.items()}
+CHANGE_KIND_CODES: Final = {kind: code for code, kind in CHANGE_KINDS.items()}
 
 _encoder = msgspec.json.Encoder()
 _texts = msgspec.json.Decoder(tuple[str, ...])

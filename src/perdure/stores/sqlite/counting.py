@@ -47,7 +47,7 @@ _GROUPS: Final = "GROUP BY namespace, definition, queue, status"
 COUNT_IN: Final = (
     "INSERT INTO run_count (namespace, definition, queue, status, runs)"
     " SELECT namespace, definition, queue, status, count(*) FROM run NOT INDEXED"
-    f" WHERE seq > ? AND seq <= ? {_GROUPS}{_ADD}"
+    f" WHERE seq > ? AND seq <= ? AND namespace <> 0 {_GROUPS}{_ADD}"
 )
 
 COUNT_OUT: Final = Among(
@@ -167,6 +167,6 @@ def remove(connection: sqlite3.Connection, seqs: Iterable[int]) -> None:
 
 
 def removed(connection: sqlite3.Connection) -> None:
-    """Runs were deleted: their numbers may be given again, to runs that are not counted."""
+    """Runs were deleted: none is counted beyond those that are left."""
     connection.execute(RETREAT)
     connection.execute(FORGET)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from perdure.model import lifecycle
+from perdure.model.changes import says_more
 from perdure.model.events import (
     Awaiting,
     EventRecord,
@@ -48,7 +49,7 @@ from perdure.model.transitions import (
     Refused,
     Saved,
 )
-from perdure.stores.sqlite import rows, runs, saving
+from perdure.stores.sqlite import feed, rows, runs, saving
 from perdure.stores.sqlite.arrivals import first_fitting
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import WAIT_KIND_CODES, pack_texts, unpack_id, unpack_texts
@@ -276,8 +277,7 @@ def _started_by(unit: Unit, event_id: str) -> tuple[str, ...]:
 
 def _wake(unit: Unit, row: Row) -> None:
     if row.run.status is Status.WAITING:
-        lifecycle.wake(row.run, unit.now)
-        unit.change(row)
+        unit.wake(row)
 
 
 # --- taking --------------------------------------------------------------------------------------
@@ -322,6 +322,8 @@ def take(unit: Unit, transition: TakeEvent) -> Outcome:
             record, outcome=StepOutcome.TIMEOUT, value=transition.timeout_error, due_at=None
         )
     saving.put(unit, run, record)
+    if recorded is None or says_more(recorded, record):
+        unit.feed.append(feed.recorded(record, row))
     if found is not None:
         step = transition.step
         place = (run.seq, run.generation, found[1], step.path, step.k, step.scope, step.fingerprint)
@@ -352,6 +354,7 @@ def give_up(unit: Unit, transition: GiveUpEvent) -> Outcome:
         epoch=run.epoch,
     )
     saving.put(unit, run, given_up)
+    unit.feed.append(feed.recorded(given_up, row))
     unit.connection.execute(RETURN, (run.seq, run.generation, seq))
     return Saved(run.control)
 

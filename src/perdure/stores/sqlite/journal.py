@@ -12,6 +12,7 @@ import msgspec
 
 from perdure.clock import Clock
 from perdure.errors import StoreError
+from perdure.model.changes import MoveSubscriber, RemoveSubscriber
 from perdure.model.events import (
     GiveUpEvent,
     Listen,
@@ -61,6 +62,7 @@ from perdure.stores.sqlite import (
     runs,
     saving,
     schedules,
+    subscribers,
     workers,
 )
 from perdure.stores.sqlite.claims import claim
@@ -103,6 +105,8 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     ResumeQueue: queues.resume,
     PutRetentions: pruning.put,
     Prune: pruning.prune,
+    MoveSubscriber: subscribers.move,
+    RemoveSubscriber: subscribers.remove,
 }
 
 _MOST_HELD = 10_000
@@ -328,6 +332,7 @@ def _apply(unit: Unit, batch: Sequence[Transition]) -> None:
     for index, transition in claims:
         outcomes[index] = claim(unit, transition)
     unit.moves.write(unit.connection, unit.namespace)
+    unit.write_feed()
 
 
 def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a flat table

@@ -11,6 +11,7 @@ from copy import copy
 from typing import Any, Final
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind, how_left
 from perdure.model.keys import (
     FORGOTTEN_AT_ONCE,
     REMEMBERED,
@@ -110,16 +111,17 @@ def make_way(unit: Unit, asked: CreateRun, held_by: Row) -> str | None:
     if isinstance(asked.key_rule, Replace):
         replaced = held_by.run.run_id
         if held_by.run.control is Control.RESTART:
-            saving.clear(
-                unit, held_by.run, held_by.run.generation + 1
-            )  # laid ready for the restart
+            following = held_by.run.generation + 1  # laid ready for the restart
+            saving.clear(unit, held_by.run, following)
         before = copy(held_by.run)
         lifecycle.replace(held_by.run, asked, unit.now)
         if lifecycle.begins_anew(before, held_by.run):
             unit.set_waits(held_by, ())
         row = (held_by.run.seq, audited_as(asked.run_id), "replace", unit.now)
         unit.connection.execute(REPLACED, row)
-        unit.change(held_by)
+        is_so_still = lifecycle.standing(held_by.run) == lifecycle.standing(before)
+        how = how_left(before, held_by.run, ChangeKind.CANCELLED)
+        unit.change(held_by, None if is_so_still else how)
     unit.connection.execute(HAND_OVER, (pack_id(asked.run_id), held_by.run.seq))
     flush(unit)
     return replaced

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any, Final
 
+from perdure.model.changes import ChangePage, SubscriberRecord
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
 from perdure.model.queues import QueueRecord, next_start_at
 from perdure.model.records import (
@@ -22,9 +23,10 @@ from perdure.model.records import (
 )
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
-from perdure.stores.sqlite import counting, events, gates, rows, schedules, searching
+from perdure.stores.sqlite import counting, events, gates, rows, schedules, searching, subscribers
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import STATUSES, pack_id
+from perdure.stores.sqlite.feed import Feed
 from perdure.stores.sqlite.listing import count_statement, events_statement, list_statement
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
@@ -133,6 +135,21 @@ class Reader:
                 return []
             found = self._all(statement.text, *statement.parameters)
             return [events.event(row, self._names) for row in found]
+
+    def changes(self, after: str | None, limit: int) -> ChangePage:
+        """Return the changes that follow on a position."""
+        with self._instant() as namespace:
+            return Feed(self.connection, namespace, self._names).page(after, limit)
+
+    def position(self, back: int) -> str:
+        """Return the position on which the newest ``back`` changes follow."""
+        with self._instant() as namespace:
+            return Feed(self.connection, namespace, self._names).position(back)
+
+    def subscribers(self) -> list[SubscriberRecord]:
+        """Return the subscribers, in the order of their names."""
+        with self._instant() as namespace:
+            return [SubscriberRecord(*row) for row in self._all(subscribers.ALL, namespace)]
 
     def listeners(self) -> list[ListenerRecord]:
         """Return the registered listeners by type, then definition."""

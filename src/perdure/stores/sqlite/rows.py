@@ -59,10 +59,13 @@ class Row(msgspec.Struct, gc=False):
     The record is *hot*: it lacks what no transition looks at (input, meta, options, tags, version,
     priority, parent, root, result, key_passed_to), unless a read asked for all of it. ``slot``:
     while it runs it counts for the limits of its queue. ``was``: the status as which it is counted.
+    ``definition`` and ``queue`` are the numbers of their names.
     """
 
     run: RunRecord
     key: StoredId
+    definition: int
+    queue: int
     waits: int = 0
     slot: bool = False
     was: Status = Status.QUEUED
@@ -132,6 +135,8 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             cleans=cleans == 1,
         ),
         run_id,
+        definition,
+        queue,
         waits,
         slot == 1,
         STATUSES[status],
@@ -196,6 +201,8 @@ def fresh_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             retention=row[20],
         ),
         run_id,
+        definition,
+        queue,
     )
 
 
@@ -248,6 +255,11 @@ def created(run: RunRecord, namespace: int, names: Names, payloads: Payloads) ->
         0 if run.limit_key is None else 1,
         run.retention,
     )
+
+
+def new_row(run: RunRecord, columns: SqlRow) -> Row:
+    """Return the row of a new run and its columns CREATED."""
+    return Row(run, columns[2], columns[4], columns[5])
 
 
 PLAIN_CREATE: Final = (

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind, how_left
 from perdure.model.keys import Throttle
 from perdure.model.records import Control, Micros, RunRecord, Status, WaitKind
 from perdure.model.transitions import (
@@ -48,6 +49,14 @@ SHIFT_STEPS = (
     "UPDATE checkpoint SET due_at = due_at + ?"
     " WHERE run = ? AND generation = ? AND due_at IS NOT NULL"
 )
+
+ACTIONS: Final = {
+    "cancel": ChangeKind.CANCELLED,
+    "pause": ChangeKind.PAUSED,
+    "resume": ChangeKind.RESUMED,
+    "retry": ChangeKind.RETRIED,
+    "restart": ChangeKind.RESTARTED,
+}
 
 INSERT_AUDIT = f"INSERT INTO audit (run, {rows.AUDIT}) VALUES (?, ?, ?, ?)"
 
@@ -129,13 +138,15 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
         if unit.ended:
             flush(unit)  # it may have been woken: the answer is what the run is now
         return lifecycle.settle(run, transition, unit.now)  # fenced, or settled before
-    if run.control is Control.RESTART:
-        flush(unit)  # what was recorded before belongs to the generation that ends
-    before = copy(run) if type(transition.verdict) in _ATTEMPTED else None
+    if run.control is Control.RESTART or type(transition.verdict) is Retrying:
+        flush(unit)  # what was recorded before belongs to the generation, or attempt, that ends
+    before = copy(run) if run.control or type(transition.verdict) in _ATTEMPTED else None
     outcome = lifecycle.settle(run, transition, unit.now)
+    how = ChangeKind.RELEASED if before is None else how_left(before, run, ChangeKind.RELEASED)
     match transition.verdict:
         case Suspended(waits=waits) if run.waiting_for is not None:
             unit.set_waits(row, waits)
+            how = ChangeKind.SUSPENDED
         case Retrying(error=error, culprits=culprits) if run.waiting_for is not None:
             assert before is not None
             unit.set_waits(row, ())
@@ -143,12 +154,13 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
                 row, lifecycle.attempt_row(before, "failed", error, unit.now, run.due_at)
             )
             saving.reopen(unit, row, culprits)
+            how = ChangeKind.RETRY_SCHEDULED
         case Failed(error=error) if before is not None and run.undoing is not before.undoing:
             unit.set_waits(row, ())
             unit.add_attempt(row, lifecycle.attempt_row(before, "failed", error, unit.now))
         case _:
             unit.set_waits(row, ())
-    unit.change(row)
+    unit.change(row, how)
     kinds = {wait.kind for wait in unit.waits_of(row)}
     if WaitKind.CHILD in kinds or WaitKind.EVENT in kinds:
         flush(unit)  # a join may be fulfilled already: the answer is what the run is now
@@ -221,10 +233,12 @@ def operate(
     decide: Callable[[RunRecord, T, Micros], Controlled | Refused],
 ) -> Controlled | Refused:
     """Do what an operator asks of a run, and keep an audit row."""
+    before = copy(row.run)
     outcome = decide(row.run, asked, unit.now)
     if isinstance(outcome, Controlled):
         _audit(unit, row, asked.request_id, action)
-        unit.change(row)
+        is_so_still = lifecycle.standing(row.run) == lifecycle.standing(before)
+        unit.change(row, None if is_so_still else how_left(before, row.run, ACTIONS[action]))
     return outcome
 
 

@@ -17,7 +17,7 @@ from perdure.model.records import (
     StepOutcome,
 )
 from perdure.model.transitions import Conflict, Fenced, Outcome, SaveCheckpoint, Saved
-from perdure.stores.sqlite import rows
+from perdure.stores.sqlite import feed, rows
 from perdure.stores.sqlite.bulk import Bulk
 from perdure.stores.sqlite.codes import STEP_OUTCOME_CODES
 from perdure.stores.sqlite.rows import Row
@@ -56,7 +56,7 @@ REPLACE: Final = Bulk(
 )
 
 FIND = (
-    "SELECT epoch, outcome, tries, due_at FROM checkpoint WHERE run = ? AND generation = ?"
+    "SELECT seq, epoch, outcome, tries, due_at FROM checkpoint WHERE run = ? AND generation = ?"
     " AND path = ? AND k = ? AND scope = ? AND fingerprint = ?"
 )
 
@@ -71,8 +71,10 @@ CLEAR: Final = (
     "DELETE FROM taken WHERE run = ? AND generation = ?",
 )
 
-_Recorded: TypeAlias = tuple[int, int, int, Micros | None]
-"""Epoch, outcome, tries and due_at of what is recorded under a key."""
+NEWEST = "SELECT max(seq) FROM checkpoint"
+
+_Recorded: TypeAlias = tuple[int, int, int, int, Micros | None]
+"""Seq, epoch, outcome, tries and due_at of what is recorded under a key."""
 
 
 def save(unit: Unit, transition: SaveCheckpoint) -> Outcome:
@@ -86,7 +88,8 @@ def save(unit: Unit, transition: SaveCheckpoint) -> Outcome:
         return Fenced(grant.run_id)
     if run.status is not Status.RUNNING:
         return _saved_before(unit, transition, row)
-    unit.saves.append((len(unit.outcomes), transition, row))
+    unit.saves.append((len(unit.outcomes), len(unit.feed), transition, row))
+    unit.feed.append(None)  # its place in the order
     if transition.delay is None and run.control is Control.NONE:
         return _SAVED
     return Saved(run.control, None if transition.delay is None else unit.now + transition.delay)
@@ -96,9 +99,9 @@ def _saved_before(unit: Unit, transition: SaveCheckpoint, row: Row) -> Saved | F
     """Answer for a claim that was settled since: only what it recorded is known."""
     write(unit)
     recorded = _find(unit, row, transition.key)
-    if recorded is None or recorded[0] != row.run.epoch:
+    if recorded is None or recorded[1] != row.run.epoch:
         return Fenced(row.run.run_id)
-    return Saved(row.run.control, recorded[3])
+    return Saved(row.run.control, recorded[4])
 
 
 def write(unit: Unit) -> None:
@@ -107,35 +110,53 @@ def write(unit: Unit) -> None:
     if not saves:
         return
     parameters: list[Any] = []
-    if all(rows.is_plain_save(transition, row.run) for _, transition, row in saves):
+    entries = unit.feed
+    if all(rows.is_plain_save(transition, row.run) for _, _, transition, row in saves):
         statement = INSERT_PLAIN
-        for _, transition, row in saves:
+        for _, place, transition, row in saves:
             parameters += rows.plain_save(transition, row.run, unit.names)
+            entries[place] = feed.plainly_saved(transition, row)
     else:  # all of them: their order in one statement is the order of first recording
         statement = INSERT
-        for _, transition, row in saves:
+        for _, place, transition, row in saves:
             parameters += rows.saved(transition, row.run, unit.now, unit.names)
-    if statement.run(unit.connection, parameters) != len(saves):
-        for index, transition, row in saves:
-            unit.outcomes[index] = _reconcile(unit, transition, row, unit.outcomes[index])
+            entries[place] = feed.saved(transition, row, unit.now)
+    inserted = statement.run(unit.connection, parameters)
+    if inserted != len(saves):
+        (newest,) = unit.connection.execute(NEWEST).fetchone()
+        new = set(range(newest - inserted + 1, newest + 1))
+        for index, place, transition, row in saves:
+            answer, is_change = _reconcile(unit, transition, row, unit.outcomes[index], new)
+            unit.outcomes[index] = answer
+            if not is_change:
+                entries[place] = None
     saves.clear()
 
 
-def _reconcile(unit: Unit, transition: SaveCheckpoint, row: Row, answer: Outcome) -> Outcome:
-    """Settle one save after the bulk insert, which left alone what had been recorded before."""
+def _reconcile(
+    unit: Unit, transition: SaveCheckpoint, row: Row, answer: Outcome, new: set[int]
+) -> tuple[Outcome, bool]:
+    """Settle one save after the bulk insert, which left alone what had been recorded before.
+
+    Returns:
+        The answer, and whether this very save is now what is recorded.
+    """
     recorded = _find(unit, row, transition.key)
     assert recorded is not None
     assert isinstance(answer, Saved)
-    epoch, outcome, tries, due_at = recorded
+    seq, epoch, outcome, tries, due_at = recorded
+    if seq in new:  # by the first save of its key
+        new.remove(seq)
+        return answer, True
     is_final = outcome != PENDING
     if epoch == transition.grant.epoch:
         is_same_try = transition.outcome is StepOutcome.PENDING and transition.tries == tries
         if is_final or is_same_try:  # by this grant: just now, or before
-            return Saved(answer.control, due_at)
+            return Saved(answer.control, due_at), False
     elif is_final:
-        return Conflict(row.run.run_id, transition.key.path)
+        return Conflict(row.run.run_id, transition.key.path), False
     REPLACE.run(unit.connection, rows.saved(transition, row.run, unit.now, unit.names))
-    return answer
+    return answer, True
 
 
 def put(unit: Unit, run: RunRecord, record: Checkpoint) -> None:

@@ -305,6 +305,39 @@ CREATE TABLE retention (         -- of definitions that do not go by the default
     PRIMARY KEY (namespace, definition)
 ) WITHOUT ROWID;
 
+-- Seqs are not given twice: of what is removed the newest leaves its seq behind.
+CREATE TRIGGER run_removed AFTER DELETE ON run
+WHEN NOT EXISTS (SELECT 1 FROM run WHERE seq > OLD.seq)
+BEGIN DELETE FROM run WHERE namespace = 0; INSERT INTO run (seq, namespace, id, status, created_at) VALUES (OLD.seq, 0, 'removed', 4, OLD.created_at); END;
+
+CREATE TABLE feed (              -- what happened, a row or several a transaction; see feed.py
+    position INTEGER PRIMARY KEY, -- namespace * 2^40 + the number of its last entry
+    runs INTEGER NOT NULL,       -- the seq of the newest run; creates up to that come before
+    at INTEGER NOT NULL,
+    changes BLOB NOT NULL        -- MessagePack: a list
+);
+
+CREATE TABLE feed_start (        -- of the row that was removed last, in namespaces that lost some
+    namespace INTEGER PRIMARY KEY,
+    number INTEGER NOT NULL,
+    runs INTEGER NOT NULL,
+    at INTEGER NOT NULL
+);
+
+CREATE TABLE feed_epoch (        -- one row: cursors of another database do not have it
+    epoch TEXT NOT NULL
+);
+INSERT INTO feed_epoch (epoch) VALUES (lower(hex(randomblob(6))));
+
+CREATE TABLE subscriber (
+    namespace INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    position TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    moved_at INTEGER NOT NULL,
+    PRIMARY KEY (namespace, name)
+) WITHOUT ROWID;
+
 -- For people with nothing but the sqlite3 command; Perdure itself does not read it.
 CREATE VIEW runs AS
 SELECT
@@ -325,4 +358,5 @@ SELECT
     strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1e6, 'unixepoch') AS created_at,
     strftime('%Y-%m-%dT%H:%M:%fZ', due_at / 1e6, 'unixepoch') AS due_at,
     seq
-FROM run;
+FROM run
+WHERE namespace <> 0;

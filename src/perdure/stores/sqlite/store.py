@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 from perdure._platform import on_fork
 from perdure.clock import Clock, SystemClock
 from perdure.errors import StoreClosed, UsageError
+from perdure.model.changes import ChangePage, SubscriberRecord
 from perdure.model.events import (
     EventQuery,
     EventRecord,
@@ -311,6 +312,18 @@ class SqliteStore:
     async def next_start_of_key(self, queue: str, limit_key: str) -> Micros:
         """Return from when on the rate of a key allows a start."""
         return await self._read(lambda reader: reader.next_start_of_key(queue, limit_key))
+
+    async def changes(self, after: str | None = None, limit: int = 100) -> ChangePage:
+        """Return the changes that follow on a position."""
+        return await self._read(lambda reader: reader.changes(after, limit), quick=limit <= 100)
+
+    async def position(self, back: int = 0) -> str:
+        """Return the position on which the newest ``back`` changes follow."""
+        return await self._read(lambda reader: reader.position(back), quick=True)
+
+    async def subscribers(self) -> list[SubscriberRecord]:
+        """Return the subscribers, in the order of their names."""
+        return await self._read(lambda reader: reader.subscribers())
 
     async def damage(self) -> list[str]:
         """Return what SQLite's check of the file finds."""

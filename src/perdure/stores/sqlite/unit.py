@@ -16,11 +16,13 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind
 from perdure.model.records import TERMINAL, Attempt, Micros, RunRecord, Status, Wait
 from perdure.model.transitions import CreateRun, Outcome, SaveCheckpoint
-from perdure.stores.sqlite import counting, gates, rows
+from perdure.stores.sqlite import counting, feed, gates, rows
 from perdure.stores.sqlite.bulk import Among, Bulk
 from perdure.stores.sqlite.codes import StoredId, pack_id
+from perdure.stores.sqlite.feed import Entry
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
 from perdure.stores.sqlite.rows import Row
@@ -118,7 +120,8 @@ class Unit:
         self.hint = False
         self.rows: dict[str, Row | None] = {}
         self.outcomes: list[Outcome] = []
-        self.saves: list[tuple[int, SaveCheckpoint, Row]] = []
+        self.feed: list[Entry | None] = []  # None: what turned out to be no change
+        self.saves: list[tuple[int, int, SaveCheckpoint, Row]] = []
         self.waits: dict[int, tuple[Row, tuple[Wait, ...], bool]] = {}
         self.ended: list[StoredId] = []
         self.moves = counting.Moves(names.number)
@@ -196,8 +199,19 @@ class Unit:
             upto = self.upto = counting.counted(self.connection)
         return upto
 
-    def change(self, row: Row) -> None:
-        """Write the run's row with the next flush; a run that is terminal has just ended."""
+    def wake(self, row: Row) -> None:
+        """Wake a waiting run, now or soon."""
+        lifecycle.wake(row.run, self.now)
+        self.change(row, ChangeKind.WOKEN if row.run.status is Status.QUEUED else None)
+
+    def change(self, row: Row, how: ChangeKind | None) -> None:
+        """Write the run's row with the next flush; a run that is terminal has just ended.
+
+        Args:
+            row: of the run.
+            how: what happened to it where it is queued or waiting now; None where its status is
+                what it was.
+        """
         run = row.run
         if row.was is not run.status:
             if run.seq <= self.counted:
@@ -207,8 +221,11 @@ class Unit:
             self._keyed[run.seq] = run
         if run.status is Status.COMPLETED and run.culprits is None and run.reason is None:
             self._completed += rows.completed(run, self.payloads)
+            self.feed.append(feed.completed(row))
         else:
             self._changed[run.seq] = row
+            if how is not None:
+                self.feed.append(feed.moved(row, how))
         if run.status in TERMINAL:
             self.hint = True
             self.ended.append(row.key)
@@ -231,6 +248,12 @@ class Unit:
     def add_attempt(self, row: Row, attempt: Attempt) -> None:
         """Insert an attempt of a run with the next flush."""
         self._attempts += rows.attempted(attempt, row.run.seq, self.names)
+
+    def write_feed(self) -> None:
+        """Write what has changed; it is the last that a unit does."""
+        entries = [entry for entry in self.feed if entry is not None]
+        if entries:
+            feed.write(self.connection, self.namespace, entries, self.now)
 
     # --- writing it --------------------------------------------------------------------------
 
@@ -272,7 +295,10 @@ class Unit:
             (last,) = self.connection.execute("SELECT max(seq) FROM run").fetchone()
             for seq, create in enumerate(creates, (last or 0) + 1):
                 run = lifecycle.create(create, seq, self.now)
-                parameters += rows.created(run, self.namespace, self.names, self.payloads)
+                columns = rows.created(run, self.namespace, self.names, self.payloads)
+                if run.status is Status.WAITING:
+                    self.feed.append(feed.moved(rows.new_row(run, columns), ChangeKind.SUSPENDED))
+                parameters += columns
         if statement.run(self.connection, parameters) != len(creates):
             raise NotNew
         keyed = {(one.queue, one.limit_key) for one in creates if one.limit_key is not None}

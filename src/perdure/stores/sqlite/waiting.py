@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from perdure.model import lifecycle
 from perdure.model.records import Status, WaitKind
 from perdure.stores.sqlite import rows
 from perdure.stores.sqlite.bulk import Among, Bulk
@@ -91,8 +90,7 @@ def _fulfil(unit: Unit, ended: list[StoredId]) -> None:
     }
     for row in unit.adopt(WAITERS.all(unit.connection, list(fulfilled))):
         if row.run.status is Status.WAITING:
-            lifecycle.wake(row.run, unit.now)
-            unit.change(row)
+            unit.wake(row)
 
 
 def wake_if_fulfilled(unit: Unit, row: Row) -> None:
@@ -100,8 +98,7 @@ def wake_if_fulfilled(unit: Unit, row: Row) -> None:
     if row.run.status is Status.WAITING and row.waits:
         joins = unit.connection.execute(JOINS, (row.run.seq,)).fetchall()
         if any(not is_open for (is_open,) in joins):
-            lifecycle.wake(row.run, unit.now)
-            unit.change(row)
+            unit.wake(row)
 
 
 def unfulfil(unit: Unit, run_ids: Iterable[str]) -> None:

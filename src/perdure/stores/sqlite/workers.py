@@ -8,6 +8,7 @@ from copy import copy
 from typing import Any
 
 from perdure.model import lifecycle
+from perdure.model.changes import ChangeKind, how_left
 from perdure.model.records import TERMINAL, RunRecord
 from perdure.model.transitions import (
     Beaten,
@@ -127,7 +128,7 @@ def rescue(unit: Unit, transition: RescueWorker) -> Outcome:
             cleans=run.definition in cleans,
             now=unit.now,
         )
-        _keep(unit, row, before)
+        _keep(unit, row, before, ChangeKind.RESCUED)
     _delete(unit, transition.worker_id)
     return _rescued(held)
 
@@ -185,12 +186,12 @@ def _take_back(unit: Unit, worker_id: str, held: list[Row]) -> None:
     for row in held:
         before = copy(row.run)
         lifecycle.take_back(row.run, unit.now, cleans=row.run.definition in cleans)
-        _keep(unit, row, before)
+        _keep(unit, row, before, ChangeKind.RELEASED)
 
 
-def _keep(unit: Unit, row: Row, before: RunRecord) -> None:
+def _keep(unit: Unit, row: Row, before: RunRecord, how: ChangeKind) -> None:
     """Write a run that was taken from its holder with the next flush."""
-    unit.change(row)
+    unit.change(row, how_left(before, row.run, how))
     if lifecycle.begins_anew(before, row.run):
         unit.set_waits(row, ())
 

@@ -184,3 +184,65 @@ INSERT INTO run_count
     SELECT namespace, definition, queue, status, count(*) FROM run
     GROUP BY namespace, definition, queue, status;
 INSERT INTO counted SELECT coalesce(max(seq), 0) FROM run;
+
+-- The change feed.
+
+-- Seqs are not given twice: of what is removed the newest leaves its seq behind.
+CREATE TRIGGER run_removed AFTER DELETE ON run
+WHEN NOT EXISTS (SELECT 1 FROM run WHERE seq > OLD.seq)
+BEGIN DELETE FROM run WHERE namespace = 0; INSERT INTO run (seq, namespace, id, status, created_at) VALUES (OLD.seq, 0, 'removed', 4, OLD.created_at); END;
+
+CREATE TABLE feed (
+    position INTEGER PRIMARY KEY,
+    runs INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    changes BLOB NOT NULL
+);
+
+CREATE TABLE feed_start (
+    namespace INTEGER PRIMARY KEY,
+    number INTEGER NOT NULL,
+    runs INTEGER NOT NULL,
+    at INTEGER NOT NULL
+);
+
+-- What happened before is not in it: neither are the creates.
+INSERT INTO feed_start (namespace, number, runs, at)
+SELECT namespace, 0, (SELECT max(seq) FROM run), 0 FROM run GROUP BY namespace;
+
+CREATE TABLE feed_epoch (
+    epoch TEXT NOT NULL
+);
+INSERT INTO feed_epoch (epoch) VALUES (lower(hex(randomblob(6))));
+
+CREATE TABLE subscriber (
+    namespace INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    position TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    moved_at INTEGER NOT NULL,
+    PRIMARY KEY (namespace, name)
+) WITHOUT ROWID;
+
+DROP VIEW runs;
+CREATE VIEW runs AS
+SELECT
+    (SELECT text FROM name WHERE name.id = run.namespace) AS namespace,
+    CASE typeof(id) WHEN 'blob' THEN lower(
+        substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || substr(hex(id), 13, 4)
+        || '-' || substr(hex(id), 17, 4) || '-' || substr(hex(id), 21)
+    ) ELSE id END AS id,
+    CASE status
+        WHEN 0 THEN 'queued' WHEN 1 THEN 'running' WHEN 2 THEN 'waiting' WHEN 3 THEN 'paused'
+        WHEN 4 THEN 'completed' WHEN 5 THEN 'failed' WHEN 6 THEN 'cancelled'
+    END AS status,
+    (SELECT text FROM name WHERE name.id = run.definition) AS definition,
+    (SELECT text FROM name WHERE name.id = run.queue) AS queue,
+    attempt,
+    epoch,
+    reason,
+    strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1e6, 'unixepoch') AS created_at,
+    strftime('%Y-%m-%dT%H:%M:%fZ', due_at / 1e6, 'unixepoch') AS due_at,
+    seq
+FROM run
+WHERE namespace <> 0;

@@ -1,0 +1,436 @@
+"""The change feed.
+
+A transaction writes what it changed as one row: a list of small entries, each with the run's id as
+it stands in the file and numbers of `name`. So a batch of fifty pays for one row more, and what is
+told of a run does not need the run to be there still. SQLite has one writer at a time: what is
+committed later has a later position.
+
+Creates are not among the entries. The row of the run says all of it, and a lone create, which is
+one statement, would take a tenth longer. Instead each row of the feed has the seq of the newest run
+of its time: the creates up to that one come before its entries, and those after the last row's come
+last. So the order is the same whenever it is read. Seqs only rise, because a trigger keeps the
+newest one when its run is removed.
+
+A row's key is the number of its last entry, so that entries are counted without a gap; each
+namespace has 2^40 numbers of its own, side by side in one table, because an index by namespace
+would be another page to write in each commit. The newest row is never removed: its number is the
+one to go on from.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from itertools import takewhile
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from perdure.model.changes import (
+    KEPT,
+    MOST,
+    Change,
+    ChangeKind,
+    ChangePage,
+    Cursor,
+    StepNote,
+    expired,
+    kind_after,
+    read_cursor,
+)
+from perdure.model.records import Checkpoint, Micros, Status, WaitKind
+from perdure.model.transitions import SaveCheckpoint
+from perdure.stores.sqlite.codes import (
+    CHANGE_KIND_CODES,
+    CHANGE_KINDS,
+    STEP_KIND_CODES,
+    STEP_KINDS,
+    STEP_OUTCOME_CODES,
+    STEP_OUTCOMES,
+    WAIT_KIND_CODES,
+    WAIT_KINDS,
+    StoredId,
+    unpack_id,
+)
+from perdure.stores.sqlite.names import Names
+from perdure.stores.sqlite.rows import Row, SqlRow
+
+Said: TypeAlias = tuple[Any, ...]
+"""Kind, definition, queue, attempt, epoch; then what the kind has to say, if anything."""
+
+Entry: TypeAlias = tuple[StoredId, Said]
+"""Of which run, and what is said of it."""
+
+_NUMBERS: Final = 1 << 40
+_IN_ROW: Final = 1_000  # entries, so that a reader of few does not decode many
+_BETWEEN_LOOKS: Final = 256  # entries after which old rows are looked for
+_REMOVED: Final = 2 * _BETWEEN_LOOKS  # rows at most: each has at least one entry
+
+_CLAIMED: Final = CHANGE_KIND_CODES[ChangeKind.CLAIMED]
+_COMPLETED: Final = CHANGE_KIND_CODES[ChangeKind.COMPLETED]
+_STEP: Final = CHANGE_KIND_CODES[ChangeKind.STEP]
+_WOKEN: Final = CHANGE_KIND_CODES[ChangeKind.WOKEN]
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(list[Any]).decode
+
+_OF_NAMESPACE: Final = f"position >= ?1 AND position < ?1 + {_NUMBERS}"
+
+# The last number and the newest run. It is not part of the INSERT, because one that reads its own
+# table goes through another one: 8 us.
+ENDS = f"""
+SELECT (SELECT position FROM feed WHERE {_OF_NAMESPACE} ORDER BY position DESC LIMIT 1),
+    (SELECT max(seq) FROM run)
+"""  # noqa: S608
+
+INSERT = "INSERT INTO feed (position, runs, at, changes) VALUES (?, ?, ?, ?)"
+
+LAST = f"SELECT position, runs, at FROM feed WHERE {_OF_NAMESPACE} ORDER BY position DESC LIMIT 1"  # noqa: S608
+
+FROM = (
+    "SELECT position, runs, at, changes FROM feed WHERE position > ? AND position < ?"
+    " ORDER BY position"
+)
+
+WITH = (
+    "SELECT position, runs, at FROM feed WHERE position >= ? AND position < ?"
+    " ORDER BY position LIMIT ?"
+)
+
+REMOVE = "DELETE FROM feed WHERE position >= ? AND position <= ?"
+
+# The plus keeps SQLite from an index by namespace, which would be sorted by seq first.
+CREATES = (
+    "SELECT seq, created_at, id, definition, queue FROM run"
+    " WHERE seq > ? AND seq <= ? AND +namespace = ? ORDER BY seq LIMIT ?"
+)
+
+CREATES_BACK = (
+    "SELECT seq, created_at FROM run WHERE seq > ? AND +namespace = ?"
+    " ORDER BY seq DESC LIMIT 1 OFFSET ?"
+)
+
+NEWEST = "SELECT seq, created_at FROM run ORDER BY seq DESC LIMIT 1"
+
+CREATED_AT = "SELECT created_at FROM run WHERE seq = ?"
+
+START = "SELECT number, runs, at FROM feed_start WHERE namespace = ?"
+
+MOVE_START = (
+    "INSERT INTO feed_start (namespace, number, runs, at) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (namespace)"
+    " DO UPDATE SET number = excluded.number, runs = excluded.runs, at = excluded.at"
+)
+
+EPOCH = "SELECT epoch FROM feed_epoch"
+
+WOKEN: Final = "id, definition, queue, attempt, epoch"
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def write(
+    connection: sqlite3.Connection, namespace: int, entries: Sequence[Entry], now: Micros
+) -> None:
+    """Add what a transaction has changed; it is the last that it does."""
+    base = namespace * _NUMBERS
+    last, newest = connection.execute(ENDS, (base,)).fetchone()
+    last = last or base
+    for at in range(0, len(entries), _IN_ROW):
+        part = entries[at : at + _IN_ROW]
+        last += len(part)
+        connection.execute(INSERT, (last, newest or 0, now, _packed(part)))
+    if last % _BETWEEN_LOOKS < len(entries):
+        remove_old(connection, namespace, now)
+
+
+def _packed(entries: Sequence[Entry]) -> bytes:
+    """Return entries as bytes; what says the same as the one before it is its run alone."""
+    packed: list[Any] = []
+    before: Said | None = None
+    for entry in entries:
+        run, said = entry
+        if said == before:
+            packed.append(run)
+        else:
+            packed.append(entry)
+            before = said
+    return _encode(packed)
+
+
+def _unpacked(packed: bytes) -> list[Entry]:
+    """Return what :func:`_packed` was given."""
+    entries: list[Entry] = []
+    for one in _decode(packed):
+        if isinstance(one, bytes | str):
+            entries.append((one, entries[-1][1]))
+        else:
+            run, said = one
+            entries.append((run, said))
+    return entries
+
+
+def remove_old(
+    connection: sqlite3.Connection, namespace: int, now: Micros, limit: int = _REMOVED
+) -> int:
+    """Remove the oldest rows whose time is over, or that are too many; return how many.
+
+    Args:
+        connection: in a transaction that may write.
+        namespace: its number.
+        now: the store's time.
+        limit: at most so many rows.
+    """
+    base = namespace * _NUMBERS
+    place = (base, base + _NUMBERS)
+    last = connection.execute(LAST, (base,)).fetchone()
+    oldest = connection.execute(WITH, (*place, 1)).fetchone()
+    if oldest is None or not _is_old(oldest, last, now):
+        return 0  # as nearly always: rows are large, and reading many reads many pages
+    rows = connection.execute(WITH, (*place, limit)).fetchall()
+    old = list(takewhile(lambda row: _is_old(row, last, now), rows))
+    position, runs, at = old[-1]
+    connection.execute(REMOVE, (base, position))
+    connection.execute(MOVE_START, (namespace, position - base, runs, at))
+    return len(old)
+
+
+def _is_old(row: SqlRow, last: SqlRow, now: Micros) -> bool:
+    position, _, at = row
+    newest, _, _ = last
+    return bool(position != newest and (position <= newest - MOST or at < now - KEPT))
+
+
+def moved(row: Row, how: ChangeKind) -> Entry:
+    """Return the entry of a run's new status.
+
+    Args:
+        row: of the run, as it is now.
+        how: what happened to it where it is queued or waiting now.
+    """
+    run = row.run
+    kind = CHANGE_KIND_CODES[kind_after(run, how)]
+    said = (kind, row.definition, row.queue, run.attempt, run.epoch)
+    if run.waiting_for is None and run.reason is None:
+        return row.key, said
+    waiting_for = None if run.waiting_for is None else WAIT_KIND_CODES[run.waiting_for]
+    return row.key, (*said, waiting_for, run.due_at, run.reason)
+
+
+def woken(columns: SqlRow) -> Entry:
+    """Return the entry of a run whose time has come, from the columns WOKEN."""
+    run, *said = columns
+    return run, (_WOKEN, *said)
+
+
+def claimed(rows: Iterable[Row]) -> list[Entry]:
+    """Return the entries of runs that were given to a worker: as moved, in a third of the time."""
+    return [
+        (row.key, (_CLAIMED, row.definition, row.queue, row.run.attempt, row.run.epoch))
+        for row in rows
+    ]
+
+
+def completed(row: Row) -> Entry:
+    """Return the entry of a run that has nothing but a result: as above."""
+    run = row.run
+    return row.key, (_COMPLETED, row.definition, row.queue, run.attempt, run.epoch)
+
+
+def plainly_saved(save: SaveCheckpoint, row: Row) -> Entry:
+    """Return the entry of a step that was done at the first try: as above."""
+    key, run = save.key, row.run
+    said = (_STEP, row.definition, row.queue, run.attempt, run.epoch, key.path, key.k)
+    return row.key, said
+
+
+def saved(save: SaveCheckpoint, row: Row, now: Micros) -> Entry:
+    """Return the entry of a step that is recorded."""
+    run, said = plainly_saved(save, row)
+    kind, outcome = STEP_KIND_CODES[save.kind], STEP_OUTCOME_CODES[save.outcome]
+    due_at = None if save.delay is None else now + save.delay
+    return run, (*said, kind, outcome, save.tries, due_at)
+
+
+def recorded(record: Checkpoint, row: Row) -> Entry:
+    """Return the entry of a step whose whole record is known."""
+    run, key = row.run, record.key
+    said = (_STEP, row.definition, row.queue, run.attempt, run.epoch, key.path, key.k)
+    kind, outcome = STEP_KIND_CODES[record.kind], STEP_OUTCOME_CODES[record.outcome]
+    return row.key, (*said, kind, outcome, record.tries, record.due_at)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """What a position says.
+
+    ``number`` is that of the last entry before it, ``run`` the seq up to which creates come before
+    it, and ``at`` the time of whichever of the two is later in the order.
+    """
+
+    number: int
+    run: int
+    at: Micros
+
+
+class Feed:
+    """The changes of one namespace, as of one instant.
+
+    Args:
+        connection: in a transaction.
+        namespace: its number.
+        names: of this connection.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, namespace: int, names: Names) -> None:
+        self._connection = connection
+        self._namespace = namespace
+        self._base = namespace * _NUMBERS
+        self._names = names
+        (self._epoch,) = connection.execute(EPOCH).fetchone()
+        self._start = Place(*(self._one(START, namespace) or (0, 0, 0)))
+
+    def page(self, after: str | None, limit: int) -> ChangePage:
+        """Return the changes that follow on a position."""
+        place = self._start if after is None else self._known(after)
+        changes: list[Change] = []
+        bounds = (self._base + place.number, self._base + _NUMBERS)
+        with closing(self._connection.execute(FROM, bounds)) as rows:
+            for row in rows:
+                place = self._add_creates(changes, limit, place, row[1])
+                place = self._add_entries(changes, limit, place, row)
+                if len(changes) == limit:
+                    return ChangePage(tuple(changes), self._position(place))
+        run, at = self._one(NEWEST) or (0, 0)
+        place = self._add_creates(changes, limit, place, run)
+        if len(changes) < limit and run > place.run:
+            place = Place(place.number, run, at)  # what other namespaces created is not read again
+        return ChangePage(tuple(changes), self._position(place))
+
+    def position(self, back: int) -> str:
+        """Return a position on which at least the newest ``back`` changes follow."""
+        last = self._last()
+        if back == 0:
+            run, at = self._one(NEWEST) or (0, 0)
+            end = Place(last.number, run, at) if run > last.run else last
+            return self._position(end)
+        create = self._one(CREATES_BACK, last.run, self._namespace, back)
+        if create is not None:
+            return self._position(Place(last.number, *create))
+        number = max(self._start.number, last.number - back)
+        return self._position(self._place_of(number) or self._start)
+
+    def _one(self, text: str, *parameters: Any) -> SqlRow | None:
+        found: SqlRow | None = self._connection.execute(text, parameters).fetchone()
+        return found
+
+    def _position(self, place: Place) -> str:
+        return str(Cursor(self._epoch, place))
+
+    # --- places ------------------------------------------------------------------------------
+
+    def _last(self) -> Place:
+        """Return the place after the newest entry."""
+        found = self._one(LAST, self._base)
+        return self._start if found is None else Place(found[0] - self._base, *found[1:])
+
+    def _place_of(self, number: int) -> Place | None:
+        """Return the place after an entry; None where it is not there."""
+        if number == self._start.number:
+            return self._start
+        found = self._one(WITH, self._base + number, self._base + _NUMBERS, 1)
+        return None if found is None else Place(number, *found[1:])
+
+    def _known(self, position: str) -> Place:
+        """Return the place of a position.
+
+        Raises:
+            CursorExpired: another thing, or nothing, is there now.
+        """
+        epoch, numbers = read_cursor(position)
+        if epoch == self._epoch and len(numbers) == len(Place._fields):
+            place = Place(*numbers)
+            entry = self._place_of(place.number) if place.number >= self._start.number else None
+            if entry is not None and (place == entry or self._is_create(place, entry)):
+                return place
+        raise expired(position)
+
+    def _is_create(self, place: Place, entry: Place) -> bool:
+        """Tell whether a place is after a create, which comes after an entry."""
+        newest, _ = self._one(NEWEST) or (0, 0)
+        if not entry.run < place.run <= newest:
+            return False
+        created = self._one(CREATED_AT, place.run)
+        return created is None or created[0] == place.at  # what is removed cannot be compared
+
+    # --- changes -----------------------------------------------------------------------------
+
+    def _add_creates(self, changes: list[Change], limit: int, place: Place, until: int) -> Place:
+        """Add creates up to a seq, as many as fit; return the place after the last."""
+        if until > place.run and len(changes) < limit:
+            asked = (place.run, until, self._namespace, limit - len(changes))
+            texts = self._names.texts
+            for run, at, run_id, definition, queue in self._connection.execute(CREATES, asked):
+                place = Place(place.number, run, at)
+                changes.append(
+                    Change(
+                        self._position(place),
+                        ChangeKind.CREATED,
+                        at,
+                        unpack_id(run_id),
+                        texts[definition],
+                        texts[queue],
+                        Status.QUEUED,
+                        1,
+                        0,
+                    )
+                )
+        return place
+
+    def _add_entries(self, changes: list[Change], limit: int, place: Place, row: SqlRow) -> Place:
+        """Add the entries of a row that come after a place, as many as fit."""
+        position, run, at, packed = row
+        entries = _unpacked(packed)
+        before = position - self._base - len(entries)
+        skipped = max(0, place.number - before)
+        for number, entry in enumerate(entries[skipped:], before + skipped + 1):
+            if len(changes) == limit:
+                break
+            place = Place(number, run, at)
+            changes.append(self._change(entry, self._position(place), at))
+        return place
+
+    def _change(self, entry: Entry, position: str, at: Micros) -> Change:
+        run, (code, definition, queue, attempt, epoch, *said) = entry
+        kind = CHANGE_KINDS[code]
+        texts = self._names.texts
+        head = (position, kind, at, unpack_id(run), texts[definition], texts[queue])
+        if kind is ChangeKind.STEP:
+            return Change(*head, Status.RUNNING, attempt, epoch, step=_step(said))
+        waits, due_at, reason = said or (None, None, None)
+        waiting_for = None if waits is None else WAIT_KINDS[waits]
+        status = _STATUSES.get(kind) or _status(waiting_for)
+        return Change(*head, status, attempt, epoch, waiting_for, due_at, reason)
+
+
+def _step(said: Sequence[Any]) -> StepNote:
+    path, k, kind, outcome, tries, due_at = said if len(said) > 2 else (*said, 0, 0, 1, None)
+    return StepNote(path, k, STEP_KINDS[kind], STEP_OUTCOMES[outcome], tries, due_at)
+
+
+_STATUSES: Final = {
+    ChangeKind.CLAIMED: Status.RUNNING,
+    ChangeKind.PAUSED: Status.PAUSED,
+    ChangeKind.COMPLETED: Status.COMPLETED,
+    ChangeKind.FAILED: Status.FAILED,
+    ChangeKind.CANCELLED: Status.CANCELLED,
+}
+
+
+def _status(waiting_for: WaitKind | None) -> Status:
+    """Return the status of a run that is queued or waiting: one that waits, waits for something."""
+    return Status.QUEUED if waiting_for is None else Status.WAITING
