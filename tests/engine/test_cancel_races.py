@@ -52,7 +52,10 @@ async def race(flow: Any, n: int, turns: int) -> tuple[str, str, str]:
 
 @pytest.mark.parametrize("others", [False, True], ids=["same process", "another"])
 async def test_ten_thousand_races_agree(place: Place, others: bool):
-    """A cancel that was accepted is kept, one that was refused has changed nothing."""
+    """A cancel that was accepted is kept, one that was refused has changed nothing.
+
+    Half of the races are in this test's one case, half in the other.
+    """
     chance = Random(7)
     seen: Counter[tuple[str, bool]] = Counter()
     async with place.life(define, concurrency=AT_ONCE) as life, place.client(define) as client:
@@ -61,7 +64,9 @@ async def test_ten_thousand_races_agree(place: Place, others: bool):
             turns = [chance.choice((0, 1, 3, 10, 40, 200)) for _ in range(AT_ONCE)]
             numbers = range(start, start + AT_ONCE)
             races = [race(flow, n, turn) for n, turn in zip(numbers, turns, strict=True)]
-            for n, (answered, told, status) in zip(numbers, await asyncio.gather(*races), strict=True):
+            for n, (answered, told, status) in zip(
+                numbers, await asyncio.gather(*races), strict=True
+            ):
                 is_kept = answered in {Status.CANCELLED, Status.RUNNING}
                 expected = "cancelled" if is_kept else f"returned {n}"
                 assert (told, status) == (expected, "cancelled" if is_kept else "completed"), n

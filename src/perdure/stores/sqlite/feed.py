@@ -62,6 +62,9 @@ Said: TypeAlias = tuple[Any, ...]
 Entry: TypeAlias = tuple[StoredId, Said]
 """Of which run, and what is said of it."""
 
+Ends: TypeAlias = tuple[int, int]
+"""The key of the last row, and the seq of the newest run."""
+
 _NUMBERS: Final = 1 << 40
 _IN_ROW: Final = 1_000  # entries, so that a reader of few does not decode many
 _BETWEEN_LOOKS: Final = 256  # entries after which old rows are looked for
@@ -131,19 +134,29 @@ WOKEN: Final = "id, definition, queue, attempt, epoch"
 # --- writing -------------------------------------------------------------------------------------
 
 
-def write(
-    connection: sqlite3.Connection, namespace: int, entries: Sequence[Entry], now: Micros
-) -> None:
-    """Add what a transaction has changed; it is the last that it does."""
+def ends(connection: sqlite3.Connection, namespace: int) -> Ends:
+    """Return where the feed ends."""
     base = namespace * _NUMBERS
     last, newest = connection.execute(ENDS, (base,)).fetchone()
-    last = last or base
+    return last or base, newest or 0
+
+
+def write(
+    connection: sqlite3.Connection,
+    namespace: int,
+    ends: Ends,
+    entries: Sequence[Entry],
+    now: Micros,
+) -> Ends:
+    """Add what a transaction has changed, as the last that it does; return where the feed ends."""
+    last, newest = ends
     for at in range(0, len(entries), _IN_ROW):
         part = entries[at : at + _IN_ROW]
         last += len(part)
-        connection.execute(INSERT, (last, newest or 0, now, _packed(part)))
+        connection.execute(INSERT, (last, newest, now, _packed(part)))
     if last % _BETWEEN_LOOKS < len(entries):
         remove_old(connection, namespace, now)
+    return last, newest
 
 
 def _packed(entries: Sequence[Entry]) -> bytes:

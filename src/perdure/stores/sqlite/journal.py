@@ -68,6 +68,7 @@ from perdure.stores.sqlite import (
 from perdure.stores.sqlite.claims import claim
 from perdure.stores.sqlite.connecting import lengthen_log
 from perdure.stores.sqlite.failures import UNFIT_VALUES, is_busy, store_error
+from perdure.stores.sqlite.feed import Ends
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
@@ -155,6 +156,7 @@ class Journal:
         self._held: dict[str, Row] = {}
         self._batches = 0
         self._created = 0  # runs, since some were counted
+        self._ends: Ends | None = None  # of the feed
         self._counted: int | None = None
         (self._version,) = connection.execute("PRAGMA data_version").fetchone()
 
@@ -216,6 +218,7 @@ class Journal:
         if not are_new:
             return None
         self._created += len(creates)
+        self._ends = None
         return Applied([Created(create.run_id) for create in creates], hint=True)
 
     def _fold(self) -> None:
@@ -269,6 +272,7 @@ class Journal:
             self._payloads,
             held=self._held,
             counted=self._counted if named else None,
+            ends=self._ends if named else None,
             now=self._clock.now(),
             careful=careful,
             quick=quick,
@@ -282,13 +286,14 @@ class Journal:
         (version,) = self._connection.execute("PRAGMA data_version").fetchone()
         if version != self._version:
             self._held.clear()
-            self._counted = None
+            self._counted = self._ends = None
             self._version = version
 
     def _committed(self, unit: Unit) -> None:
         self._names.committed()
         self._created += unit.created
         self._counted = unit.upto
+        self._ends = unit.ends
         for run_id, row in unit.rows.items():
             if row is not None and row.run.status is Status.RUNNING:
                 self._held[run_id] = row
@@ -305,6 +310,7 @@ class Journal:
         self._namespace = None
         self._counted = None
         self._names.rolled_back()
+        self._ends = None
         self._held.clear()
 
 

@@ -22,7 +22,7 @@ from perdure.model.transitions import CreateRun, Outcome, SaveCheckpoint
 from perdure.stores.sqlite import counting, feed, gates, rows
 from perdure.stores.sqlite.bulk import Among, Bulk
 from perdure.stores.sqlite.codes import StoredId, pack_id
-from perdure.stores.sqlite.feed import Entry
+from perdure.stores.sqlite.feed import Ends, Entry
 from perdure.stores.sqlite.names import Names
 from perdure.stores.sqlite.payloads import Payloads
 from perdure.stores.sqlite.rows import Row
@@ -89,6 +89,7 @@ class Unit:
         namespace: the number of the store's namespace.
         held: running rows known from earlier batches and still true; see ``Journal``.
         counted: up to which seq runs are counted, where that is known.
+        ends: where the feed ends, where that is known.
         careful: look before taking a run for new.
         quick: the loop waits for it; raise NotQuick where it takes long.
 
@@ -106,6 +107,7 @@ class Unit:
         *,
         held: dict[str, Row],
         counted: int | None,
+        ends: Ends | None,
         now: Micros,
         careful: bool,
         quick: bool,
@@ -127,6 +129,7 @@ class Unit:
         self.moves = counting.Moves(names.number)
         self.created = 0
         self.upto: int | None = counted
+        self.ends = ends
         self._held = held
         self.creates: dict[str, CreateRun] = {}
         self.removed: list[str] = []
@@ -252,8 +255,11 @@ class Unit:
     def write_feed(self) -> None:
         """Write what has changed; it is the last that a unit does."""
         entries = [entry for entry in self.feed if entry is not None]
+        if self.created:
+            self.ends = None
         if entries:
-            feed.write(self.connection, self.namespace, entries, self.now)
+            ends = self.ends or feed.ends(self.connection, self.namespace)
+            self.ends = feed.write(self.connection, self.namespace, ends, entries, self.now)
 
     # --- writing it --------------------------------------------------------------------------
 
