@@ -625,12 +625,6 @@ def compensate(first: Any, /, *args: Any, **kwargs: Any) -> None:
         if not late.undoing.register_here(made):
             raise NotInRun("compensate() undoes what a body did; it was called outside of one")
         return
-    if scope.in_step or not all(part.startswith("~") for part in scope.path.split("/")[:-1]):
-        raise UsageError(
-            "compensate() was called in a step, or in a body that is run inline: what was recorded "
-            "of it is not done again on a replay, and would not be undone; call it in the run's "
-            "own body"
-        )
     late.undoing.register(scope, made)
 
 

@@ -370,6 +370,36 @@ async def test_a_sync_body_compensates(place: Place, trip: Trip):
     assert trip.done == ["not flight-1", "not flight-1"]
 
 
+async def test_edited_code_that_does_not_fit_undoes_nothing(place: Place, trip: Trip):
+    """The run is paused as by any mismatch: what was recorded further on would not be undone."""
+
+    def version(what: str) -> Any:
+        def define(app: App) -> Any:
+            async def book() -> None:
+                for name in (what, "hotel"):
+                    compensate(trip.release, await step("reserve", trip.reserve, name))
+                await sleep("1h")
+
+            return app.workflow(version=what)(book)
+
+        return define
+
+    async with place.life(version("flight")) as life:
+        run = await life.flow.enqueue()
+        await life.reaches(run, "waiting", "sleep")
+    trip.done.clear()
+    async with place.life(version("train")) as life:
+        await life.get(run).cancel(compensate=True)
+        await life.reaches(life.get(run), "paused")
+        assert (await life.get(run).history()).reason == "mismatch"
+    assert trip.done == []
+    async with place.life(version("flight")) as life:
+        await life.get(run).resume()
+        with pytest.raises(RunCancelled):
+            await life.get(run).result(timeout="5s")
+    assert trip.done == ["not hotel-1", "not flight-1"]
+
+
 # --- mistakes --------------------------------------------------------------------------------
 
 

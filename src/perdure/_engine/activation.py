@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from perdure._engine import scope as scopes
 from perdure._engine import telling
+from perdure._engine.calls import check_fit
 from perdure._engine.deadlines import Deadline
 from perdure._engine.journal import Journal, Moment
 from perdure._engine.scope import Branch, Call, Scope, context_of
@@ -135,13 +136,17 @@ class Activation:
 
     def begin(self, body: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start the body's root task."""
-        run, origin = self.run, self.journal.origin
-        began_at = run.started_at or run.created_at if origin is None else origin.started_at
-        scope = Scope(self, self._branch, "", began_at, b"")
-        task = asyncio.Task(body, loop=self._loop, name=run.run_id, context=context_of(scope))
+        scope = Scope(self, self._branch, "", self._began_at(), b"")
+        name = self.run.run_id
+        task = asyncio.Task(body, loop=self._loop, name=name, context=context_of(scope))
         self._branch.task = task
         self.root = task
         return task
+
+    def _began_at(self) -> Micros:
+        """Return the time from which the body counts, before it has consumed any record."""
+        run, origin = self.run, self.journal.origin
+        return run.started_at or run.created_at if origin is None else origin.started_at
 
     # --- replaying it and no more ----------------------------------------------------------------
 
@@ -165,14 +170,7 @@ class Activation:
         """Stop the body, which does nothing durable any more; wait until nothing of it is left."""
         self._is_apart = True
         self._halted = None
-        limit = self._loop.time() + UNWIND_LIMIT
-        while left := [task for task in (*self._tasks, *self._bridges) if not task.done()]:
-            for task in left:
-                task.cancel()
-            remaining = limit - self._loop.time()
-            if remaining <= 0:
-                break
-            await asyncio.wait(left, timeout=min(remaining, 1.0))
+        await self._cancel(self._branches_left)
         for wait in list(self._waits):
             self._forget(wait)
         self._hush()
@@ -184,12 +182,16 @@ class Activation:
     def scope_apart(self, path: str, digest: bytes) -> Scope:
         """Return a scope for calls that are not the body's."""
         self._is_apart = True
-        origin = self.journal.origin
-        began_at = self.run.started_at if origin is None else origin.started_at
-        return Scope(self, self._branch, path, began_at or self.run.created_at, digest)
+        return Scope(self, self._branch, path, self._began_at(), digest)
 
     async def _halt(self, call: object) -> None:
-        """Keep a call that is not recorded where it is, until the body is stopped."""
+        """Keep a call that is not recorded where it is, until the body is stopped.
+
+        Raises:
+            Mismatch: another call is recorded in its place; the run is paused.
+        """
+        if isinstance(call, Call) and call.record is None:
+            check_fit(call, self)
         scope = scopes.current()
         branch = self._branch if scope is None else scope.branch
         condition = Wait(WaitKind.RETRY, str(call), None, self.next_join())
@@ -226,8 +228,12 @@ class Activation:
         The root has been cancelled, so gather and TaskGroup passed it on; whatever is left is
         cancelled now, and again while it lasts.
         """
+        return await self._cancel(self.left)
+
+    async def _cancel(self, tasks: Callable[[], list[asyncio.Future[Any]]]) -> bool:
+        """Cancel tasks for as long as some are left; return whether they left in time."""
         limit = self._loop.time() + UNWIND_LIMIT
-        while left := self.left():
+        while left := tasks():
             for task in left:
                 task.cancel()
             remaining = limit - self._loop.time()
@@ -238,11 +244,13 @@ class Activation:
 
     def left(self) -> list[asyncio.Future[Any]]:
         """Return the body's tasks that are not done: the root first, then its branches."""
-        tasks = [task for task in self._tasks if not task.done()]
-        tasks.extend(task for task in self._bridges if not task.done())
+        tasks = self._branches_left()
         if self.root is not None and not self.root.done():
             tasks.insert(0, self.root)
         return tasks
+
+    def _branches_left(self) -> list[asyncio.Future[Any]]:
+        return [task for task in (*self._tasks, *self._bridges) if not task.done()]
 
     def of_the_body(self) -> list[asyncio.Task[Any]]:
         """Return the live tasks whose code is the body's, not a step's."""

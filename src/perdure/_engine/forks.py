@@ -12,6 +12,7 @@ from perdure._engine.definition import StepSpec
 from perdure.codec import Schema, schema
 from perdure.errors import InvalidValue, RunConflict, UsageError, shown
 from perdure.ids import check_id
+from perdure.model.lineage import cause_of_fork
 from perdure.model.records import Checkpoint, History, StepKey, StepKind
 from perdure.model.transitions import Created, CreateRun, Exists, ForkRun, Missing, Outcome, Refused
 
@@ -208,7 +209,7 @@ def _create(engine: Engine, history: History, plan: Fork) -> CreateRun:
         meta=run.meta,
         options=run.options,
         tags=run.tags,
-        caused_by=f"fork:{run.run_id}",
+        caused_by=cause_of_fork(run.run_id),
         limit_key=run.limit_key,
         retention=run.retention,
     )

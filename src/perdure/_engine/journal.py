@@ -30,9 +30,9 @@ def moment_of(record: Checkpoint) -> Moment:
     return record.epoch, record.ended_at
 
 
-def _is_of_the_body(record: Checkpoint) -> bool:
-    """Tell whether it was recorded in no other step or inlined body."""
-    return all(part.startswith("~") for part in record.key.path.split("/")[:-1])
+def is_of_the_body(path: str) -> bool:
+    """Tell whether a call, or a scope, of this path is in no step or inlined body."""
+    return all(part.startswith("~") for part in path.split("/")[:-1])
 
 
 def _calls_around(path: str) -> Iterator[str]:
@@ -159,7 +159,7 @@ class Journal:
 
         What is recorded inside another step or inlined body goes with that.
         """
-        return [record for record in self._unclaimed.values() if _is_of_the_body(record)]
+        return [record for record in self._unclaimed.values() if is_of_the_body(record.key.path)]
 
     def asked(self, record: Checkpoint) -> None:
         """Take note that a call asks for the outcome that it has claimed."""
@@ -176,7 +176,7 @@ class Journal:
                 (
                     (moment_of(record), id(record))
                     for record in self._records
-                    if record.outcome not in _NOT_GIVEN and _is_of_the_body(record)
+                    if record.outcome not in _NOT_GIVEN and is_of_the_body(record.key.path)
                 ),
                 reverse=True,
             )

@@ -20,8 +20,10 @@ import msgspec
 from perdure._engine import scope as scopes
 from perdure._engine.activation import UNDOING, Activation
 from perdure._engine.calls import perform
+from perdure._engine.journal import is_of_the_body
 from perdure._engine.scope import Call, Scope, digest_of
 from perdure.codec.failures import encode_error
+from perdure.errors import UsageError
 from perdure.model.records import StepKey, StepKind, Undoing
 from perdure.model.transitions import Undone
 from perdure.telemetry import Log
@@ -113,7 +115,17 @@ async def _each(activation: Activation, todo: list[Compensation]) -> Undone:
 
 
 def register(scope: Scope, compensation: Compensation) -> None:
-    """Note what undoes what the body of a run has done, or is about to do."""
+    """Note what undoes what the body of a run has done, or is about to do.
+
+    Raises:
+        UsageError: the code is not the body's own, which a replay executes again.
+    """
+    if scope.in_step or not is_of_the_body(scope.path):
+        raise UsageError(
+            "compensate() was called in a step, or in a body that is run inline: what was recorded "
+            "of it is not done again on a replay, and would not be undone; call it in the run's "
+            "own body"
+        )
     scope.activation.compensations.append(compensation)
 
 

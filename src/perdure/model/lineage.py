@@ -25,6 +25,19 @@ from perdure.model.records import Checkpoint, Micros, RunRecord, StepKey, StepKi
 ORIGIN: Final = StepKey(b"", "", b"perdure.origin\0", 0)
 
 
+_FORK: Final = "fork:"
+
+
+def cause_of_fork(run_id: str) -> str:
+    """Return ``caused_by`` of the forks of a run."""
+    return f"{_FORK}{run_id}"
+
+
+def is_fork(run: RunRecord) -> bool:
+    """Tell whether a run may have something recorded that was never claimed."""
+    return run.caused_by is not None and run.caused_by.startswith(_FORK)
+
+
 def is_kept(record: Checkpoint, before: StepKey | None) -> bool:
     """Tell whether a checkpoint that was first recorded before a step's is kept without it."""
     if record.outcome is StepOutcome.PENDING:

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from copy import copy
 from typing import Final
 
-from perdure.model import lifecycle
+from perdure.model import lifecycle, lineage
 from perdure.model.changes import ChangeKind
-from perdure.model.records import Checkpoint, Ending, Micros, Rank, RunRecord, Status
+from perdure.model.records import Checkpoint, Ending, Micros, Rank, Status
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
 from perdure.stores.sqlite import choosing, counting, feed, gates, rows
 from perdure.stores.sqlite.bulk import Among
@@ -130,7 +130,7 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
         if unit.quick and len(chosen) > _MANY:
             raise NotQuick
         runs = _give(unit, transition, chosen, allowance)
-        resumed = [row for row in runs if row.run.epoch > 1 or _is_fork(row.run)]
+        resumed = [row for row in runs if row.run.epoch > 1 or lineage.is_fork(row.run)]
         allowance.keep()
     dues = [due for due in (next_due_at, allowance.next_look_at) if due is not None]
     return Claimed(
@@ -140,11 +140,6 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
         bool(suspects),
         next_fire_at=next_fire_at(unit),
     )
-
-
-def _is_fork(run: RunRecord) -> bool:
-    """Tell whether a run may have something recorded that was never claimed before."""
-    return run.caused_by is not None and run.caused_by.startswith("fork:")
 
 
 def _chosen(
