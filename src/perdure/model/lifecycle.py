@@ -111,6 +111,7 @@ def create(transition: CreateRun, seq: int, now: Micros) -> RunRecord:
         caused_by=transition.caused_by,
         limit_key=transition.limit_key,
         retention=transition.retention,
+        attached=transition.attached,
     )
 
 
@@ -202,6 +203,7 @@ def _end(run: RunRecord, status: Status, now: Micros) -> None:
     run.control = Control.NONE
     run.finished_at = now
     run.updated_at = now
+    run.closing = run.attaches
 
 
 def _cancel(run: RunRecord, now: Micros) -> None:
@@ -227,6 +229,7 @@ def _begin_to_undo(run: RunRecord, now: Micros) -> None:
     run.paused_at = None
     run.misfits = ()
     run.coalesce = 0
+    run.closing = run.attaches
     queue_again(run, now)
 
 
@@ -389,6 +392,17 @@ def _ask_to_cancel(run: RunRecord, now: Micros, *, compensate: bool) -> None:
         run.control = Control.COMPENSATE if compensate else Control.CANCEL
     if run.status is not Status.RUNNING:
         _cancel(run, now)
+
+
+def close(run: RunRecord) -> None:
+    """Note that what is attached to a run whose body is over is being cancelled."""
+    run.attaches = run.closing = False
+
+
+def cancel_of_attached(run_id: str, parent: RunRecord) -> CancelRun:
+    """Return the cancel of a run that is attached to one whose body is over."""
+    undoes = parent.undoing in {Undoing.COMPENSATE, Undoing.FAILURE}
+    return CancelRun(run_id, f"parent:{parent.run_id}@{parent.epoch}", undoes)
 
 
 def replace(run: RunRecord, transition: CreateRun, now: Micros) -> None:

@@ -217,6 +217,11 @@ class RunRecord(msgspec.Struct, gc=False):
         key_passed_to: the run that its unique_key passed to before it had ended; see
             :mod:`perdure.model.keys`.
         retention: for how long it is kept after its end; None for as long as its definition says.
+        attached: it is cancelled when the body of its parent is over.
+        attaches: it has children that are attached, of which the store has not cancelled those that
+            lived since.
+        closing: its body is over, in the transition that is being applied: the store cancels what
+            is attached to it before that is done, and clears both. No store keeps it.
     """
 
     seq: int
@@ -262,6 +267,9 @@ class RunRecord(msgspec.Struct, gc=False):
     cleans: bool = False
     key_passed_to: str | None = None
     retention: Micros | None = None
+    attached: bool = False
+    attaches: bool = False
+    closing: bool = False
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):

@@ -69,6 +69,9 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     what becomes of it then: see :mod:`perdure.model.keys`;
     where ``by`` is given, that grant is current (a body creates only while it holds its run).
     The same create is looked for first, then ``by``, then the id, then the unique_key.
+    ``attached``, which needs ``by`` and that run as the parent: the new run is cancelled when the
+    body of its parent is over; see Attached children in :mod:`perdure.store`. A run that is found
+    instead is not attached.
     Answers: Created · Exists (id or unique_key taken by another create; it names the run that has
     it) · Fenced (naming the run of ``by``).
     """
@@ -92,6 +95,7 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     limit_key: str | None = None
     key_rule: KeyRule | None = None
     retention: Micros | None = None
+    attached: bool = False
 
 
 def start_of(schedule: Schedule, instant: Micros) -> CreateRun:
@@ -511,10 +515,12 @@ class Created(msgspec.Struct, frozen=True, gc=False):
 
     ``replaced`` names the run from which this create took the unique_key just now, and which it
     cancelled; it is for telling whom it concerns, and not repeated where the create is.
+    ``closed``: as for Settled.
     """
 
     run_id: str
     replaced: str | None = None
+    closed: tuple[str, ...] = ()
 
 
 class Exists(msgspec.Struct, frozen=True, gc=False):
@@ -566,15 +572,24 @@ class Saved(msgspec.Struct, frozen=True, gc=False):
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False):
-    """The claim is ended and the run has this status."""
+    """The claim is ended and the run has this status.
+
+    ``closed`` are the attached children that were cancelled because of it just now, and theirs:
+    those that have ended by it. It is for telling whom it concerns, and not repeated.
+    """
 
     status: Status
+    closed: tuple[str, ...] = ()
 
 
 class Controlled(msgspec.Struct, frozen=True, gc=False):
-    """The verb was accepted; the run has this status (``running`` if yet to be heard)."""
+    """The verb was accepted; the run has this status (``running`` if yet to be heard).
+
+    ``closed``: as for Settled.
+    """
 
     status: Status
+    closed: tuple[str, ...] = ()
 
 
 class Fenced(msgspec.Struct, frozen=True, gc=False):
@@ -621,7 +636,7 @@ class Beaten(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rescued(msgspec.Struct, frozen=True, gc=False):
-    """Which runs were given back, and which of those ended because of it."""
+    """Which runs were given back, and which ended because of it, attached children included."""
 
     queued: tuple[str, ...] = ()
     ended: tuple[str, ...] = ()
@@ -654,3 +669,14 @@ Outcome: TypeAlias = (
     | Pruned
     | Subscribed
 )
+
+
+def with_closed(outcome: Outcome, closed: tuple[str, ...]) -> Outcome:
+    """Return the answer that also names the attached children that have ended because of it."""
+    match outcome:
+        case Created() | Settled() | Controlled():
+            return msgspec.structs.replace(outcome, closed=closed)
+        case Rescued():
+            return msgspec.structs.replace(outcome, ended=outcome.ended + closed)
+        case _:
+            raise AssertionError(f"{outcome!r} has ended no run")

@@ -44,6 +44,7 @@ from perdure.model.transitions import (
     Transition,
 )
 from perdure.stores.memory import (
+    attached,
     claims,
     events,
     feed,
@@ -98,5 +99,6 @@ def apply(space: Space, batch: Sequence[Transition], now: Micros) -> list[Outcom
     """Apply a batch: in the order given, claims last."""
     outcomes: dict[int, Outcome] = {}
     for index in sorted(range(len(batch)), key=lambda i: isinstance(batch[i], Claim)):
-        outcomes[index] = VERBS[type(batch[index])](space, batch[index], now)
+        outcome = VERBS[type(batch[index])](space, batch[index], now)
+        outcomes[index] = attached.close(space, outcome, now) if space.closing else outcome
     return [outcomes[index] for index in range(len(batch))]

@@ -51,6 +51,8 @@ def create(space: Space, asked: CreateRun, now: Micros) -> Created | Exists | Fe
     row = Row(lifecycle.create(asked, space.seq, now))
     space.rows[asked.run_id] = row
     space.take_unique_key(row.run)
+    if asked.attached:
+        space.attach(row.run)
     space.feed.created(row.run, now)
     space.index(row, now)
     return Created(asked.run_id, replaced)

@@ -7,7 +7,7 @@ the business of :mod:`perdure.stores.memory.store`.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -101,6 +101,8 @@ class Space:
         self.subscribers: dict[str, SubscriberRecord] = {}
         self.ready = Ready(self.rows)
         self._dues: Heap[Due] = Heap(self._is_due)
+        self.attached: dict[str, dict[str, None]] = {}  # by parent, in the order of creation
+        self.closing: deque[Row] = deque()  # whose body is over, in this transition
 
     def moved(self, row: Row, how: ChangeKind, now: Micros) -> None:
         """Note the new status of a run, and enter it where that belongs.
@@ -133,6 +135,8 @@ class Space:
         run = row.run
         self._count(row, run.status)
         self.paused.pop(run.run_id, None)
+        if run.closing:
+            self.closing.append(row)
         self.ready.moved(run, now)
         match run.status:
             case Status.QUEUED:
@@ -185,7 +189,21 @@ class Space:
         """Forget an ended run that nobody needs."""
         self.strike_ended(row.run)
         self._count(row, None)
+        self._detach(row.run)
         del self.rows[row.run.run_id]
+
+    def attach(self, run: RunRecord) -> None:
+        """Enter a new run among those that are cancelled when the body of their parent is over."""
+        assert run.parent_id is not None
+        self.rows[run.parent_id].run.attaches = True
+        self.attached.setdefault(run.parent_id, {})[run.run_id] = None
+
+    def _detach(self, run: RunRecord) -> None:
+        if run.attached and run.parent_id is not None:
+            beside = self.attached[run.parent_id]
+            del beside[run.run_id]
+            if not beside:
+                del self.attached[run.parent_id]
 
     def is_needed(self, run: RunRecord) -> bool:
         """Tell whether somebody may still ask how an ended run ended."""

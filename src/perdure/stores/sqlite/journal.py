@@ -53,6 +53,7 @@ from perdure.model.transitions import (
     Transition,
 )
 from perdure.stores.sqlite import (
+    attached,
     counting,
     events,
     lineage,
@@ -333,7 +334,8 @@ def _apply(unit: Unit, batch: Sequence[Transition]) -> None:
             claims.append((len(outcomes), transition))
             outcomes.append(_LATER)
         else:
-            outcomes.append(VERBS[type(transition)](unit, transition))
+            outcome = VERBS[type(transition)](unit, transition)
+            outcomes.append(attached.close(unit, outcome) if unit.closing else outcome)
     flush(unit)
     for index, transition in claims:
         outcomes[index] = claim(unit, transition)

@@ -77,12 +77,12 @@ HOT: Final = (
     "seq, id, status, definition, rank, due_at, epoch, grant_token, control, generation,"
     " created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt, crashes,"
     " waiting_for, coalesce_for, waits, token, unique_key, reason, misfits, paused_at, culprits,"
-    " error, queue, limit_key, slot, undoing, cleans"
+    " error, queue, limit_key, slot, undoing, cleans, attaches"
 )
 FULL: Final = (
     HOT
     + ", version, priority, tags, parent, root, input, meta, options, result, caused_by, retention"
-    + ", key_passed_to"
+    + ", key_passed_to, attached"
 )
 
 
@@ -92,6 +92,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     (created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt) = row[10:17]
     (crashes, waiting_for, coalesce, waits, token, unique_key, reason, misfits) = row[17:25]
     paused_at, culprits, error, queue, limit_key, slot, undoing, cleans = row[25:33]
+    (attaches,) = row[33:34]
     return Row(
         RunRecord(
             seq=seq,
@@ -133,6 +134,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             limit_key=limit_key,
             undoing=UNDOINGS[undoing],
             cleans=cleans == 1,
+            attaches=attaches == 1,
         ),
         run_id,
         definition,
@@ -147,7 +149,7 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     """Read the columns FULL."""
     found = hot_row(row, names, payloads)
     run = found.run
-    version, run.priority, tags, parent, root, data, meta, options, result = row[33:42]
+    version, run.priority, tags, parent, root, data, meta, options, result = row[34:43]
     run.version = names.texts[version]
     run.tags = unpack_texts(tags)
     run.parent_id = None if parent is None else unpack_id(parent)
@@ -156,15 +158,16 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     run.meta = payloads.read(meta, run.seq, 1)
     run.options = payloads.read(options, run.seq, 2)
     run.result = payloads.read(result, run.seq, 3)
-    run.caused_by, run.retention, passed_to = row[42:45]
+    run.caused_by, run.retention, passed_to, attached = row[43:47]
     run.key_passed_to = None if passed_to is None else unpack_id(passed_to)
+    run.attached = attached == 1
     return found
 
 
 FRESH: Final = (
     "seq, id, definition, version, queue, priority, unique_key, token, input, meta, options, tags,"
     " parent, root, created_at, updated_at, attempt, status, caused_by, limit_key,"
-    " retention"
+    " retention, attached"
 )
 
 
@@ -199,6 +202,7 @@ def fresh_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             caused_by=row[18],
             limit_key=row[19],
             retention=row[20],
+            attached=row[21] == 1,
         ),
         run_id,
         definition,
@@ -210,7 +214,7 @@ CREATED: Final = (
     "seq, namespace, id, status, definition, queue, rank, priority, due_at, epoch, grant_token,"
     " control, generation, created_at, updated_at, attempt, crashes, waiting_for, coalesce_for,"
     " waits, version, token, parent, root, unique_key, caused_by, tags, input, meta, options,"
-    " limit_key, parked, retention"
+    " limit_key, parked, retention, attached"
 )
 
 
@@ -254,6 +258,7 @@ def created(run: RunRecord, namespace: int, names: Names, payloads: Payloads) ->
         run.limit_key,
         0 if run.limit_key is None else 1,
         run.retention,
+        int(run.attached),
     )
 
 
@@ -316,7 +321,7 @@ CHANGED: Final = (
     "seq, status, rank, due_at, epoch, grant_token, control, generation, updated_at, worker,"
     " claimed_at,"
     " started_at, finished_at, attempt, crashes, waiting_for, coalesce_for, waits, reason, misfits,"
-    " paused_at, culprits, result, error, undoing, cleans"
+    " paused_at, culprits, result, error, undoing, cleans, attaches"
 )
 
 
@@ -351,6 +356,7 @@ def changed(row: Row, names: Names, payloads: Payloads) -> SqlRow:
         payloads.write(run.error, run.seq, 4),
         UNDOING_CODES[run.undoing],
         int(run.cleans),
+        int(run.attaches),
     )
 
 

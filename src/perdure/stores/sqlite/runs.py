@@ -86,7 +86,7 @@ def create(unit: Unit, transition: CreateRun) -> Outcome:
         row = keys.holder(unit, transition.definition, transition.unique_key)
     if row is not None:
         return Exists(row.run.run_id, _is_same(unit, row, transition))
-    unit.add(transition)
+    _add(unit, transition)
     return Created(run_id)
 
 
@@ -113,8 +113,19 @@ def _create_by_rule(unit: Unit, transition: CreateRun, unique_key: str) -> Outco
     replaced = None if holder is None else keys.make_way(unit, transition, holder)
     if isinstance(transition.key_rule, Throttle):
         keys.open_window(unit, transition, transition.key_rule)
-    unit.add(transition)
+    _add(unit, transition)
     return Created(run_id, replaced)
+
+
+def _add(unit: Unit, transition: CreateRun) -> None:
+    """Insert a run with the next flush, and mark whom it is attached to."""
+    unit.add(transition)
+    if transition.attached:
+        assert transition.by is not None
+        parent = unit.row(transition.by.run_id)
+        if parent is not None and not parent.run.attaches:
+            parent.run.attaches = True
+            unit.change(parent, None)
 
 
 def _is_same(unit: Unit, row: Row, transition: CreateRun) -> bool:

@@ -61,7 +61,9 @@ CREATE TABLE run (
     cleans INTEGER DEFAULT 0,
     key_passed_to,               -- as id: who has its unique_key since, though it had not ended
     retention INTEGER,           -- how long it is kept after its end; NULL: as its definition says
-    kept_until INTEGER           -- it was over and needed: when to look at it again
+    kept_until INTEGER,          -- it was over and needed: when to look at it again
+    attached INTEGER DEFAULT 0,  -- it is cancelled when the body of its parent is over
+    attaches INTEGER DEFAULT 0   -- it has such children, and its body is not over
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)

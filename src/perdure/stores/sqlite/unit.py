@@ -44,7 +44,7 @@ COMPLETE_RUNS: Final = Bulk(
     rows.COMPLETED,
     lambda _, places: (
         "UPDATE run SET status = 4, waiting_for = NULL, due_at = NULL, control = 0, crashes = 0,"
-        " waits = 0, cleans = 0, error = NULL, reason = NULL, culprits = NULL,"
+        " waits = 0, cleans = 0, attaches = 0, error = NULL, reason = NULL, culprits = NULL,"
         " result = ended.column2, finished_at = ended.column3, updated_at = ended.column3"
         f" FROM (VALUES {places}) AS ended WHERE run.seq = ended.column1"
     ),
@@ -95,7 +95,8 @@ class Unit:
 
     ``hint`` becomes true with whatever may interest another process; ``removed`` names the workers
     that are no longer registered. ``upto`` is up to which seq runs are counted, None for unknown;
-    ``created`` is how many runs were inserted.
+    ``created`` is how many runs were inserted; ``closing`` are those whose body is over and that
+    have attached children; see :mod:`perdure.stores.sqlite.attached`.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Unit:
         self.saves: list[tuple[int, int, SaveCheckpoint, Row]] = []
         self.waits: dict[int, tuple[Row, tuple[Wait, ...], bool]] = {}
         self.ended: list[StoredId] = []
+        self.closing: list[Row] = []
         self.moves = counting.Moves(names.number)
         self.created = 0
         self.upto: int | None = counted
@@ -220,6 +222,8 @@ class Unit:
             if run.seq <= self.counted:
                 self.moves.moved(run, row.was)
             row.was = run.status
+        if run.closing:
+            self.closing.append(row)
         if run.limit_key is not None and run.status is not Status.RUNNING:
             self._keyed[run.seq] = run
         if run.status is Status.COMPLETED and run.culprits is None and run.reason is None:
