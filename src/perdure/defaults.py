@@ -38,6 +38,9 @@ CHANGES_KEPT: Final = "7d"
 MOST_CHANGES: Final = 1_000_000
 """Of each namespace's changes the newest so many are kept, if they are not older than that."""
 
+ON_PARENT_CLOSE: Final = "abandon"
+"""What becomes of a run when its parent ends."""
+
 PAYLOAD_LIMIT: Final = 1 << 20
 """Bytes of one encoded input, meta, result or error."""
 

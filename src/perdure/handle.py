@@ -131,6 +131,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
         key_passed_to: the id of the run that its unique_key passed to before it had ended: one that
             replaced it, or that was debounced once it had started.
         parent: the id of the run whose body started it.
+        on_parent_close: what becomes of it when that is over: ``abandon``, ``cancel`` or ``wait``.
         caused_by: what created it, where that was no call: ``event:<id>``,
             ``schedule:<key>@<instant>``, ``fork:<run id>``.
         orphans: paths of recorded steps that the code which completed the run did not ask for:
@@ -172,6 +173,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     key_passed_to: str | None
     limit_key: str | None
     parent: str | None
+    on_parent_close: str
     caused_by: str | None
 
     @property
@@ -766,6 +768,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         key_passed_to=run.key_passed_to,
         limit_key=run.limit_key,
         parent=run.parent_id,
+        on_parent_close=str(run.on_parent_close),
         caused_by=run.caused_by,
     )
 

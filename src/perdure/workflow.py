@@ -60,7 +60,7 @@ from perdure.event import types_of
 from perdure.handle import Run
 from perdure.ids import check_id, derived_id
 from perdure.model.keys import KeyRule
-from perdure.model.records import Micros, StepKey, StepKind
+from perdure.model.records import Micros, ParentClose, StepKey, StepKind
 from perdure.retention import Age, Retention, retention_given, retention_of_call
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 from perdure.schedule import ScheduleHandle, put_schedule, timing_given
@@ -98,6 +98,7 @@ class Options(msgspec.Struct, frozen=True):
     limit_key: str | None = None
     on_taken: OnTaken | None = None
     retention: Micros | None = None
+    on_parent_close: ParentClose | None = None
     overrides: CallOptions = CallOptions()
 
 
@@ -230,6 +231,7 @@ class Calls(Generic[P, R]):
             raise UsageError("schedule(…) is no durable call; call it in a step of the body")
         if self._options.id is not None or self._options.unique_key is not None:
             raise UsageError("options(id=…) and options(unique_key=…) name one run, not many")
+        self._refuse_on_parent_close()
         timing = timing_given(when, self._options.timezone)
         bound = self._find(True)
         return self._put_schedule(bound, timing, self._input(bound, args, kwargs))
@@ -359,6 +361,8 @@ class Calls(Generic[P, R]):
         bound = self._find(True)
         data = self._input(bound, args, kwargs)
         scope = scopes.current()
+        if scope is None or scope.activation.engine is not bound.engine:
+            self._refuse_on_parent_close()
         if scope is None:
             meta = self._meta(bound)
             run_id = self._options.id
@@ -372,6 +376,8 @@ class Calls(Generic[P, R]):
             # A run of another app is no child; its derived id makes every replay create it again
             # to the same effect.
             return self._create(bound, create)
+        policy = self._options.on_parent_close or bound.definition.on_parent_close
+        create = msgspec.structs.replace(create, on_parent_close=policy)
         return self._create_in_run(bound, call, create)
 
     def _input(self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
@@ -436,6 +442,18 @@ class Calls(Generic[P, R]):
         create = self._transition(bound, data, meta, delay=delay, run_id=run_id)
         return msgspec.structs.replace(create, token=late.calls.child_token(run_id))
 
+    def _refuse_on_parent_close(self) -> None:
+        """Check that the call says nothing of a parent, as there is none.
+
+        Raises:
+            UsageError: it does.
+        """
+        if self._options.on_parent_close is not None:
+            raise UsageError(
+                "options(on_parent_close=…) says what becomes of a run when the body that started "
+                "it is over; there is no such body here: enqueue it in a body of the same app"
+            )
+
     @reads_as("enqueue(…) without `await`")
     async def _create_in_run(self, bound: Bound, call: Call, create: CreateRun) -> Run[R]:
         bound.engine.check_loop()
@@ -449,6 +467,8 @@ class Calls(Generic[P, R]):
             case late.transitions.Created():
                 if answer.replaced is not None:
                     await late.telling.replaced(bound.engine, answer.replaced)
+                if answer.closed:
+                    await late.telling.closed(bound.engine, answer.closed)
                 return answer.run_id
             case late.transitions.Exists() if answer.same:
                 return answer.run_id
@@ -573,6 +593,7 @@ class Definable(Calls[P, R]):
         unique_for: Duration | None = None,
         debounce: Debounce | None = None,
         retention: Age = None,
+        on_parent_close: OnParentClose | None = None,
     ) -> Calls[P, R]:
         """Return the same verbs with options for one call.
 
@@ -607,6 +628,11 @@ class Definable(Calls[P, R]):
                 and has it wait anew.
             retention: for how long the run is kept after its end, however it ends, instead of what
                 the definition says; ``"forever"``, or a duration.
+            on_parent_close: what becomes of a run that a body starts when that body's run ends,
+                instead of what the definition says: with ``"abandon"`` it goes on; with
+                ``"cancel"`` it is cancelled if it has not ended; with ``"wait"`` the body is not
+                over before it has ended, and it is cancelled where its parent is, times out or
+                crashes.
 
         Raises:
             InvalidValue, InvalidDuration, UsageError: an option is wrong, or two exclude each
@@ -654,6 +680,7 @@ class Definable(Calls[P, R]):
             limit_key,
             on_taken(on_conflict, unique_for, debounce, has_key=has_key),
             retention_of_call(retention),
+            None if on_parent_close is None else parent_close(on_parent_close),
             overrides,
         )
         return Calls(self._find, given)
@@ -725,6 +752,7 @@ def asks_for_services(arguments: Arguments) -> bool:
 
 
 Kind: TypeAlias = Literal["workflow", "job"]
+OnParentClose: TypeAlias = Literal["abandon", "cancel", "wait"]
 
 
 class RunDefaults(TypedDict, total=False):
@@ -759,6 +787,7 @@ class Settings(RunDefaults, total=False):
     on_conflict: OnConflict | None
     unique_for: Duration | None
     debounce: Debounce | None
+    on_parent_close: OnParentClose
 
 
 class Declaration(msgspec.Struct, frozen=True):
@@ -788,6 +817,7 @@ class Declaration(msgspec.Struct, frozen=True):
     on_conflict: OnConflict | None = None
     unique_for: Duration | None = None
     debounce: Debounce | None = None
+    on_parent_close: OnParentClose = defaults.ON_PARENT_CLOSE
 
     @classmethod
     def of(cls, kind: Kind, of_app: RunDefaults, settings: Settings) -> Self:
@@ -863,6 +893,7 @@ class Declaration(msgspec.Struct, frozen=True):
             on_taken=on_taken(self.on_conflict, self.unique_for, self.debounce, has_key=True)
             or NOTHING_SAID,
             retention=retention_given(self.retention, f"retention of {name!r}"),
+            on_parent_close=parent_close(self.on_parent_close),
         )
 
     def _recurring(self, name: str) -> Recurring | None:
@@ -888,6 +919,20 @@ def checked_missed(given: object) -> Missed:
         return Missed(given)  # type: ignore[arg-type]  # that is what is asked here
     except ValueError:
         raise UsageError(f"missed is 'skip', 'once' or 'all', got {shown(given)}") from None
+
+
+def parent_close(given: object) -> ParentClose:
+    """Return what becomes of a run when the body of its parent is over.
+
+    Raises:
+        UsageError: there is no policy of that name.
+    """
+    try:
+        return ParentClose(given)  # type: ignore[arg-type]  # that is what is asked here
+    except ValueError:
+        raise UsageError(
+            f"on_parent_close is 'abandon', 'cancel' or 'wait', got {shown(given)}"
+        ) from None
 
 
 def _on_cancel(given: object, name: str) -> StepSpec:

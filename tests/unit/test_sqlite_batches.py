@@ -19,6 +19,7 @@ from perdure.model.keys import Debounce, Replace, Throttle
 from perdure.model.records import (
     Grant,
     History,
+    ParentClose,
     RunRecord,
     Status,
     StepKey,
@@ -127,6 +128,8 @@ class Chance:
         return Grant(self.one(*RUNS), self.one(0, 1, 2), self.one(0, 1, 2))
 
     def create(self) -> CreateRun:
+        by = self.grant() if self.is_so(0.3) else None
+        parent = by if self.is_so(0.6) else None
         return CreateRun(
             self.one(*RUNS),
             self.one("d", "e"),
@@ -138,8 +141,9 @@ class Chance:
             unique_key=self.one(None, None, None, "k1", "k2"),
             tags=self.one((), ("t",)),
             delay=self.one(0, 0, 0, 7),
-            parent_id=self.one(None, RUNS[0]),
-            by=self.grant() if self.is_so(0.2) else None,
+            parent_id=self.one(None, RUNS[0]) if parent is None else parent.run_id,
+            by=by,
+            on_parent_close=self.one(*ParentClose) if parent else ParentClose.ABANDON,
             key_rule=self.one(
                 None, None, None, Replace(), Throttle(9), Debounce(), Debounce(max_wait=9)
             ),

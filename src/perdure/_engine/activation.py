@@ -22,7 +22,7 @@ from perdure._engine.deadlines import Deadline
 from perdure._engine.journal import Journal, Moment
 from perdure._engine.scope import Branch, Call, Scope, context_of
 from perdure._engine.turns import Turns
-from perdure._engine.waits import DurableWait
+from perdure._engine.waits import DurableWait, awaited_children, end_of
 from perdure.errors import Leave, Mismatch, PerdureError, UsageError
 from perdure.model.lineage import seed_of
 from perdure.model.records import Control, Ending, Grant, Micros, Wait, WaitKind
@@ -108,6 +108,7 @@ class Activation:
         self.journal = Journal(claimed.checkpoints)
         self.endings: dict[str, Ending] = {ending.run_id: ending for ending in claimed.endings}
         self.children: set[str] = set()
+        self.attaches = run.attaches
         self.leaving: Leaving | None = None
         self._pausing: asyncio.Event | None = None  # set when it is taken back
         self.mismatch: Mismatch | None = None
@@ -138,10 +139,42 @@ class Activation:
         """Start the body's root task."""
         scope = Scope(self, self._branch, "", self._began_at(), b"")
         name = self.run.run_id
-        task = asyncio.Task(body, loop=self._loop, name=name, context=context_of(scope))
+        task = asyncio.Task(
+            self._to_the_end(body), loop=self._loop, name=name, context=context_of(scope)
+        )
         self._branch.task = task
         self.root = task
         return task
+
+    async def _to_the_end(self, body: Coroutine[Any, Any, Any]) -> Any:
+        """Carry out the body, and let it be over only with the children that it waits for."""
+        try:
+            result = await body
+        except Exception:
+            await self._children_over()
+            raise
+        await self._children_over()
+        return result
+
+    async def _children_over(self) -> None:
+        """Wait durably for the children that say so; nothing else of the body goes on meanwhile.
+
+        Who they are is asked of the store, so it is the same for those that a step has started, or
+        an earlier generation, which this replay does not start.
+        """
+        if not self.attaches or self.leaving is not None or self.run.undoing:
+            return
+        self.begin_work()
+        try:
+            self._is_apart = True
+            await self._cancel(self._branches_left)
+            living = await awaited_children(self.engine.store, self.run.run_id)
+        finally:
+            self.end_work()
+        join = self.next_join()
+        waits = [self._begin_wait(self._branch, end_of(run_id, join)) for run_id in living]
+        for wait in waits:
+            await self._over(wait)
 
     def _began_at(self) -> Micros:
         """Return the time from which the body counts, before it has consumed any record."""
@@ -529,6 +562,10 @@ class Activation:
         ended = self.endings.get(condition.key) if condition.kind is WaitKind.CHILD else None
         if ended is not None:
             return ended
+        return await self._over(self._begin_wait(branch, condition))
+
+    def _begin_wait(self, branch: Branch, condition: Wait) -> DurableWait:
+        """Block a branch by a durable condition."""
         wait = DurableWait(condition, self._loop.create_future(), branch)
         self._waits.add(wait)
         branch.waits += 1
@@ -542,12 +579,20 @@ class Activation:
         if self._replayed_in is None:
             self._replayed_in = self._loop.time() - self._began
         self.consider_idle()
+        return wait
+
+    async def _over(self, wait: DurableWait) -> Ending | None:
+        """Wait until a wait is over.
+
+        Raises:
+            Leave: the body is suspended instead, or told to leave otherwise.
+        """
         try:
             return await wait.future
         except asyncio.CancelledError:
             self._forget(wait)
             if self.leaving is not None:
-                raise Leave(f"suspended in a wait for {condition.kind}") from None
+                raise Leave(f"suspended in a wait for {wait.condition.kind}") from None
             raise
 
     def _elapsed(self, wait: DurableWait) -> None:

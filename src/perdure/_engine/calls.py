@@ -40,6 +40,7 @@ from perdure.model.records import (
     Checkpoint,
     Ending,
     Micros,
+    ParentClose,
     StepKey,
     StepKind,
     StepOutcome,
@@ -759,6 +760,8 @@ async def start_child(
         root_id=run.root_id or run.run_id,
         by=activation.grant,
     )
+    if create.on_parent_close is not ParentClose.ABANDON:
+        activation.attaches = True
     activation.begin_work()
     try:
         run_id = await _commit_child(call, activation, create, accept)

@@ -46,6 +46,8 @@ async def operate(engine: Engine, asked: Operation) -> Controlled | Refused | Mi
         _tell(engine, asked, answer.status)
         if answer.status in {Status.CANCELLED, Status.PAUSED}:
             await telling.stopped(engine, [asked.run_id])
+        if answer.closed:
+            await telling.closed(engine, answer.closed)
     return answer
 
 

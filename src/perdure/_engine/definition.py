@@ -14,7 +14,7 @@ from perdure._engine.keys import NOTHING_SAID, KeyOf, OnTaken
 from perdure.codec import Arguments, Schema
 from perdure.errors import DefinitionError, InvalidValue, UsageError, shown
 from perdure.event import type_name
-from perdure.model.records import Micros
+from perdure.model.records import Micros, ParentClose
 from perdure.model.retention import DEFAULT, Retention
 from perdure.retry import RetryPolicy
 from perdure.timing import Missed, Timing, next_instant
@@ -143,6 +143,8 @@ class Definition(msgspec.Struct):
         unique_key, limit_key: of its runs, unless a call says otherwise.
         on_taken: what becomes of a call whose unique_key is taken, unless it says otherwise.
         retention: for how long its ended runs are kept.
+        on_parent_close: what becomes of a run of it that a body has started when that run ends,
+            unless the call says otherwise.
     """
 
     name: str
@@ -166,6 +168,7 @@ class Definition(msgspec.Struct):
     limit_key: KeyOf | None = None
     on_taken: OnTaken = NOTHING_SAID
     retention: Retention = DEFAULT
+    on_parent_close: ParentClose = ParentClose.ABANDON
     _result: Schema[Any] | None = None
     _injects: bool | None = None
 

@@ -27,7 +27,7 @@ from perdure.errors import (
     StepTimeout,
     SwallowedSuspension,
 )
-from perdure.model.records import TERMINAL, Ending, RunRecord
+from perdure.model.records import TERMINAL, Control, Ending, ParentClose, RunRecord
 from perdure.model.transitions import (
     CancelledByWorker,
     ClaimedRun,
@@ -348,6 +348,17 @@ class Executor:
             log.warning("end of run refused; it is held elsewhere", **_fields(activation))
         elif answer.status in TERMINAL:
             self.announce(activation, _ending(run, answer, verdict))
+            if activation.attaches:
+                self._cancel_attached(run)
+        if isinstance(answer, Settled) and answer.closed:
+            self._spawn(telling.closed(self.engine, answer.closed))
+
+    def _cancel_attached(self, parent: RunRecord) -> None:
+        """Tell at once those children here that the store has cancelled with their parent."""
+        for child in list(self.active.values()):
+            attached = child.run.on_parent_close is not ParentClose.ABANDON
+            if attached and child.run.parent_id == parent.run_id:
+                child.heard(Control.CANCEL)
 
     def _not_settled(
         self, activation: Activation, verdict: Verdict, failure: BaseException

@@ -251,6 +251,12 @@ async def replaced(engine: Engine, run_id: str) -> None:
     await stopped(engine, [run_id])
 
 
+async def closed(engine: Engine, run_ids: Iterable[str]) -> None:
+    """Tell of attached runs that have ended because the body of their parent is over."""
+    engine.watcher.hint()
+    await stopped(engine, run_ids)
+
+
 async def stopped(engine: Engine, run_ids: Iterable[str]) -> None:
     """Tell of runs that no worker held when they were cancelled, paused, or crashed too often.
 

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from perdure.model.records import Ending, Micros, Wait, WaitKind
+import msgspec
+
+from perdure.model.records import (
+    TERMINAL,
+    Ending,
+    Micros,
+    ParentClose,
+    RunQuery,
+    Status,
+    Wait,
+    WaitKind,
+)
+from perdure.store import Store
 
 if TYPE_CHECKING:
     from perdure._engine.scope import Branch
@@ -44,3 +56,19 @@ def event_of(type: str, key: str | None, due_at: Micros | None, join: int) -> Wa
 def end_of(run_id: str, join: int) -> Wait:
     """Return the condition that another run has ended."""
     return Wait(WaitKind.CHILD, run_id, None, join)
+
+
+_LIVE: Final = tuple(status for status in Status if status not in TERMINAL)
+_PAGE: Final = 1_000
+
+
+async def awaited_children(store: Store, run_id: str) -> list[str]:
+    """Return the children of a run that live, and without whose end it is not over."""
+    found: list[str] = []
+    query = RunQuery(statuses=_LIVE, parent_id=run_id, limit=_PAGE)
+    while True:
+        page = await store.list_runs(query)
+        found += [run.run_id for run in page if run.on_parent_close is ParentClose.WAIT]
+        if len(page) < _PAGE:
+            return found
+        query = msgspec.structs.replace(query, before=page[-1].seq)

@@ -245,6 +245,8 @@ def _of_leftovers(run: RunRecord) -> Said:
         yield "due-time", f"is {run.status} and still due at {run.due_at} ({run.waiting_for})"
     if run.status is not Status.RUNNING and run.control is not Control.NONE:
         yield "control-word", f"is {run.status} and still told to {run.control}"
+    if run.status in TERMINAL and run.attaches:
+        yield "attached-left", f"is {run.status}, and what is attached to it was not cancelled"
 
 
 def _of_status(run: RunRecord) -> Said:

@@ -111,7 +111,7 @@ def create(transition: CreateRun, seq: int, now: Micros) -> RunRecord:
         caused_by=transition.caused_by,
         limit_key=transition.limit_key,
         retention=transition.retention,
-        attached=transition.attached,
+        on_parent_close=transition.on_parent_close,
     )
 
 

@@ -83,6 +83,19 @@ class Undoing(StrEnum):
     FAILURE = "failure"
 
 
+class ParentClose(StrEnum):
+    """What becomes of a run when the body of its parent is over.
+
+    ``abandon``: nothing. ``cancel``: it is cancelled. ``wait``: likewise; but a body that returns
+    or raises is not over before the run has ended, so that it is cancelled only where its parent
+    is, takes too long, or crashes.
+    """
+
+    ABANDON = "abandon"
+    CANCEL = "cancel"
+    WAIT = "wait"
+
+
 class StepOutcome(StrEnum):
     """How a step stands. ``pending``: not over; the rest are final.
 
@@ -217,9 +230,10 @@ class RunRecord(msgspec.Struct, gc=False):
         key_passed_to: the run that its unique_key passed to before it had ended; see
             :mod:`perdure.model.keys`.
         retention: for how long it is kept after its end; None for as long as its definition says.
-        attached: it is cancelled when the body of its parent is over.
-        attaches: it has children that are attached, of which the store has not cancelled those that
-            lived since.
+        on_parent_close: what becomes of it when the body of its parent is over. It is *attached*
+            to its parent where that is anything but ``abandon``.
+        attaches: it has children that are attached, and the store has not yet cancelled those of
+            them that live.
         closing: its body is over, in the transition that is being applied: the store cancels what
             is attached to it before that is done, and clears both. No store keeps it.
     """
@@ -267,7 +281,7 @@ class RunRecord(msgspec.Struct, gc=False):
     cleans: bool = False
     key_passed_to: str | None = None
     retention: Micros | None = None
-    attached: bool = False
+    on_parent_close: ParentClose = ParentClose.ABANDON
     attaches: bool = False
     closing: bool = False
 

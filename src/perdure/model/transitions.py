@@ -35,6 +35,7 @@ from perdure.model.records import (
     Ending,
     Grant,
     Micros,
+    ParentClose,
     RunRecord,
     Status,
     StepKey,
@@ -69,9 +70,9 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     what becomes of it then: see :mod:`perdure.model.keys`;
     where ``by`` is given, that grant is current (a body creates only while it holds its run).
     The same create is looked for first, then ``by``, then the id, then the unique_key.
-    ``attached``, which needs ``by`` and that run as the parent: the new run is cancelled when the
-    body of its parent is over; see Attached children in :mod:`perdure.store`. A run that is found
-    instead is not attached.
+    ``on_parent_close``: where it is not ``abandon``, which needs ``by`` and that run as the parent,
+    the new run is attached to it; see Attached children in :mod:`perdure.store`. A run that is
+    found instead is not.
     Answers: Created · Exists (id or unique_key taken by another create; it names the run that has
     it) · Fenced (naming the run of ``by``).
     """
@@ -95,7 +96,7 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     limit_key: str | None = None
     key_rule: KeyRule | None = None
     retention: Micros | None = None
-    attached: bool = False
+    on_parent_close: ParentClose = ParentClose.ABANDON
 
 
 def start_of(schedule: Schedule, instant: Micros) -> CreateRun:

@@ -9,7 +9,16 @@ from msgspec.structs import replace
 
 from perdure.model import lifecycle
 from perdure.model.changes import ChangeKind, how_left
-from perdure.model.records import Checkpoint, Grant, Micros, RunRecord, Status, StepKey, StepOutcome
+from perdure.model.records import (
+    Checkpoint,
+    Grant,
+    Micros,
+    ParentClose,
+    RunRecord,
+    Status,
+    StepKey,
+    StepOutcome,
+)
 from perdure.model.transitions import (
     Conflict,
     Created,
@@ -51,7 +60,7 @@ def create(space: Space, asked: CreateRun, now: Micros) -> Created | Exists | Fe
     row = Row(lifecycle.create(asked, space.seq, now))
     space.rows[asked.run_id] = row
     space.take_unique_key(row.run)
-    if asked.attached:
+    if asked.on_parent_close is not ParentClose.ABANDON:
         space.attach(row.run)
     space.feed.created(row.run, now)
     space.index(row, now)

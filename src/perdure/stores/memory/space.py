@@ -22,6 +22,7 @@ from perdure.model.records import (
     Checkpoint,
     Grant,
     Micros,
+    ParentClose,
     RunRecord,
     Status,
     StepKey,
@@ -199,7 +200,8 @@ class Space:
         self.attached.setdefault(run.parent_id, {})[run.run_id] = None
 
     def _detach(self, run: RunRecord) -> None:
-        if run.attached and run.parent_id is not None:
+        if run.on_parent_close is not ParentClose.ABANDON:
+            assert run.parent_id is not None
             beside = self.attached[run.parent_id]
             del beside[run.run_id]
             if not beside:

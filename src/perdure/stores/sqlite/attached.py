@@ -13,7 +13,7 @@ from perdure.stores.sqlite.runs import cancel
 from perdure.stores.sqlite.unit import NotQuick, Unit
 
 LIVE: Final = (
-    "SELECT id FROM run WHERE namespace = ? AND parent = ? AND attached = 1 AND status < 4"
+    "SELECT id FROM run WHERE namespace = ? AND parent = ? AND on_parent_close > 0 AND status < 4"
     " ORDER BY seq"
 )
 

@@ -10,7 +10,16 @@ from typing import Final, TypeAlias
 import msgspec
 
 from perdure.model.changes import ChangeKind
-from perdure.model.records import Control, Rank, Status, StepKind, StepOutcome, Undoing, WaitKind
+from perdure.model.records import (
+    Control,
+    ParentClose,
+    Rank,
+    Status,
+    StepKind,
+    StepOutcome,
+    Undoing,
+    WaitKind,
+)
 
 StoredId: TypeAlias = bytes | str
 
@@ -31,6 +40,7 @@ CONTROLS: Final = {
     3: Control.RESTART,
     4: Control.COMPENSATE,
 }
+PARENT_CLOSES: Final = {0: ParentClose.ABANDON, 1: ParentClose.CANCEL, 2: ParentClose.WAIT}
 UNDOINGS: Final = {0: Undoing.NONE, 1: Undoing.CANCEL, 2: Undoing.COMPENSATE, 3: Undoing.FAILURE}
 WAIT_KINDS: Final = {
     0: WaitKind.DELAY,
@@ -77,6 +87,7 @@ CHANGE_KINDS: Final = {
 }
 
 STATUS_CODES: Final = {status: code for code, status in STATUSES.items()}
+PARENT_CLOSE_CODES: Final = {policy: code for code, policy in PARENT_CLOSES.items()}
 UNDOING_CODES: Final = {undoing: code for code, undoing in UNDOINGS.items()}
 CONTROL_CODES: Final = {control: code for code, control in CONTROLS.items()}
 WAIT_KIND_CODES: Final = {kind: code for code, kind in WAIT_KINDS.items()}

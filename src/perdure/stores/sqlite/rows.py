@@ -29,6 +29,8 @@ from perdure.model.transitions import CreateRun, SaveCheckpoint
 from perdure.stores.sqlite.codes import (
     CONTROL_CODES,
     CONTROLS,
+    PARENT_CLOSE_CODES,
+    PARENT_CLOSES,
     RANKS,
     STATUS_CODES,
     STATUSES,
@@ -82,7 +84,7 @@ HOT: Final = (
 FULL: Final = (
     HOT
     + ", version, priority, tags, parent, root, input, meta, options, result, caused_by, retention"
-    + ", key_passed_to, attached"
+    + ", key_passed_to, on_parent_close"
 )
 
 
@@ -158,16 +160,16 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     run.meta = payloads.read(meta, run.seq, 1)
     run.options = payloads.read(options, run.seq, 2)
     run.result = payloads.read(result, run.seq, 3)
-    run.caused_by, run.retention, passed_to, attached = row[43:47]
+    run.caused_by, run.retention, passed_to, on_parent_close = row[43:47]
     run.key_passed_to = None if passed_to is None else unpack_id(passed_to)
-    run.attached = attached == 1
+    run.on_parent_close = PARENT_CLOSES[on_parent_close]
     return found
 
 
 FRESH: Final = (
     "seq, id, definition, version, queue, priority, unique_key, token, input, meta, options, tags,"
     " parent, root, created_at, updated_at, attempt, status, caused_by, limit_key,"
-    " retention, attached"
+    " retention, on_parent_close"
 )
 
 
@@ -202,7 +204,7 @@ def fresh_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             caused_by=row[18],
             limit_key=row[19],
             retention=row[20],
-            attached=row[21] == 1,
+            on_parent_close=PARENT_CLOSES[row[21]],
         ),
         run_id,
         definition,
@@ -214,7 +216,7 @@ CREATED: Final = (
     "seq, namespace, id, status, definition, queue, rank, priority, due_at, epoch, grant_token,"
     " control, generation, created_at, updated_at, attempt, crashes, waiting_for, coalesce_for,"
     " waits, version, token, parent, root, unique_key, caused_by, tags, input, meta, options,"
-    " limit_key, parked, retention, attached"
+    " limit_key, parked, retention, on_parent_close"
 )
 
 
@@ -258,7 +260,7 @@ def created(run: RunRecord, namespace: int, names: Names, payloads: Payloads) ->
         run.limit_key,
         0 if run.limit_key is None else 1,
         run.retention,
-        int(run.attached),
+        PARENT_CLOSE_CODES[run.on_parent_close],
     )
 
 

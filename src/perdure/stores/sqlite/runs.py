@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from perdure.model import lifecycle
 from perdure.model.changes import ChangeKind, how_left
 from perdure.model.keys import Throttle
-from perdure.model.records import Control, Micros, RunRecord, Status, WaitKind
+from perdure.model.records import Control, Micros, ParentClose, RunRecord, Status, WaitKind
 from perdure.model.transitions import (
     CancelRun,
     Controlled,
@@ -120,7 +120,7 @@ def _create_by_rule(unit: Unit, transition: CreateRun, unique_key: str) -> Outco
 def _add(unit: Unit, transition: CreateRun) -> None:
     """Insert a run with the next flush, and mark whom it is attached to."""
     unit.add(transition)
-    if transition.attached:
+    if transition.on_parent_close is not ParentClose.ABANDON:
         assert transition.by is not None
         parent = unit.row(transition.by.run_id)
         if parent is not None and not parent.run.attaches:

@@ -62,8 +62,8 @@ CREATE TABLE run (
     key_passed_to,               -- as id: who has its unique_key since, though it had not ended
     retention INTEGER,           -- how long it is kept after its end; NULL: as its definition says
     kept_until INTEGER,          -- it was over and needed: when to look at it again
-    attached INTEGER DEFAULT 0,  -- it is cancelled when the body of its parent is over
-    attaches INTEGER DEFAULT 0   -- it has such children, and its body is not over
+    on_parent_close INTEGER DEFAULT 0, -- 0 abandon 1 cancel 2 wait
+    attaches INTEGER DEFAULT 0   -- it has children whose on_parent_close is not 0, and is not over
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)

@@ -3,7 +3,7 @@
 import pytest
 
 from perdure.model.keys import Replace
-from perdure.model.records import Control, Grant, Status, Undoing
+from perdure.model.records import Control, Grant, ParentClose, Status, Undoing
 from perdure.model.transitions import (
     CancelledByWorker,
     CancelRun,
@@ -46,7 +46,9 @@ from perdure.testing.contract.desk import (
 from perdure.testing.contract.desk import child as end_of
 
 
-def attached(run_id: str, by: Grant, *, attached: bool = True, **fields: object) -> CreateRun:
+def attached(
+    run_id: str, by: Grant, policy: ParentClose = ParentClose.CANCEL, **fields: object
+) -> CreateRun:
     return CreateRun(
         run_id,
         "d",
@@ -55,7 +57,7 @@ def attached(run_id: str, by: Grant, *, attached: bool = True, **fields: object)
         parent_id=by.run_id,
         root_id=by.run_id,
         by=by,
-        attached=attached,
+        on_parent_close=policy,
         **fields,  # type: ignore[arg-type]
     )
 
@@ -127,7 +129,7 @@ async def test_a_restart_keeps_the_children(desk: Desk):
 async def test_others_are_left_alone(desk: Desk):
     """Children that are not attached, those that have ended, and attached ones of other runs."""
     grant = await parent(desk, "a")
-    await desk.apply(attached("free", grant, attached=False))
+    await desk.apply(attached("free", grant, ParentClose.ABANDON))
     await desk.do(cancel("a"))
     await desk.create("other")
     claimed = await desk.claim(2)

@@ -153,7 +153,7 @@ CREATE INDEX debounced_until ON debounced (until);
 
 ALTER TABLE run ADD COLUMN retention INTEGER;
 ALTER TABLE run ADD COLUMN kept_until INTEGER;
-ALTER TABLE run ADD COLUMN attached INTEGER DEFAULT 0;
+ALTER TABLE run ADD COLUMN on_parent_close INTEGER DEFAULT 0;
 ALTER TABLE run ADD COLUMN attaches INTEGER DEFAULT 0;
 CREATE INDEX run_ended
     ON run (namespace, definition, status + 3 * (reason IS 'declined'), created_at + finished_at)
