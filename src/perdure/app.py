@@ -331,6 +331,9 @@ class App(Generic[Services_co, Meta_co]):
             on_cancel: a function that is executed as a step when a run is cancelled that had begun,
                 before it ends. It is given those of the body's arguments that it has parameters
                 for, by name, and may ask for the context as a body does.
+            on_parent_close: what becomes of a run of it that a body has started when that run ends:
+                ``"abandon"`` (the default), ``"cancel"`` or ``"wait"``; see
+                :meth:`Workflow.options`.
             description: for people; the docstring by default.
             tags: for people.
 

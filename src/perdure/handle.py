@@ -611,7 +611,7 @@ class Run(Generic[R]):
 
     @reads_as("result(…) without `await`")
     async def _inside(self, call: Call, join: int) -> R:
-        return self.unwrap(await late.calls.child_ending(call, self.id, join), (call.key,))
+        return self.unwrap(await late.children.child_ending(call, self.id, join), (call.key,))
 
     @reads_as("result(…) without `await`")
     async def _outside(self, timeout: float | None) -> R:

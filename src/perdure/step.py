@@ -451,7 +451,7 @@ async def gather(*runs: Run[T]) -> list[T]:
     calls = [run.result_call(scope, site) for run in runs]
     endings = await asyncio.gather(
         *(
-            late.calls.child_ending(call, run.id, join)
+            late.children.child_ending(call, run.id, join)
             for call, run in zip(calls, runs, strict=True)
         )
     )

@@ -58,9 +58,9 @@ from perdure.errors import (
 )
 from perdure.event import types_of
 from perdure.handle import Run
-from perdure.ids import check_id, derived_id
+from perdure.ids import check_id
 from perdure.model.keys import KeyRule
-from perdure.model.records import Micros, ParentClose, StepKey, StepKind
+from perdure.model.records import Micros, ParentClose, StepKind
 from perdure.retention import Age, Retention, retention_given, retention_of_call
 from perdure.retry import Backoff, RetryOn, RetryPolicy
 from perdure.schedule import ScheduleHandle, put_schedule, timing_given
@@ -261,10 +261,13 @@ class Calls(Generic[P, R]):
         await put_schedule(bound.engine, schedule)
         return ScheduleHandle(key, bound.engine)
 
-    async def enqueue_many(
+    def enqueue_many(
         self, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
-    ) -> list[Run[R] | PerdureError]:
+    ) -> Coroutine[Any, Any, list[Run[R] | PerdureError]]:
         """Create many runs, each standing or falling on its own, in few round trips.
+
+        Inside a body this is one durable call: it is recorded once, whatever the number, and the
+        children are started once however often the body replays. ``gather(*runs)`` joins them.
 
         Args:
             calls: for each run its positional and its keyword arguments.
@@ -273,19 +276,30 @@ class Calls(Generic[P, R]):
             In the order given: the run's handle, or the error that kept it from being created.
 
         Raises:
-            UsageError: called with an ``id`` or ``unique_key`` option, which name one run,
-                inside a body (there, gather ``enqueue`` calls), or with something that is no
-                list of calls.
+            UsageError: called with an ``id`` or ``unique_key`` option, which name one run, or with
+                something that is no list of calls.
+
+        Example::
+
+            runs = await convert.enqueue_many([((name,), {}) for name in names])
         """
         _check_calls(calls)
         if self._options.id is not None or self._options.unique_key is not None:
             raise UsageError("options(id=…) and options(unique_key=…) name one run, not many")
-        if scopes.current() is not None:
-            raise UsageError(
-                "enqueue_many is not a durable call; inside a body write "
-                "`await asyncio.gather(*(job.enqueue(x) for x in xs))`"
-            )
-        return await self._create_many(calls)
+        bound = self._find(True)
+        scope = scopes.current()
+        if scope is None or scope.activation.engine is not bound.engine:
+            self._refuse_on_parent_close()
+            return self._create_many(bound, calls)
+        inputs = [self._input_or_error(bound, each, n) for n, each in enumerate(calls)]
+        fingerprint = blake2b(digest_size=16)
+        for data in inputs:
+            given = data if isinstance(data, bytes) else b""
+            fingerprint.update(len(given).to_bytes(8, "big") + given)
+        text = f"{len(inputs)} calls"
+        name, site = bound.definition.name, call_site(2)
+        call = Call(scope, StepKind.ENQUEUE, name, fingerprint.digest(), text, site)
+        return self._create_many_in_run(bound, call, inputs)
 
     # --- here and now ----------------------------------------------------------------------------
 
@@ -434,13 +448,12 @@ class Calls(Generic[P, R]):
         return self._handle(bound, await self._accepted(bound, create, answer))
 
     def _child(self, bound: Bound, call: Call, data: bytes, delay: int) -> CreateRun:
-        run = call.scope.activation.run
         meta = self._meta(bound)
         if self._options.id is not None:
             return self._transition(bound, data, meta, delay=delay, run_id=self._options.id)
-        run_id = _child_id(run.run_id, run.generation, call.key)
+        run_id = late.children.child_id(call)
         create = self._transition(bound, data, meta, delay=delay, run_id=run_id)
-        return msgspec.structs.replace(create, token=late.calls.child_token(run_id))
+        return msgspec.structs.replace(create, token=late.children.child_token(run_id))
 
     def _refuse_on_parent_close(self) -> None:
         """Check that the call says nothing of a parent, as there is none.
@@ -457,7 +470,7 @@ class Calls(Generic[P, R]):
     @reads_as("enqueue(…) without `await`")
     async def _create_in_run(self, bound: Bound, call: Call, create: CreateRun) -> Run[R]:
         bound.engine.check_loop()
-        run_id = await late.calls.start_child(
+        run_id = await late.children.start_child(
             call, create, lambda answer: self._accepted(bound, create, answer)
         )
         return self._handle(bound, run_id)
@@ -486,10 +499,10 @@ class Calls(Generic[P, R]):
             case _:
                 raise AssertionError(f"a create was answered with {answer!r}")
 
+    @reads_as("enqueue_many(…) without `await`")
     async def _create_many(
-        self, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
+        self, bound: Bound, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
     ) -> list[Run[R] | PerdureError]:
-        bound = self._find(True)
         bound.engine.check_loop()
         submit = bound.engine.committer.submit
         meta = self._meta(bound)
@@ -514,6 +527,38 @@ class Calls(Generic[P, R]):
                 except PerdureError as error:
                     results[index] = error
         return results
+
+    @reads_as("enqueue_many(…) without `await`")
+    async def _create_many_in_run(
+        self, bound: Bound, call: Call, inputs: list[bytes | PerdureError]
+    ) -> list[Run[R] | PerdureError]:
+        bound.engine.check_loop()
+        meta = self._meta(bound)
+        policy = self._options.on_parent_close or bound.definition.on_parent_close
+        place = late.children.child_id(call)
+
+        def create(index: int, data: bytes | PerdureError) -> CreateRun | PerdureError:
+            if isinstance(data, PerdureError):
+                return data
+            run_id = late.children.nth_child_id(place, index)
+            made = self._transition(bound, data, meta, delay=0, run_id=run_id)
+            token = late.children.child_token(run_id)
+            return msgspec.structs.replace(made, token=token, on_parent_close=policy)
+
+        started = await late.children.start_children(
+            call,
+            lambda: [create(index, data) for index, data in enumerate(inputs)],
+            lambda create, answer: self._accepted(bound, create, answer),
+        )
+        return [
+            one if isinstance(one, PerdureError) else self._handle(bound, one) for one in started
+        ]
+
+    def _input_or_error(self, bound: Bound, each: Any, index: int) -> bytes | PerdureError:
+        try:
+            return self._input(bound, *_checked_call(each, index))
+        except PerdureError as error:
+            return error
 
     def _handle(self, bound: Bound, run_id: str) -> Run[R]:
         return Run(run_id, bound.engine, bound.definition.result)
@@ -723,12 +768,6 @@ class Workflow(Definable[P, R]):
             def count(completed: telemetry.RunCompleted) -> None: ...
         """
         return self._engine.hooks.on(kind, self.name)
-
-
-def _child_id(parent_id: str, generation: int, key: StepKey) -> str:
-    return derived_id(
-        parent_id, str(generation), key.scope.hex(), key.path, key.fingerprint.hex(), str(key.k)
-    )
 
 
 # --- declaring -------------------------------------------------------------------------------

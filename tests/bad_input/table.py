@@ -731,6 +731,10 @@ ROWS: list[Row] = [
             ("debounce", "10s", "debounce is a Debounce such as"),
             ("debounce", named, "debounce is a Debounce such as"),
             ("debounce", Debounce("1s"), "debounce= says what a unique_key means"),
+            ("on_parent_close", "stop", "on_parent_close is 'abandon', 'cancel' or 'wait', got"),
+            ("on_parent_close", 7, "on_parent_close is 'abandon', 'cancel' or 'wait', got 7"),
+            ("on_parent_close", "wait", "there is no such body here"),
+            ("on_parent_close", "abandon", "there is no such body here"),
         )
     ],
     *[
@@ -740,6 +744,7 @@ ROWS: list[Row] = [
             ("on_conflict", "ignore", "on_conflict is 'raise', 'skip' or 'replace', got 'ignore'"),
             ("unique_for", "0s", "unique_for must be longer than nothing, got '0s'"),
             ("debounce", "10s", "debounce is a Debounce such as"),
+            ("on_parent_close", "stop", "on_parent_close is 'abandon', 'cancel' or 'wait', got"),
         )
     ],
     *[
@@ -875,7 +880,7 @@ INSIDE: list[Row] = [
         Row("Workflow.enqueue", "args", value, InvalidValue, says, f"$.value{path}")
         for value, path, says in NO_PAYLOADS[:8]
     ],
-    Row("Workflow.enqueue_many", "calls", [((1,), {})], UsageError, "is not a durable call"),
+    Row("Workflow.enqueue_many", "calls", 42, UsageError, "takes an iterable of calls"),
     Row("Run.result", "timeout", "1s", UsageError, "is for callers outside"),
     Row("Run.result", "run", "nobody", RunNotFound, "there is no run 'nobody' here"),
     Row("gather", "runs", (42,), UsageError, "gather joins runs"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perdure import App, Status, gather, step
+from perdure import App, Run, Status, gather, sleep, step
 from perdure.errors import (
     InvalidValue,
     PayloadTooLarge,
@@ -504,26 +504,112 @@ async def test_enqueue_many_of_more_than_a_batch(place: Place):
 
 
 async def test_enqueue_many_refuses_what_names_one_run(place: Place):
-    """An id or unique_key names one run; inside a body enqueue_many is refused."""
+    """An id or unique_key names one run."""
 
     def define(app: App) -> Any:
         @app.workflow
         async def child() -> None: ...
 
-        @app.workflow
-        async def parent() -> None:
-            await child.enqueue_many([((), {})])
-
-        return child, parent
+        return child
 
     async with place.life(define) as life:
-        child, parent = life.flow
+        child = life.flow
         for options in ({"id": "x"}, {"unique_key": "x"}):
             with pytest.raises(UsageError, match="one run"):
                 await child.options(**options).enqueue_many([((), {})])
-        run = await parent.enqueue()
-        with pytest.raises(RunFailed, match="not a durable call"):
-            await run.result(timeout="5s")
+
+
+# --- many at once -------------------------------------------------------------------------------
+
+
+async def many(family: Family, child: Any) -> list[int]:
+    """Start twelve children by one call, and await them: the body of a parent."""
+    return await gather(*(await child.enqueue_many([((n,), {}) for n in range(1, 13)])))
+
+
+async def test_many_children_are_one_durable_call(place: Place, family: Family):
+    """One record, however many; a replay finds the same ones, and starts none again."""
+    async with place.life(family.of(many)) as life:
+        run = await life.flow.enqueue()
+        await life.reaches(run, "waiting", "child")
+    family.let(*range(1, 13))
+    async with place.life(family.of(many)) as life:
+        assert await life.get(run).result(timeout="10s") == [n * 10 for n in range(1, 13)]
+        kids = [await life.store.get(kid.id) for kid in await runs_of(life, "child")]
+        steps = (await life.get(run).history()).steps
+    assert [(kid.parent_id, kid.root_id) for kid in kids] == [(run.id, run.id)] * 12
+    assert [step.kind for step in steps] == ["enqueue"] + ["child"] * 12
+    assert steps[0].arguments == "12 calls"
+
+
+@pytest.mark.parametrize("applied", [True, False], ids=["unanswered", "lost"])
+async def test_a_parent_killed_while_it_starts_many_has_each_once(
+    place: Place, family: Family, applied: bool
+):
+    """Whether the children are there or not, the next life goes on with the same ones."""
+    family.let(*range(1, 13))
+    async with place.client(family.of(many)) as client:
+        async with place.life(family.of(many)) as life:
+            life.store.doomed_batch_is_applied = applied
+            life.store.doom = lambda batch: any(
+                getattr(item, "definition", None) == "child" for item in batch
+            )
+            run = await life.flow.enqueue()
+            await asyncio.wait_for(life.store.died.wait(), 5)
+            await life.kill()
+        expected = [n * 10 for n in range(1, 13)]
+        assert await finished(place, family.of(many), run) == expected
+        assert len(await runs_of(client, "child")) == 12
+
+
+async def test_what_keeps_one_of_many_from_being_started_is_kept(place: Place):
+    """Its error stands in its place, the same on every replay; the others are not touched."""
+    seen: list[list[str]] = []
+
+    def define(app: App) -> Any:
+        @app.workflow(unique_key="name")
+        async def child(name: str, number: int) -> int:
+            await sleep("1h")
+            return number
+
+        @app.workflow
+        async def parent() -> None:
+            started = await child.enqueue_many(
+                [(("a", 1), {}), (("a", 2), {}), ((1, 3), {}), (("b", 4), {}), (("a", 1), {})]
+            )
+            seen.append([one.id if isinstance(one, Run) else repr(one) for one in started])
+            await sleep("200ms")
+
+        return parent
+
+    async with place.life(define) as life:
+        await (await life.flow.enqueue()).result(timeout="5s")
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    first, conflict, unfit, _, same = seen[0]
+    assert first == same
+    assert "RunConflict" in conflict
+    assert "InvalidValue" in unfit
+
+
+async def test_a_restart_goes_on_with_the_children_that_are_kept(place: Place, family: Family):
+    """Those that a call before the step has started; their ids are not derived anew."""
+    family.let(*range(1, 13))
+
+    async def body(family: Family, child: Any) -> list[str]:
+        runs = await child.enqueue_many([((n,), {}) for n in range(1, 13)])
+        await step("mark", family.effects.append, "mark")
+        return [run.id for run in runs if await run.result()]
+
+    async with place.life(family.of(body)) as life:
+        run = await life.flow.enqueue()
+        before = await run.result(timeout="10s")
+        await run.restart(from_step="mark")
+        assert await run.result(timeout="10s") == before
+        fork = await run.fork(from_step="mark")
+        assert await fork.result(timeout="10s") == before
+        assert len(await runs_of(life, "child")) == 12
+    assert family.effects.count("mark") == 3
 
 
 async def test_a_step_may_start_children(place: Place, family: Family):

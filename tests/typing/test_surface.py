@@ -75,7 +75,7 @@ from perdure import (
     workflow,
 )
 from perdure.change import StepChange, SubscriberEntry
-from perdure.errors import RunFailed
+from perdure.errors import RunFailed, UsageError
 from perdure.handle import EventEntry, ListenerEntry, WorkerEntry
 from perdure.model.records import Count, WaitKind
 from perdure.model.retention import Pruned
@@ -335,7 +335,7 @@ def by_number(order_id: str, number: int) -> str | int:
     return f"{order_id}-{number}" if number else 0
 
 
-@app.job(limit_key="order_id", unique_key=by_number, on_conflict="skip")
+@app.job(limit_key="order_id", unique_key=by_number, on_conflict="skip", on_parent_close="cancel")
 async def once(order_id: str, number: int) -> str:
     """Have keys that follow from the arguments."""
     return f"{order_id}-{number}"
@@ -511,6 +511,8 @@ async def calls() -> None:
     assert_type(await newest.enqueue("Ada"), Run[str])
     rarely = hello.options(unique_key="k", unique_for=timedelta(minutes=1), on_conflict="skip")
     assert_type(await rarely.delay("1s", "Ada"), Run[str])
+    with suppress(UsageError):  # outside of a body
+        assert_type(await hello.options(on_parent_close="wait").enqueue("Ada"), Run[str])
     quiet = Debounce("10s", max_wait="1m")
     assert_type((quiet.delay, quiet.max_wait), tuple[timedelta | str, timedelta | str | None])
     assert_type(await hello.options(unique_key="k", debounce=quiet).enqueue("Ada"), Run[str])
@@ -621,6 +623,7 @@ async def mistakes() -> None:
     greet.options(ident="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     app.job(limit_key=7)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     greet.options(on_conflict="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    greet.options(on_parent_close="stop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     greet.options(debounce="10s")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     greet.options(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await shout.enqueue(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

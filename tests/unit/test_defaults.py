@@ -49,6 +49,7 @@ def test_the_table_says_what_is_promised():
         "EVENT_RETENTION": "30d",
         "CHANGES_KEPT": "7d",
         "MOST_CHANGES": 1_000_000,
+        "ON_PARENT_CLOSE": "abandon",
         "PAYLOAD_LIMIT": 1 << 20,
         "OF_DEFINITIONS": {
             "workflow": {

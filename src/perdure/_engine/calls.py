@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import msgspec
@@ -23,7 +22,7 @@ from perdure._engine import telling
 from perdure._engine.journal import Moment, moment_of
 from perdure._engine.scope import Call, Scope
 from perdure._engine.unawaited import reads_as
-from perdure._engine.waits import end_of, until
+from perdure._engine.waits import until
 from perdure.codec import Schema, schema
 from perdure.codec.failures import decode_error, error_summary, replayed_error
 from perdure.errors import (
@@ -32,21 +31,18 @@ from perdure.errors import (
     Mismatch,
     NotInRun,
     PerdureError,
-    RunNotFound,
     StepInterrupted,
     StepTimeout,
 )
 from perdure.model.records import (
     Checkpoint,
-    Ending,
     Micros,
-    ParentClose,
     StepKey,
     StepKind,
     StepOutcome,
     WaitKind,
 )
-from perdure.model.transitions import CreateRun, Fenced, Outcome, SaveCheckpoint
+from perdure.model.transitions import SaveCheckpoint
 
 if TYPE_CHECKING:
     from perdure._engine.activation import Activation
@@ -125,7 +121,7 @@ async def replay(call: Call, record: Checkpoint, result: Schema[Any]) -> Any:
     raise error
 
 
-def _give_up(call: Call, record: Callable[[], SaveCheckpoint]) -> None:
+def give_up(call: Call, record: Callable[[], SaveCheckpoint]) -> None:
     """Record without waiting that the body cancelled a call, unless the body is leaving.
 
     Nothing of it is kept inside a step, whose next attempt executes it anew.
@@ -140,7 +136,7 @@ def _give_up(call: Call, record: Callable[[], SaveCheckpoint]) -> None:
             telling.when_saved(activation, save, committed)
 
 
-async def _is_over(call: Call) -> bool:
+async def is_over(call: Call) -> bool:
     """Replay a wait that was over, in its turn; tell whether it was. One given up waits so."""
     record = call.record
     if record is None or record.outcome is StepOutcome.PENDING:
@@ -391,7 +387,7 @@ class _Execution:
         return await value if inspect.isawaitable(value) else value
 
     def _given_up(self) -> None:
-        _give_up(self.call, lambda: self._checkpoint(StepOutcome.CANCELLED, None))
+        give_up(self.call, lambda: self._checkpoint(StepOutcome.CANCELLED, None))
 
     def _delay_after(self, error: Exception) -> Micros | None:
         return self.spec.policy.decide(error, self.tries, self.engine.rng)
@@ -615,7 +611,7 @@ async def sleep(call: Call, delay: Micros) -> None:
         call: the durable call.
         delay: from now; counted by the store's clock from the moment of recording.
     """
-    if await _is_over(call):
+    if await is_over(call):
         return
     recorded, scope = call.record, here(call)
     activation = scope.activation
@@ -629,7 +625,7 @@ async def sleep(call: Call, delay: Micros) -> None:
     try:
         await activation.wait(scope.branch, condition)
     except asyncio.CancelledError:
-        _give_up(call, lambda: _slept(call, StepOutcome.CANCELLED, started_at))
+        give_up(call, lambda: _slept(call, StepOutcome.CANCELLED, started_at))
         raise
     activation.begin_work()
     try:
@@ -713,160 +709,3 @@ def on_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-# --- children --------------------------------------------------------------------------------
-
-
-def child_token(run_id: str) -> int:
-    """Return the create token of a child whose id is derived: the same on every replay."""
-    digest = blake2b(run_id.encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 1) or 1
-
-
-async def start_child(
-    call: Call, create: CreateRun, accept: Callable[[Outcome], Awaitable[str]]
-) -> str:
-    """Start a run inside a body, once however often the body replays.
-
-    Args:
-        call: the durable call; its record's value is the run's id.
-        create: the run to create, without parent and grant, which are added here.
-        accept: takes the store's answer and returns the run's id, or raises where a key named by
-            the call is taken.
-
-    Returns:
-        The run's id.
-
-    Raises:
-        PerdureError: what ``accept`` raised, now and on every replay.
-    """
-    record = call.record
-    scope = here(call)
-    activation = scope.activation
-    if record is not None and record.outcome is not StepOutcome.PENDING:
-        run_id: str = await replay(call, record, _text_schema)
-        # What another generation has started may be gone: whoever awaits it looks first.
-        if activation.journal.origin is None:
-            activation.children.add(run_id)
-        return run_id
-    await activation.check(call, in_step=call.scope.in_step)
-    if record is None:
-        check_fit(call, activation)
-    run = activation.run
-    create = msgspec.structs.replace(
-        create,
-        parent_id=run.run_id,
-        root_id=run.root_id or run.run_id,
-        by=activation.grant,
-    )
-    if create.on_parent_close is not ParentClose.ABANDON:
-        activation.attaches = True
-    activation.begin_work()
-    try:
-        run_id = await _commit_child(call, activation, create, accept)
-    finally:
-        activation.end_work()
-    activation.children.add(run_id)
-    return run_id
-
-
-async def _commit_child(
-    call: Call,
-    activation: Activation,
-    create: CreateRun,
-    accept: Callable[[Outcome], Awaitable[str]],
-) -> str:
-    engine = activation.engine
-    started_at = engine.store_now()
-
-    def save(outcome: StepOutcome, data: bytes) -> SaveCheckpoint:
-        return SaveCheckpoint(
-            activation.grant,
-            call.key,
-            call.position,
-            StepKind.ENQUEUE,
-            outcome,
-            data,
-            started_at=started_at,
-            ended_at=activation.stamp(),
-            site=call.site,
-            text=call.text,
-        )
-
-    creating = engine.committer.submit(create, patient=True)
-    # Where the id is our own nobody else can have taken it: both ride in one batch.
-    certain = create.unique_key is None and create.token == child_token(create.run_id)
-    if certain:
-        await commit(call, save(StepOutcome.OK, _text_schema.encode(create.run_id)))
-    answer = await creating
-    if isinstance(answer, Fenced):
-        raise Leave("the run is no longer held by this worker")
-    try:
-        run_id = await accept(answer)
-    except PerdureError as error:
-        data, seen = replayed_error(error)
-        await commit(call, save(StepOutcome.ERROR, data))
-        mark(seen, (call.key,))
-        raise seen from None
-    if not certain:
-        await commit(call, save(StepOutcome.OK, _text_schema.encode(run_id)))
-    return run_id
-
-
-async def child_ending(call: Call, run_id: str, join: int) -> Ending:
-    """Wait durably for another run to end, and record how it did.
-
-    Returns:
-        Its ending, the same on every replay. One without a result is recorded as an error, so
-        that a retry of the body, if the error ended it, looks at the other run again.
-
-    Raises:
-        RunNotFound: there is no such run.
-    """
-    if await _is_over(call):
-        assert call.record is not None
-        return _ending_decoder.decode(call.record.value or b"null")
-    scope = here(call)
-    activation = scope.activation
-    await activation.check(call, in_step=call.scope.in_step)
-    if run_id not in activation.children and await activation.engine.store.get(run_id) is None:
-        raise RunNotFound(f"there is no run {run_id!r} here, or its retention has ended")
-    started_at = activation.engine.store_now()
-    try:
-        ending = await activation.wait(scope.branch, end_of(run_id, join))
-    except asyncio.CancelledError:
-        _give_up(call, lambda: _awaited(call, run_id, StepOutcome.CANCELLED, None, started_at))
-        raise
-    assert ending is not None, "a wait for a run ends with its ending"
-    outcome = StepOutcome.OK if ending.status == "completed" else StepOutcome.ERROR
-    save = _awaited(call, run_id, outcome, _ending_encoder.encode(ending), started_at)
-    activation.begin_work()
-    try:
-        await commit(call, save)
-    finally:
-        activation.end_work()
-    return ending
-
-
-def _awaited(
-    call: Call, run_id: str, outcome: StepOutcome, ending: bytes | None, started_at: Micros
-) -> SaveCheckpoint:
-    """Return the checkpoint of a wait for a run."""
-    activation = call.scope.activation
-    return SaveCheckpoint(
-        activation.grant,
-        call.key,
-        call.position,
-        StepKind.CHILD,
-        outcome,
-        ending,
-        started_at=started_at,
-        ended_at=activation.stamp(),
-        site=call.site,
-        text=run_id,
-    )
-
-
-_ending_encoder = msgspec.json.Encoder()
-_ending_decoder = msgspec.json.Decoder(Ending)

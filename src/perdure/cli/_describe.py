@@ -34,6 +34,7 @@ def run_fields(run: RunRecord) -> dict[str, Any]:
         "attempt": run.attempt,
         "crashes": run.crashes,
         "parent_id": run.parent_id,
+        "on_parent_close": str(run.on_parent_close),
         "caused_by": run.caused_by,
         "version": run.version,
         "worker_id": run.worker_id,

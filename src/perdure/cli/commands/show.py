@@ -89,7 +89,7 @@ def _head(told: dict[str, Any]) -> str:
         ("queue", f"{told['queue']}, priority {told['priority']}"),
         ("unique_key", told["unique_key"]),
         ("tags", ", ".join(told["tags"]) or None),
-        ("parent", told["parent_id"]),
+        ("parent", _parent(told)),
         ("caused by", told["caused_by"]),
         ("worker", told["worker_id"]),
         ("created", told["created_at"]),
@@ -102,6 +102,11 @@ def _head(told: dict[str, Any]) -> str:
         ("orphans", ", ".join(told["orphans"]) or None),
     ]
     return fields(rows)
+
+
+def _parent(told: dict[str, Any]) -> str | None:
+    attached = told["on_parent_close"] != "abandon"
+    return f"{told['parent_id']}, ends with it" if attached else told["parent_id"]
 
 
 def _value(value: Any, none: str | None = None) -> str | None:
