@@ -187,8 +187,11 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
 def cancel(unit: Unit, transition: CancelRun) -> Outcome:
     """An operator cancels a run."""
     row = operated(unit, transition)
-    if not isinstance(row, Row):
-        return row
+    return cancel_row(unit, row, transition) if isinstance(row, Row) else row
+
+
+def cancel_row(unit: Unit, row: Row, transition: CancelRun) -> Controlled | Refused:
+    """Cancel a run that this was not asked of before; with the next flush."""
     if row.run.control is Control.RESTART:
         saving.clear(unit, row.run, row.run.generation + 1)  # laid ready for the restart
     before = copy(row.run)
