@@ -72,6 +72,7 @@ DAMAGES = {
     "UPDATE run SET finished_at = NULL WHERE id = 'completed'": ("finish-time", "completed"),
     "UPDATE run SET due_at = 1 WHERE id = 'queued'": ("due-time", "queued"),
     "UPDATE run SET control = 1 WHERE id = 'parent'": ("control-word", "parent"),
+    "UPDATE run SET attaches = 1 WHERE id = 'completed'": ("attached-left", "completed"),
     "UPDATE run SET rank = 0 WHERE id = 'queued'": ("rank", "queued"),
     "UPDATE run SET waiting_for = NULL WHERE id = 'parent'": ("waiting-for", "parent"),
     "UPDATE run SET result = NULL WHERE id = 'completed'": ("outcome", "completed"),
