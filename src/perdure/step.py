@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random as _random
+import time
 import uuid as _uuid
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
@@ -524,7 +525,10 @@ def _sleep(delay: Micros, name: str, text: str, site: str) -> Coroutine[Any, Any
     scope = scopes.current()
     if scope is None:
         late.adrift.check(f"{name}({text})")
-        return asyncio.sleep(delay / 1e6)
+        if late.calls.on_a_loop() or not late.undoing.is_here():
+            return asyncio.sleep(delay / 1e6)
+        time.sleep(delay / 1e6)
+        return cast("Coroutine[Any, Any, None]", None)  # as below
     call = Call(scope, StepKind.SLEEP, name, b"", text, site)
     waiting = late.calls.sleep(call, delay)
     if late.calls.on_a_loop():

@@ -122,6 +122,8 @@ def test_runs_as_text_json_and_lines(command: Perdure, shop: str):
         ["add-2", "add", "○", "queued"],
         ["add-1", "add", "○", "queued"],
     ]
+    typo = command("runs", "--url", URL, "--name", "ad")
+    assert (typo.out, typo.err) == ("no runs\n", "there are runs of add\n")
     listed = only_json(command("runs", "--url", URL, "--json"))
     assert isinstance(listed, list)
     assert [run["id"] for run in listed] == ["add-2", "add-1"]

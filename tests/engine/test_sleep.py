@@ -304,6 +304,19 @@ async def test_outside_of_a_run_it_is_an_ordinary_sleep():
     assert 0.02 <= time.monotonic() - began < 2
 
 
+async def test_a_body_written_with_def_sleeps_here_and_now():
+    """It blocks its own thread, as it does on a worker."""
+    app = App("memory://")
+
+    @app.workflow
+    def flow() -> float:
+        began = time.monotonic()
+        sleep("20ms")
+        return time.monotonic() - began
+
+    assert await flow.run() >= 0.02
+
+
 async def test_a_sleep_inside_asyncio_timeout_is_refused(place: Place):
     """Its clock would start afresh with every replay."""
 

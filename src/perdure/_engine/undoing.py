@@ -142,6 +142,11 @@ def register_here(compensation: Compensation) -> bool:
     return registered is not None
 
 
+def is_here() -> bool:
+    """Tell whether the code is that of a body, or called by one, that is run here and now."""
+    return _registered.get() is not None
+
+
 @contextmanager
 def collecting() -> Generator[list[Compensation]]:
     """Collect what a body registers that is run here and now."""

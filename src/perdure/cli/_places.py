@@ -123,9 +123,9 @@ async def opened(place: Place) -> AsyncGenerator[App, None]:
     if plan:
         raise Failure(
             ExitCode.UNREACHABLE,
-            f"there is no store at {place.name} yet",
+            f"the store at {place.name} is not there yet, or not up to date",
             why=f"opening it would {'; '.join(plan)}",
-            do=f"look whether that is the right place; perdure migrate {place.option} creates it",
+            do=f"look whether that is the right place; perdure migrate {place.option} does it",
         )
     async with place.app:
         yield place.app

@@ -11,7 +11,7 @@ from perdure.cli._describe import run_fields
 from perdure.cli._failures import ExitCode, Failure
 from perdure.cli._filters import filter_options, query_of
 from perdure.cli._meanings import perform
-from perdure.cli._output import as_json, status_text, table
+from perdure.cli._output import as_json, escape, status_text, table
 from perdure.cli._places import opened, place_of_store, place_options, settings_of
 from perdure.clock import to_datetime
 from perdure.duration import format_micros
@@ -62,10 +62,19 @@ def command(
             now = await store.now()
             query = await query_of(opened_app, filters)
             runs = await _listed(store, query, limit)
+            if not runs:
+                await _hint(store, query.definitions)
             _print(runs, now, in_json=in_json, in_lines=in_lines, limit=limit)
         return ExitCode.OK
 
     return perform(work)
+
+
+async def _hint(store: Store, names: tuple[str, ...]) -> None:
+    """Say which names there are runs of, where there is none of those that were asked for."""
+    there = {count.definition or "": None for count in await store.counts(by_definition=True)}
+    if names and there and there.keys().isdisjoint(names):
+        click.echo(f"there are runs of {', '.join(map(escape, there))}", err=True)
 
 
 async def _listed(store: Store, query: RunQuery, limit: int) -> list[RunRecord]:
