@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from perdure.step import (
         CurrentStep,
         Step,
+        block_on,
         compensate,
         current_step,
         gather,
@@ -74,6 +75,7 @@ __all__ = [
     "Worker",
     "Workflow",
     "__version__",
+    "block_on",
     "carry",
     "compensate",
     "constant",
@@ -114,6 +116,7 @@ _HOMES = {
     "step": (
         "CurrentStep",
         "Step",
+        "block_on",
         "compensate",
         "current_step",
         "gather",

@@ -424,6 +424,48 @@ step = StepVerb(StepOptions())
 """Decorator and inline call; see :class:`StepVerb`."""
 
 
+# --- bodies written with def -----------------------------------------------------------------
+
+
+def block_on(call: Coroutine[Any, Any, T], /) -> T:
+    """Carry out a durable call in code written with ``def``, and return its result.
+
+    What an ``async def`` body awaits, a body or a step written with ``def`` blocks on: starting a
+    child, its result, ``gather``, a verb of a run. ``sleep``, ``wait_for_event`` and steps
+    (``step.sync``, and decorated ones that are written with ``def``) block there by themselves. It
+    works in a body that is run here and now, too.
+
+    Args:
+        call: the coroutine of the call.
+
+    Raises:
+        UsageError: it is no coroutine.
+        NotInRun: called elsewhere, or on the event loop's thread.
+
+    Example::
+
+        @app.workflow
+        def fulfil(order_id: str) -> str:
+            run = block_on(ship.enqueue(order_id))
+            return block_on(run.result())
+    """
+    if not inspect.iscoroutine(call):
+        raise UsageError(
+            f"block_on takes a durable call, such as job.enqueue(…), got {shown(call)}; steps and "
+            "sleeps of a body written with `def` block by themselves"
+        )
+    scope = scopes.current()
+    if scope is not None:
+        return late.calls.block_on(scope.activation, call)
+    here = late.undoing.here_and_now()
+    if here is None or late.calls.on_a_loop():
+        call.close()
+        raise NotInRun(
+            "block_on is for bodies and steps that are written with `def`; elsewhere, write `await`"
+        )
+    return asyncio.run_coroutine_threadsafe(call, here.loop).result()
+
+
 # --- joins -----------------------------------------------------------------------------------
 
 
@@ -525,7 +567,7 @@ def _sleep(delay: Micros, name: str, text: str, site: str) -> Coroutine[Any, Any
     scope = scopes.current()
     if scope is None:
         late.adrift.check(f"{name}({text})")
-        if late.calls.on_a_loop() or not late.undoing.is_here():
+        if late.calls.on_a_loop() or late.undoing.here_and_now() is None:
             return asyncio.sleep(delay / 1e6)
         time.sleep(delay / 1e6)
         return cast("Coroutine[Any, Any, None]", None)  # as below

@@ -384,6 +384,7 @@ CALLS: dict[str, Call] = {
     "Workflow.options": options("anything"),
     "Workflow.run": called("run"),
     "carry": lambda _, row: carry(thaw(row.value)),
+    "block_on": lambda _, row: perdure.block_on(thaw(row.value)),
     "compensate": _compensate,
     "constant": _constructed(perdure.constant),
     "current_step": lambda *_: perdure.current_step(),

@@ -794,6 +794,10 @@ ROWS: list[Row] = [
     ],
     Row("Run.cancel", "compensate", "yes", UsageError, "compensate is true or false, got 'yes'"),
     Row("Selection.cancel", "compensate", "anythin", UnknownDefinition, "anything"),
+    *[
+        Row("block_on", "call", value, UsageError, "block_on takes a durable call, such as")
+        for value in (None, 7, "enqueue", named)
+    ],
     Row("compensate", "function", 7, UsageError, "compensate takes a step or a function"),
     Row("compensate", "function", None, UsageError, "compensate takes a step or a function"),
     Row("compensate", "name", "a/b", DefinitionError, 'may not contain "/"'),

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from perdure import App, Run, Status, gather, sleep, step
+from perdure import App, Run, Status, block_on, gather, sleep, step
 from perdure.errors import (
     InvalidValue,
+    NotInRun,
     PayloadTooLarge,
     RunCancelled,
     RunConflict,
@@ -632,3 +633,57 @@ async def test_a_step_may_start_children(place: Place, family: Family):
     assert await finished(place, define, run) > 0
     async with place.client(define) as client:
         assert len(await runs_of(client, "child")) == 1
+
+
+# --- in bodies written with def -----------------------------------------------------------------
+
+
+def in_def(passes: list[int]) -> Any:
+    """Return what declares a parent whose body is written with def."""
+
+    def define(app: App) -> Any:
+        @app.job
+        def child(number: int) -> int:
+            return number * 10
+
+        @app.workflow
+        def parent(number: int) -> list[int]:
+            passes.append(number)
+            first = block_on(child.enqueue(number))
+            more = block_on(child.enqueue_many([((n,), {}) for n in (7, 8)]))
+            assert block_on(first.result()) == number * 10
+            sleep("100ms")
+            return block_on(gather(first, *(run for run in more if isinstance(run, Run))))
+
+        return parent
+
+    return define
+
+
+async def test_a_body_written_with_def_starts_and_awaits_children(place: Place):
+    """It blocks its thread, is suspended, and finds the same ones in its replay."""
+    passes: list[int] = []
+    async with place.life(in_def(passes)) as life:
+        assert await (await life.flow.enqueue(1)).result(timeout="10s") == [10, 70, 80]
+        assert len(await runs_of(life, "child")) == 3
+    assert len(passes) >= 2
+
+
+async def test_a_body_written_with_def_that_is_run_here_and_now_starts_runs(place: Place):
+    """They are durable, and nobody's children."""
+    async with place.life(in_def([])) as life:
+        assert await life.flow.run(1) == [10, 70, 80]
+        histories = [await one.history() for one in await runs_of(life, "child")]
+    assert [history.parent for history in histories] == [None] * 3
+
+
+async def test_block_on_is_for_code_written_with_def():
+    """On the loop's thread it would never return; and a script has no loop to block on."""
+
+    async def call() -> None:
+        """Stand for a durable call."""
+
+    with pytest.raises(NotInRun, match="write `await`"):
+        block_on(call())
+    with pytest.raises(NotInRun, match="write `await`"):
+        await asyncio.to_thread(block_on, call())

@@ -54,6 +54,7 @@ from perdure import (
     Worker,
     Workflow,
     __version__,
+    block_on,
     carry,
     compensate,
     constant,
@@ -365,6 +366,14 @@ def scaled(ctx: Context[Services], number: int) -> int:
     return number * ctx.services.factor
 
 
+@app.workflow
+def blocking(name: str) -> str:
+    """Start a child and await it, in a body written with def."""
+    run = assert_type(block_on(hello.enqueue(name)), Run[str])
+    assert_type(block_on(gather(run)), list[str])
+    return assert_type(block_on(run.result()), str)
+
+
 @plain.job
 async def trace(ctx: Context) -> str:
     """Ask for no services at all."""
@@ -511,6 +520,7 @@ async def calls() -> None:
     assert_type(await newest.enqueue("Ada"), Run[str])
     rarely = hello.options(unique_key="k", unique_for=timedelta(minutes=1), on_conflict="skip")
     assert_type(await rarely.delay("1s", "Ada"), Run[str])
+    assert_type(await blocking.run("Ada"), str)
     with suppress(UsageError):  # outside of a body
         assert_type(await hello.options(on_parent_close="wait").enqueue("Ada"), Run[str])
     quiet = Debounce("10s", max_wait="1m")

@@ -131,31 +131,39 @@ def register(scope: Scope, compensation: Compensation) -> None:
 
 # --- here and now ----------------------------------------------------------------------------
 
-_registered: ContextVar[list[Compensation] | None] = ContextVar("perdure_undo", default=None)
+
+class HereAndNow(msgspec.Struct, frozen=True, eq=False):
+    """A body that is run here and now: what it has registered, and the loop that runs it."""
+
+    registered: list[Compensation]
+    loop: asyncio.AbstractEventLoop
+
+
+_here: ContextVar[HereAndNow | None] = ContextVar("perdure_here", default=None)
 
 
 def register_here(compensation: Compensation) -> bool:
     """Note it for the body that is run here and now; tell whether there is one."""
-    registered = _registered.get()
-    if registered is not None:
-        registered.append(compensation)
-    return registered is not None
+    here = _here.get()
+    if here is not None:
+        here.registered.append(compensation)
+    return here is not None
 
 
-def is_here() -> bool:
-    """Tell whether the code is that of a body, or called by one, that is run here and now."""
-    return _registered.get() is not None
+def here_and_now() -> HereAndNow | None:
+    """Return the body that is run here and now, if the code is its own or called by it."""
+    return _here.get()
 
 
 @contextmanager
 def collecting() -> Generator[list[Compensation]]:
     """Collect what a body registers that is run here and now."""
-    registered: list[Compensation] = []
-    token = _registered.set(registered)
+    here = HereAndNow([], asyncio.get_running_loop())
+    token = _here.set(here)
     try:
-        yield registered
+        yield here.registered
     finally:
-        _registered.reset(token)
+        _here.reset(token)
 
 
 async def undo_here(registered: list[Compensation], error: BaseException) -> None:
