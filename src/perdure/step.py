@@ -456,14 +456,14 @@ def block_on(call: Coroutine[Any, Any, T], /) -> T:
         )
     scope = scopes.current()
     if scope is not None:
-        return late.calls.block_on(scope.activation, call)
+        return cast("T", late.calls.block_on(scope.activation, call))
     here = late.undoing.here_and_now()
     if here is None or late.calls.on_a_loop():
         call.close()
         raise NotInRun(
             "block_on is for bodies and steps that are written with `def`; elsewhere, write `await`"
         )
-    return asyncio.run_coroutine_threadsafe(call, here.loop).result()
+    return cast("T", asyncio.run_coroutine_threadsafe(call, here.loop).result())
 
 
 # --- joins -----------------------------------------------------------------------------------
