@@ -82,6 +82,7 @@ def _matches(run: RunRecord, query: RunQuery) -> bool:
         and (query.queue is None or run.queue == query.queue)
         and (query.unique_key is None or run.unique_key == query.unique_key)
         and (query.limit_key is None or run.limit_key == query.limit_key)
+        and (query.version is None or run.code == query.version)
         and (query.caused_by is None or run.caused_by == query.caused_by)
         and (query.tag is None or query.tag in run.tags)
         and (query.created_after is None or run.created_at >= query.created_after)
