@@ -28,7 +28,8 @@ Lane: TypeAlias = tuple[int, int, int]
 _READY = "status = 0 AND parked = 0"
 _SUSPECT = f"{_READY} AND rank = 2"
 
-# A definition and a pin travel as one number: the next ones are one look.
+# A definition and a pin travel as one number, so that the next ones are one look. It is "from the
+# next pin on" because SQLite seeks to what is equal: "beyond this pin" reads all runs of it.
 _LANES = """
 WITH RECURSIVE lane (queue, code) AS (
     SELECT value, (
@@ -38,7 +39,7 @@ WITH RECURSIVE lane (queue, code) AS (
     UNION ALL
     SELECT queue, (
         SELECT definition << 32 | pin FROM run WHERE {which} AND namespace = ?1
-            AND queue = lane.queue AND (definition, pin) > (code >> 32, code & 0xffffffff)
+            AND queue = lane.queue AND (definition, pin) >= (code >> 32, (code & 0xffffffff) + 1)
         ORDER BY definition, pin LIMIT 1
     ) FROM lane WHERE code IS NOT NULL
 )

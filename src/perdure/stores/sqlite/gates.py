@@ -73,7 +73,7 @@ WITH RECURSIVE lane (code) AS (
     UNION ALL
     SELECT (
         SELECT definition << 32 | pin FROM run WHERE {_OF_KEY} AND parked = 1
-            AND (definition, pin) > (code >> 32, code & 0xffffffff)
+            AND (definition, pin) >= (code >> 32, (code & 0xffffffff) + 1)
         ORDER BY definition, pin LIMIT 1
     ) FROM lane WHERE code IS NOT NULL
 )
