@@ -73,6 +73,14 @@ def versions_of(worker: WorkerRecord) -> Versions:
     return Versions(worker.definitions, worker.earlier, worker.pinning)
 
 
+class Pinned(msgspec.Struct, frozen=True, gc=False):
+    """How many runs that have not ended are pinned to one version of a definition, at least 1."""
+
+    definition: str
+    version: str
+    runs: int
+
+
 class PinRun(msgspec.Struct, frozen=True, gc=False):
     """An operator pins a run to a version, or unpins it (None).
 

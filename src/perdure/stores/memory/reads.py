@@ -9,6 +9,7 @@ from copy import copy
 from msgspec.structs import replace
 
 from perdure.model.records import (
+    TERMINAL,
     Count,
     Ending,
     History,
@@ -18,6 +19,7 @@ from perdure.model.records import (
     ascii_lower,
     count_order,
 )
+from perdure.model.versions import Pinned
 from perdure.stores.memory.space import Space
 
 
@@ -71,6 +73,16 @@ def counts(space: Space, *, by_definition: bool, by_queue: bool) -> list[Count]:
         Count(status, name, queue, runs) for (name, queue, status), runs in found.items() if runs
     ]
     return sorted(counts, key=count_order)
+
+
+def pins(space: Space) -> list[Pinned]:
+    """Return how many runs that have not ended are pinned to which version."""
+    found = Counter(
+        (row.run.definition, row.run.pin)
+        for row in space.rows.values()
+        if row.run.pin is not None and row.run.status not in TERMINAL
+    )
+    return [Pinned(name, version, found[name, version]) for name, version in sorted(found)]
 
 
 def _matches(run: RunRecord, query: RunQuery) -> bool:

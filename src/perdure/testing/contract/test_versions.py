@@ -22,7 +22,7 @@ from perdure.model.transitions import (
     ResumeRun,
     Retrying,
 )
-from perdure.model.versions import PinRun, Versions
+from perdure.model.versions import Pinned, PinRun, Versions
 from perdure.testing.contract.desk import (
     CRASH,
     DONE,
@@ -417,6 +417,27 @@ async def test_runs_are_found_by_version(desk: Desk):
     assert await found(version="4") == []
     assert await found(version="\ud800") == []
     assert await found(version="2", statuses=(Status.QUEUED,)) == []
+
+
+async def test_what_lives_and_is_pinned_is_counted(desk: Desk):
+    """By definition and version; what has ended or is not pinned is no part of it."""
+    assert await desk.store.pins() == []
+    await desk.create("a", "b", pin="2")
+    await desk.create("c", pin="10")
+    await desk.create("e", definition="e", pin="2")
+    await desk.create("free")
+    await desk.do(worker("w", "2", pins=False))
+    grant = grant_of(next(one for one in (await desk.claim()).runs if one.run.run_id == "a"))
+    assert await desk.store.pins() == [
+        Pinned("d", "10", 1),
+        Pinned("d", "2", 2),
+        Pinned("e", "2", 1),
+    ]
+    await desk.settle(grant, DONE)
+    await pin(desk, "c", None)
+    assert await desk.store.pins() == [Pinned("d", "2", 1), Pinned("e", "2", 1)]
+    await desk.cancel("e")
+    assert await desk.store.pins() == [Pinned("d", "2", 1)]
 
 
 def test_what_a_worker_has():

@@ -104,6 +104,7 @@ CREATE INDEX run_keyed ON run (namespace, queue, limit_key, parked, definition, 
     WHERE status = 0 AND limit_key IS NOT NULL;
 DROP INDEX run_misfit;
 CREATE INDEX run_misfit ON run (namespace, definition, pin, misfits) WHERE status = 3;
+CREATE INDEX run_pinned ON run (namespace, definition, pin) WHERE pin <> 0 AND status < 4;
 CREATE INDEX run_slot ON run (namespace, queue, limit_key) WHERE status = 1 AND slot = 1;
 CREATE INDEX run_due_keyed ON run (namespace, due_at)
     WHERE status = 2 AND due_at IS NOT NULL AND limit_key IS NOT NULL;
