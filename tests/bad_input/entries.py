@@ -80,7 +80,7 @@ class Desk:
         return (
             [await store.history(run.run_id) for run in runs],
             await store.workers(),
-            registry.versions(),
+            {one.name: (one.version, list(one.earlier)) for one in registry},
             dict(registry._steps),
         )
 
