@@ -188,7 +188,7 @@ def test_a_version_that_is_kept(command: Perdure, pinned: Path):
 def test_pinning_by_hand(command: Perdure, pinned: Path):
     """Runs are found by version, moved to another, and what is left of each is told."""
     where = ("--url", "sqlite:///shop.db")
-    found = command("runs", "--version", "1", "--json", *where).json
+    found = command("runs", "--name", "fulfil", "--version", "1", "--json", *where).json
     assert {one["id"]: one["pinned"] for one in found} == {"r1": True, "r2": True, "fresh": False}
     shown = command("show", "r1", *where).out
     assert "version     1, pinned" in shown
@@ -201,10 +201,11 @@ def test_pinning_by_hand(command: Perdure, pinned: Path):
     assert command("pin", "r1", "--to", "2", "--any", *where).code == 2
     moved = command("pin", "r1", "--to", "2", *where)
     assert (moved.code, moved.out) == (0, "r1  ◷ waiting\n")
-    bulk = command("pin", "--name", "fulfil", "--version", "1", "--any", *where)
+    bulk = command("pin", "--name", "fulfil", "--version", "1", "--to", "2", *where)
     assert (bulk.code, bulk.out) == (0, "pin: 2 runs\n")
+    assert command("pin", "fresh", "--any", *where).code == 0
     assert command("versions", "--json", *where).json == [
-        {"name": "fulfil", "version": "2", "pinned": 1, "workers": []}
+        {"name": "fulfil", "version": "2", "pinned": 2, "workers": []}
     ]
     assert command("versions", "--name", "other", *where).out == "no versions\n"
     assert command("restart", "r2", "--pin", "7", *where).code == 0
