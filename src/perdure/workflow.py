@@ -737,7 +737,8 @@ class Definable(Calls[P, R]):
 
         A worker that has it lets them end on it; whatever is not pinned, or to nothing that is
         here, goes on with the present code. Only the body is of that version: attempts, timeout,
-        ``on_cancel`` and whatever else the definition says hold for it, too.
+        ``on_cancel`` and whatever else the definition says hold for it, too. ``where`` alone is not
+        asked again about the event that started such a run.
 
         Args:
             version: which it had as ``version=``.
