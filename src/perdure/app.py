@@ -43,7 +43,7 @@ from msgspec.structs import replace
 
 from perdure._engine import late
 from perdure._engine.context import PLAIN_META, MetaSchema
-from perdure._engine.definition import Definition
+from perdure._engine.definition import Definition, place_of
 from perdure._engine.engine import Engine, Ports
 from perdure._engine.registry import Registry
 from perdure._engine.scope import call_site
@@ -61,6 +61,7 @@ from perdure.handle import (
     EventEntry,
     ListenerEntry,
     Run,
+    VersionEntry,
     WorkerEntry,
     event_entry,
     listener_entry,
@@ -85,7 +86,6 @@ from perdure.workflow import (
     Settings,
     Workflow,
     asks_for_services,
-    place_of,
 )
 
 if TYPE_CHECKING:
@@ -328,6 +328,9 @@ class App(Generic[Services_co, Meta_co]):
             on_conflict, unique_for, debounce: what becomes of a call whose ``unique_key`` is taken;
                 see :meth:`Workflow.options`.
             version: changes when the code does; a digest of the function's code by default.
+            pinned: a run goes on with the version with which it began, and waits for a worker that
+                has that: the definition needs a ``version``, and keeps the code of earlier ones
+                with :meth:`Workflow.earlier`. By default a run goes on with any.
             on_cancel: a function that is executed as a step when a run is cancelled that had begun,
                 before it ends. It is given those of the body's arguments that it has parameters
                 for, by name, and may ask for the context as a body does.
@@ -467,6 +470,7 @@ class App(Generic[Services_co, Meta_co]):
         self._included.update(steps)
         self._declared.extend(made.values())
         for declared, in_app in made.items():
+            in_app.definition.earlier = declared.definition.earlier  # also what comes later
             self._registry.included[declared] = in_app.definition
             declared.bound_to(self._engine)
 
@@ -571,17 +575,17 @@ class App(Generic[Services_co, Meta_co]):
         """
         if self._services is not None:
             return
-        definition = declared.definition
+        codes = declared.definition.codes()
         try:
-            asks = asks_for_services(definition.arguments)
+            asking = [code for code in codes if asks_for_services(code.arguments)]
         except DefinitionError:
             # A class that is declared further down in the module; looked at again by connect().
             declared.is_checked = False
             return
         declared.is_checked = True
-        if asks:
+        for code in asking:
             raise DefinitionError(
-                f"{definition.name!r} at {definition.place} asks for services in its Context[…], "
+                f"{code.name!r} at {code.place} asks for services in its Context[…], "
                 "and the app has none; write App(…, services=…), or a bare Context where the body "
                 "needs the meta, the id or the attempt alone"
             )
@@ -618,7 +622,7 @@ class App(Generic[Services_co, Meta_co]):
 
     async def _open(self) -> None:
         for declared in self._declared:
-            if not declared.is_checked:
+            if not declared.is_checked or declared.definition.earlier:
                 self._check_services(declared)
         await self._engine.open()
         try:
@@ -755,6 +759,7 @@ class App(Generic[Services_co, Meta_co]):
         created_before: datetime | None = None,
         text: str | None = None,
         id_prefix: str | None = None,
+        version: str | None = None,
         limit: int = 100,
         before: Run[Any] | str | None = None,
     ) -> list[Run[Any]]:
@@ -774,6 +779,8 @@ class App(Generic[Services_co, Meta_co]):
             text: a part of the id, the definition's name, the unique_key or a tag; capitals
                 ``A`` to ``Z`` do not matter.
             id_prefix: how the id begins.
+            version: the one that they are pinned to; of those that are not, the one that they were
+                created from.
             limit: 1 to 1,000.
             before: the run that ended the page before this one, for the next page. What is
                 written between two pages makes no run appear twice or vanish.
@@ -805,6 +812,7 @@ class App(Generic[Services_co, Meta_co]):
             created_before=created_before,
             text=text,
             id_prefix=id_prefix,
+            version=version,
         )
         self._engine.check_loop()
         page = await self._seq_of(_id_of(before, "before"))
@@ -1175,6 +1183,15 @@ class App(Generic[Services_co, Meta_co]):
         self._engine.check_loop()
         return [worker_entry(worker) for worker in await self._engine.store.workers()]
 
+    async def versions(self) -> list[VersionEntry]:
+        """Return which versions of definitions live runs need and workers have, by name.
+
+        What no run needs may be removed from the code: a version with ``pinned`` 0.
+        """
+        self._engine.check_loop()
+        store = self._engine.store
+        return late_services.queries.version_entries(await store.pins(), await store.workers())
+
     async def _seq_of(self, run_id: str | None) -> int | None:
         if run_id is None:
             return None
@@ -1287,6 +1304,7 @@ def _query_of(**filters: Unpack[Filters]) -> RunQuery:
         text=filters.get("text"),
         id_prefix=filters.get("id_prefix"),
         limit_key=filters.get("limit_key"),
+        version=filters.get("version"),
     )
 
 

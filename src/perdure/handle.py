@@ -34,7 +34,7 @@ from perdure.errors import (
     UsageError,
     shown,
 )
-from perdure.ids import derived_id
+from perdure.ids import check_id, derived_id
 from perdure.model.records import (
     TERMINAL,
     Attempt,
@@ -127,7 +127,8 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
         attempts: the ended attempts and crashed claims before it.
         steps: of the present generation, in the order in which they were first recorded.
         earlier: the steps of the generations before it.
-        version: of the definition that it was created from.
+        version: of the definition: that which it is pinned to, else that which it was created from.
+        pinned: it goes on with that version alone.
         key_passed_to: the id of the run that its unique_key passed to before it had ended: one that
             replaced it, or that was debounced once it had started.
         parent: the id of the run whose body started it.
@@ -169,6 +170,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     priority: int
     tags: tuple[str, ...]
     version: str
+    pinned: bool
     unique_key: str | None
     key_passed_to: str | None
     limit_key: str | None
@@ -187,6 +189,7 @@ class WorkerEntry(msgspec.Struct, frozen=True):
 
     Attributes:
         definitions: name to version of what it serves.
+        earlier: name to the earlier versions of it whose code it still has.
         slots: how many runs it executes at once.
         beat_at: when it last gave a sign of life.
         lease: how long its beat may stand still before other workers take its runs over.
@@ -203,6 +206,23 @@ class WorkerEntry(msgspec.Struct, frozen=True):
     beat_at: datetime
     lease: timedelta
     heartbeat: timedelta
+    earlier: dict[str, tuple[str, ...]]
+
+
+class VersionEntry(msgspec.Struct, frozen=True):
+    """A version of a definition, as far as runs need it and workers have it.
+
+    Attributes:
+        name: of the definition.
+        version: of its code.
+        pinned: how many runs that have not ended go on with it alone.
+        workers: the ids of the registered workers that have it, as their present or an earlier one.
+    """
+
+    name: str
+    version: str
+    pinned: int
+    workers: tuple[str, ...]
 
 
 class EventEntry(msgspec.Struct, frozen=True):
@@ -266,7 +286,7 @@ class Event:
 
 def run_of(record: RunRecord, engine: Engine) -> Run[Any]:
     """Return the handle of a run; its result is read as its definition says, if that is known."""
-    definition = engine.registry.find(record.definition)
+    definition = engine.registry.reading(record)
     return Run(record.run_id, engine, schema(Any) if definition is None else definition.result)
 
 
@@ -407,8 +427,36 @@ class Run(Generic[R]):
             "retry", lambda request: self._control(late.transitions.RetryRun(self.id, request))
         )
 
+    def pin(self, version: str | None) -> Coroutine[Any, Any, Status]:
+        """Have the run go on with one version of its definition alone, from its next claim on.
+
+        It moves what was pinned to another version: to code that is mended, say, or away from one
+        that is to be removed. What executes goes on with the code that it has. The record must fit
+        the version, as everywhere: where it does not, the run is paused as a mismatch.
+
+        Args:
+            version: which; None for any, where a definition that is ``pinned`` pins the run anew
+                when it takes it.
+
+        Returns:
+            The status that it has.
+
+        Raises:
+            RunNotFound: there is none of this id.
+            InvalidValue: that is no version.
+        """
+        chosen = _version(version)
+        return self._durably(
+            "pin",
+            lambda request: self._control(late.versions.PinRun(self.id, request, chosen)),
+        )
+
     def restart(
-        self, *, from_step: Decorated | str | None = None, occurrence: int = 1
+        self,
+        *,
+        from_step: Decorated | str | None = None,
+        occurrence: int = 1,
+        pin: str | None = None,
     ) -> Coroutine[Any, Any, Status]:
         """Let the run begin again, whatever has become of it: from its start, or from a step.
 
@@ -421,21 +469,25 @@ class Run(Generic[R]):
         Args:
             from_step: a step, or its path as the history shows it; None for from the start.
             occurrence: which call of that path, counted from 1 in the order of recording.
+            pin: the only version of the definition with which it goes on; None for any, whatever it
+                was pinned to before.
 
         Returns:
             ``queued``, or ``running`` where it is executing.
 
         Raises:
-            InvalidTransition: it is being cancelled, or its unique_key is in use again.
+            InvalidTransition: it is being cancelled, or its unique_key is in use again; or it is
+                executing, and ``pin`` was said: pause it first.
             RunNotFound: there is none of this id.
             UsageError: that step is not recorded, or there are fewer calls of it.
         """
         asked = late.forks.Place.of(from_step, occurrence)
-        return self._durably("restart", lambda request: self._restart(request, asked))
+        chosen = _version(pin)
+        return self._durably("restart", lambda request: self._restart(request, asked, chosen))
 
-    async def _restart(self, request: str, asked: Place | None) -> Status:
+    async def _restart(self, request: str, asked: Place | None, pin: str | None) -> Status:
         step = None if asked is None else asked.find(await self._history()).key
-        return await self._control(late.transitions.RestartRun(self.id, request, step))
+        return await self._control(late.transitions.RestartRun(self.id, request, step, pin))
 
     async def fork(
         self,
@@ -445,6 +497,7 @@ class Run(Generic[R]):
         input: Mapping[str, object] | None = None,
         results: Mapping[Any, object] | None = None,
         id: str | None = None,
+        pin: str | None = None,
     ) -> Run[R]:
         """Start a new run of the same definition that goes on from what this one has recorded.
 
@@ -462,6 +515,8 @@ class Run(Generic[R]):
                 value is one of JSON's, because what the step returns is not known then. Without
                 ``from_step`` everything recorded up to the last of them is kept.
             id: of the new run; a new one by default.
+            pin: the only version of the definition with which it goes on; None for any, whatever
+                this run is pinned to.
 
         Raises:
             RunNotFound: there is none of this id.
@@ -475,7 +530,8 @@ class Run(Generic[R]):
             again = await run.fork(from_step="ship", results={charge: "payment-7"})
         """
         self._refuse_in_body("fork")
-        plan = late.forks.Fork.of(late.forks.Place.of(from_step, occurrence), input, results, id)
+        place = late.forks.Place.of(from_step, occurrence)
+        plan = late.forks.Fork.of(place, input, results, id, _version(pin))
         return self._again(await late.forks.fork(self._engine, await self._history(), plan))
 
     def _again(self, run_id: str) -> Run[R]:
@@ -686,6 +742,10 @@ class Run(Generic[R]):
         return failure
 
 
+def _version(given: str | None) -> str | None:
+    return None if given is None else check_id(given, "version")
+
+
 def _verb_spec(verb: str, ask: Callable[[], Coroutine[Any, Any, Status]]) -> StepSpec:
     """Return how an operator's verb is executed as a step: once, for its answer is final."""
     return StepSpec(verb, ask, True, Arguments(ask), RetryPolicy(1), None)
@@ -722,6 +782,10 @@ def worker_entry(record: WorkerRecord) -> WorkerEntry:
         beat_at=to_datetime(record.beat_at),
         lease=timedelta(microseconds=record.lease),
         heartbeat=timedelta(microseconds=record.heartbeat),
+        earlier={
+            name: tuple(version for one, version in record.earlier if one == name)
+            for name, _ in record.earlier
+        },
     )
 
 
@@ -763,7 +827,8 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         queue=run.queue,
         priority=run.priority,
         tags=run.tags,
-        version=run.version,
+        version=run.code,
+        pinned=run.pin is not None,
         unique_key=run.unique_key,
         key_passed_to=run.key_passed_to,
         limit_key=run.limit_key,
@@ -774,7 +839,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
 
 
 def _input(run: RunRecord, engine: Engine) -> Mapping[str, Any]:
-    definition = engine.registry.find(run.definition)
+    definition = engine.registry.reading(run)
     decode = _untyped.decode if definition is None else definition.arguments.named
     return _lenient(decode, run.input)
 

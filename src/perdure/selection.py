@@ -17,6 +17,7 @@ from perdure._engine.engine import Engine
 from perdure._runtime import late as late_services
 from perdure.errors import UsageError
 from perdure.handle import Run, run_of
+from perdure.ids import check_id
 from perdure.model.records import RunQuery, RunRecord, Status
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Filters(TypedDict, total=False):
     created_before: datetime | None
     text: str | None
     id_prefix: str | None
+    version: str | None
 
 
 def refuse_unknown_filters(given: Iterable[str]) -> None:
@@ -123,6 +125,16 @@ class Selection:
     async def retry(self) -> BulkResult:
         """Try each that failed or was cancelled again, as :meth:`perdure.Run.retry` does."""
         return await self._each("retry", late.transitions.RetryRun)
+
+    async def pin(self, version: str | None) -> BulkResult:
+        """Have each go on with one version alone, or with any, as :meth:`perdure.Run.pin` does.
+
+        Args:
+            version: which; None for any.
+        """
+        chosen = None if version is None else check_id(version, "version")
+        make = late.versions.PinRun
+        return await self._each("pin", lambda run, request: make(run, request, chosen))
 
     async def restart(self) -> BulkResult:
         """Let each begin again from its start, as :meth:`perdure.Run.restart` does."""

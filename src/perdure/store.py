@@ -93,6 +93,7 @@ from perdure.model.records import Count, Ending, History, Micros, RunQuery, RunR
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
+from perdure.model.versions import Pinned
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -229,6 +230,14 @@ class Store(Protocol):
         Args:
             by_definition: count each definition apart.
             by_queue: count each queue apart.
+        """
+        ...
+
+    async def pins(self) -> list[Pinned]:
+        """Return how many runs that have not ended are pinned to which version, as of one instant.
+
+        They come by definition, then version, in the order of their code points. A store reads no
+        more for it than the runs that it counts.
         """
         ...
 

@@ -39,6 +39,7 @@ from perdure._engine.definition import (
     Recurring,
     StepSpec,
     check_function,
+    place_of,
     refuse_a_call,
 )
 from perdure._engine.engine import Engine
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound="OfRun")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _NO_META = (str, bytes, int, float, list, tuple, set, frozenset)
 """What no app's meta can be, whatever schema it has."""
@@ -730,6 +732,42 @@ class Definable(Calls[P, R]):
         )
         return Calls(self._find, given)
 
+    def earlier(self, version: str) -> Callable[[F], F]:
+        """Keep the code of an earlier version, for the runs that are pinned to it.
+
+        A worker that has it lets them end on it; whatever is not pinned, or to nothing that is
+        here, goes on with the present code. Only the body is of that version: attempts, timeout,
+        ``on_cancel`` and whatever else the definition says hold for it, too. ``where`` alone is not
+        asked again about the event that started such a run.
+
+        Args:
+            version: which it had as ``version=``.
+
+        Returns:
+            A decorator, which returns the function as it is.
+
+        Raises:
+            DuplicateName: that version is the present one, or was given before.
+            DefinitionError: it is no function.
+            InvalidValue: that is no version.
+
+        Example::
+
+            @app.workflow(version="2", pinned=True)
+            async def fulfil(order_id: str) -> str: ...
+
+            @fulfil.earlier("1")
+            async def fulfil_1(order_id: str) -> str: ...
+        """
+        check_id(version, "version")
+
+        def keep(function: F) -> F:
+            check_body(function, "an earlier version")
+            self._definition.add_earlier(function, Arguments(function, is_context), version)
+            return function
+
+        return keep
+
     def __call__(self, *_: P.args, **__: P.kwargs) -> NoReturn:
         """Refuse: calling a definition could mean two things.
 
@@ -827,6 +865,7 @@ class Settings(RunDefaults, total=False):
     unique_for: Duration | None
     debounce: Debounce | None
     on_parent_close: OnParentClose
+    pinned: bool
 
 
 class Declaration(msgspec.Struct, frozen=True):
@@ -857,6 +896,7 @@ class Declaration(msgspec.Struct, frozen=True):
     unique_for: Duration | None = None
     debounce: Debounce | None = None
     on_parent_close: OnParentClose = defaults.ON_PARENT_CLOSE
+    pinned: bool = False
 
     @classmethod
     def of(cls, kind: Kind, of_app: RunDefaults, settings: Settings) -> Self:
@@ -884,12 +924,7 @@ class Declaration(msgspec.Struct, frozen=True):
             DefinitionError, InvalidValue, InvalidDuration: something about it is wrong; the message
                 names the place, or the name and the option.
         """
-        check_function(function, "a workflow or job")
-        if isinstance(function, Step | Calls | type):
-            raise DefinitionError(
-                "a workflow or job is made of a plain function, got "
-                f"{shown(cast('object', function))}; call steps and other definitions from its body"
-            )
+        check_body(function, "a workflow or job")
         place = place_of(function)
         name = name_of(function) if self.name is None else self.name
         check_id(name, f"the name of the definition at {place}")
@@ -933,7 +968,18 @@ class Declaration(msgspec.Struct, frozen=True):
             or NOTHING_SAID,
             retention=retention_given(self.retention, f"retention of {name!r}"),
             on_parent_close=parent_close(self.on_parent_close),
+            pinned=self._is_pinned(name),
         )
+
+    def _is_pinned(self, name: str) -> bool:
+        if not isinstance(self.pinned, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"pinned is true or false, got {shown(self.pinned)}")
+        if self.pinned and self.version is None:
+            raise DefinitionError(
+                f"pinned=True of {name!r} needs version=…: without one the version follows from "
+                "the code, so that every edit, and another Python, would leave its runs behind"
+            )
+        return self.pinned
 
     def _recurring(self, name: str) -> Recurring | None:
         missed = checked_missed(self.missed)
@@ -946,6 +992,20 @@ class Declaration(msgspec.Struct, frozen=True):
             return None
         key = name if self.schedule_key is None else check_id(self.schedule_key, "schedule_key")
         return Recurring(key, timing_of(self.cron, self.every, self.timezone), missed)
+
+
+def check_body(function: Callable[..., Any], what: str) -> None:
+    """Check that something can be the body of a definition.
+
+    Raises:
+        DefinitionError: it is no plain function.
+    """
+    check_function(function, what)
+    if isinstance(function, Step | Calls | type):
+        raise DefinitionError(
+            f"{what} is made of a plain function, got "
+            f"{shown(cast('object', function))}; call steps and other definitions from its body"
+        )
 
 
 def checked_missed(given: object) -> Missed:
@@ -1047,14 +1107,6 @@ def name_of(function: Callable[..., Any]) -> str:
             "name=…"
         )
     return name
-
-
-def place_of(function: Callable[..., Any]) -> str:
-    """Return ``file:line`` of a function, for messages."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    if code is None:
-        return repr(function)
-    return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def code_version(function: Callable[..., Any]) -> str:

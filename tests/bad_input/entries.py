@@ -80,7 +80,7 @@ class Desk:
         return (
             [await store.history(run.run_id) for run in runs],
             await store.workers(),
-            registry.versions(),
+            {one.name: (one.version, list(one.earlier)) for one in registry},
             dict(registry._steps),
         )
 
@@ -336,6 +336,9 @@ CALLS: dict[str, Call] = {
         f"Selection.{verb}": _selected(verb)
         for verb in ("count", "cancel", "pause", "resume", "retry", "restart")
     },
+    "Selection.pin": lambda desk, row: desk.app.select(name="anything").pin(thaw(row.value)),
+    "Workflow.earlier": lambda desk, row: desk.anything.earlier(thaw(row.value)),
+    "Declared.earlier": lambda desk, row: desk.declared.earlier(thaw(row.value)),
     "App.workflow": declare("workflow"),
     "App.job": declare("job"),
     "App.step": declare("step"),
@@ -358,6 +361,9 @@ CALLS: dict[str, Call] = {
     ),
     "Run.history": _on_run("history"),
     "Run.pause": _on_run("pause"),
+    "Run.pin": lambda desk, row: desk.app.get(
+        "nobody" if row.value == "nobody" else desk.run.id
+    ).pin(thaw(row.value)),
     "Run.restart": _on_run_with("restart"),
     "Run.fork": _on_run_with("fork"),
     "Run.resume": _on_run("resume"),

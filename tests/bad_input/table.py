@@ -106,8 +106,14 @@ ROWS: list[Row] = [
             "Declared.get": "run_id",
             "Workflow.get": "run_id",
             "App.queue": "name",
-            "App.runs": "queue unique_key limit_key tag text id_prefix parent before",
-            "App.select": "queue unique_key limit_key tag text id_prefix parent",
+            "App.runs": "queue unique_key limit_key tag text id_prefix version parent before",
+            "App.select": "queue unique_key limit_key tag text id_prefix version parent",
+            "Workflow.earlier": "version",
+            "Declared.earlier": "version",
+            "Run.pin": "version",
+            "Run.restart": "pin",
+            "Run.fork": "pin",
+            "Selection.pin": "version",
             "sleep": "name",
             "sleep_until": "name",
         },
@@ -779,6 +785,7 @@ ROWS: list[Row] = [
             ("restart", "from_step"),
             ("fork", "from_step"),
             ("cancel", "compensate"),
+            ("pin", "version"),
         )
     ],
     *[
@@ -815,6 +822,12 @@ ROWS: list[Row] = [
         Row(f"Selection.{verb}", NO_PARAMETER, "anythin", UnknownDefinition, "anything")
         for verb in ("count", "cancel", "pause", "resume", "retry", "restart")
     ],
+    *[
+        Row(entry, "pinned", value, UsageError, "pinned is true or false, got")
+        for entry in BODIES
+        for value in (1, None, "yes")
+    ],
+    *[Row(entry, "pinned", True, DefinitionError, "needs version=…") for entry in BODIES],
     Row("App.select", "statsu", "failed", UsageError, "did you mean status=?"),
     Row("App.select", "status", "broken", UsageError, "there is no status 'broken'"),
     Row("App.select", "limit", 5, UsageError, "has no filter 'limit'"),
@@ -902,6 +915,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("App.position", NO_PARAMETER): "it takes nothing, and there may be no change",
     ("App.subscribers", NO_PARAMETER): "it takes nothing, and there may be none",
     ("Change", "*"): "a record that App.changes makes",
+    ("App.versions", NO_PARAMETER): "it takes nothing, and there may be none",
     ("App.queues", NO_PARAMETER): "it takes nothing, and there may be none",
     ("Selection", "*"): "made by App.select",
     ("step.spec_of", "*"): "for the layers beside; what it is given was checked",

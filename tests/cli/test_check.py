@@ -63,6 +63,7 @@ def test_code_that_fits(command: Perdure, in_flight: Path, code: str):
     assert check(command, "--json").json == {
         "runs": [{"run_id": "slept", "name": "fulfil", "problems": [], "next": ["sleep"]}],
         "patches": {},
+        "missing": [],
     }
     assert len(command("show", "slept", "--json", "--url", "sqlite:///shop.db").json["steps"]) == 2
 
@@ -127,3 +128,88 @@ def test_files_that_are_none(command: Perdure, in_flight: Path, yard: Path):
     kept = command("pull", "slept", "--out", "no/such/run.json", "--url", "sqlite:///shop.db")
     assert (kept.code, kept.err.splitlines()[0]) == (2, "error: cannot write no/such/run.json")
     assert command("pull", "nobody", "--url", "sqlite:///shop.db").code == 3
+
+
+# --- versions -----------------------------------------------------------------------------------
+
+PINNED = BEFORE.replace('version="1"', 'version="1", pinned=True')
+NEXT = PINNED.replace('version="1"', 'version="2"')
+EARLIER = """
+
+@fulfil.earlier("1")
+async def fulfil_1(name: str) -> str:
+    await step("pack", pack, name, 1)
+    await sleep("1h")
+    return name
+"""
+BOTH = NEXT + EARLIER
+BOTH_WRONG = NEXT + EARLIER.replace("name, 1", "name, 2")
+
+
+@pytest.fixture
+def pinned(command: Perdure, yard: Path) -> Path:
+    """The module of an app with two runs that version 1 has begun, and one that nobody has."""
+    module = yard / "code_in_flight.py"
+    module.write_text(PINNED, "utf-8")
+    create(yard / "shop.db")
+    where = ("--app", "code_in_flight:app")
+    for number in (1, 2):
+        assert command("start", "fulfil", f"name=o{number}", "--id", f"r{number}", *where).code == 0
+    assert command("worker", "--burst", *where).code == 0
+    assert command("start", "fulfil", "name=o3", "--id", "fresh", *where).code == 0
+    return module
+
+
+def test_a_version_that_is_not_there(command: Perdure, pinned: Path):
+    """How many runs cannot go on without it is told; they are not replayed on other code."""
+    pinned.write_text(NEXT, "utf-8")
+    answer = check(command)
+    assert answer.code == 8
+    assert answer.out == "2 runs are pinned to version 1 of fulfil, which this code does not have\n"
+    assert check(command, "--json").json == {
+        "runs": [],
+        "patches": {},
+        "missing": [{"name": "fulfil", "version": "1", "runs": 2}],
+    }
+    assert check(command, "--name", "fulfil").code == 8
+
+
+def test_a_version_that_is_kept(command: Perdure, pinned: Path):
+    """Each run is replayed on the code that it is pinned to."""
+    pinned.write_text(BOTH, "utf-8")
+    answer = check(command)
+    assert (answer.code, answer.out) == (0, "2 of 2 recorded runs go on with this code\n")
+    pinned.write_text(BOTH_WRONG, "utf-8")
+    answer = check(command)
+    assert answer.code == 8
+    assert answer.out.count("step 'pack' of workflow 'fulfil' does not fit") == 2
+
+
+def test_pinning_by_hand(command: Perdure, pinned: Path):
+    """Runs are found by version, moved to another, and what is left of each is told."""
+    where = ("--url", "sqlite:///shop.db")
+    found = command("runs", "--name", "fulfil", "--version", "1", "--json", *where).json
+    assert {one["id"]: one["pinned"] for one in found} == {"r1": True, "r2": True, "fresh": False}
+    shown = command("show", "r1", *where).out
+    assert "version     1, pinned" in shown
+    told = command("versions", *where)
+    assert (told.code, told.out.split()) == (
+        0,
+        ["NAME", "VERSION", "PINNED", "WORKERS", "fulfil", "1", "2", "-"],
+    )
+    assert command("pin", "r1", *where).code == 2
+    assert command("pin", "r1", "--to", "2", "--any", *where).code == 2
+    moved = command("pin", "r1", "--to", "2", *where)
+    assert (moved.code, moved.out) == (0, "r1  ◷ waiting\n")
+    bulk = command("pin", "--name", "fulfil", "--version", "1", "--to", "2", *where)
+    assert (bulk.code, bulk.out) == (0, "pin: 2 runs\n")
+    assert command("pin", "fresh", "--any", *where).code == 0
+    assert command("versions", "--json", *where).json == [
+        {"name": "fulfil", "version": "2", "pinned": 2, "workers": []}
+    ]
+    assert command("versions", "--name", "other", *where).out == "no versions\n"
+    assert command("restart", "r2", "--pin", "7", *where).code == 0
+    forked = command("fork", "r2", "--new-id", "f", "--pin", "7", *where)
+    assert forked.code == 0
+    pinned_to_7 = command("runs", "--version", "7", "--json", *where).json
+    assert {one["id"] for one in pinned_to_7} == {"r2", "f"}

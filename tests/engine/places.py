@@ -214,6 +214,10 @@ class Mortal:
         """Return the subscribers."""
         return await self._read(self.inner.subscribers)
 
+    async def pins(self) -> Any:
+        """Return what is pinned."""
+        return await self._read(self.inner.pins)
+
     async def queues(self) -> Any:
         """Return the queues."""
         return await self._read(self.inner.queues)

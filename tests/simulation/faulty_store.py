@@ -11,6 +11,7 @@ from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, W
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
+from perdure.model.versions import Pinned
 from perdure.store import Capabilities
 from perdure.stores.memory import MemoryStore
 from tests.simulation.loop import finish
@@ -172,6 +173,9 @@ class FaultyStore:
 
     async def subscribers(self) -> list[SubscriberRecord]:
         return await self._read(self._inner.subscribers)
+
+    async def pins(self) -> list[Pinned]:
+        return await self._read(self._inner.pins)
 
     async def queues(self) -> list[QueueRecord]:
         return await self._read(self._inner.queues)

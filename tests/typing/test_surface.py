@@ -77,7 +77,7 @@ from perdure import (
 )
 from perdure.change import StepChange, SubscriberEntry
 from perdure.errors import RunFailed, UsageError
-from perdure.handle import EventEntry, ListenerEntry, WorkerEntry
+from perdure.handle import EventEntry, ListenerEntry, VersionEntry, WorkerEntry
 from perdure.model.records import Count, WaitKind
 from perdure.model.retention import Pruned
 from perdure.queue import QueueEntry
@@ -473,6 +473,9 @@ async def calls() -> None:
     assert_type(await app.runs(status=Status.FAILED, name="fulfil", limit=10), list[Run[Any]])
     assert_type(await app.counts(by_definition=True), list[Count])
     assert_type(await app.workers(), list[WorkerEntry])
+    version = assert_type(await app.versions(), list[VersionEntry])[0]
+    assert_type((version.name, version.version), tuple[str, str])
+    assert_type((version.pinned, version.workers), tuple[int, tuple[str, ...]])
     pruned = assert_type(await app.prune(), Pruned)
     assert_type((pruned.runs, pruned.events), tuple[int, int])
     await app.prune(older_than=timedelta(days=7), status=Status.FAILED, name="fulfil", dry_run=True)
@@ -566,10 +569,31 @@ async def retried(definition: Workflow[[str], str]) -> Status:
 async def forked(run: Run[str]) -> Run[str]:
     """Restart and fork from a step."""
     assert_type(await run.restart(from_step="again", occurrence=2), Status)
-    assert_type(await run.restart(from_step=charge), Status)
+    assert_type(await run.restart(from_step=charge, pin="1"), Status)
+    assert_type(await run.pin("2"), Status)
+    assert_type(await run.pin(None), Status)
+    assert_type(await run.fork(pin="2"), Run[str])
     assert_type(await run.cancel(compensate=True, wait=True), Status)
     assert_type(await run.fork(results={charge: "paid", "other": 3}, id="fork"), Run[str])
     return await run.fork(from_step=charge, input={"subject": "x"})
+
+
+@app.workflow(version="2", pinned=True)
+async def pinned(order_id: str) -> str:
+    """Go on with the code with which it began."""
+    return order_id
+
+
+@pinned.earlier("1")
+async def pinned_1(order_id: str) -> int:
+    """Be the code that it was before."""
+    return len(order_id)
+
+
+async def kept() -> int:
+    """Call the code of an earlier version, which is the function that it was."""
+    assert_type(await (await pinned.enqueue("o1")).result(), str)
+    return assert_type(await pinned_1("o1"), int)
 
 
 async def many() -> BulkResult:
@@ -584,6 +608,7 @@ async def many() -> BulkResult:
         assert_type(bulk.done, tuple[str, ...])
         assert_type(bulk.refused, tuple[str, ...])
     await failed.restart()
+    assert_type(await app.select(version="1").pin("2"), BulkResult)
     return await failed.retry()
 
 

@@ -20,6 +20,7 @@ from perdure.model.records import (
     Grant,
     History,
     ParentClose,
+    RunQuery,
     RunRecord,
     Status,
     StepKey,
@@ -61,6 +62,7 @@ from perdure.model.transitions import (
     Undone,
     Verdict,
 )
+from perdure.model.versions import PinRun
 from perdure.stores.memory import MemoryData, MemoryStore
 from perdure.stores.sqlite import SqliteStore
 from perdure.testing.contract.desk import Desk, ManualClock, child, fresh_token, register
@@ -79,6 +81,7 @@ KEYS = [
     for k in (0, 1)
 ]
 WORKERS = ["w", "v"]
+VERSIONS = ["1", "2"]
 SHORT_AND_LONG = [b"1", b"2", b"x" * 1_100]
 
 
@@ -111,6 +114,7 @@ class Chance:
             self.pause: 2,
             self.resume: 3,
             self.restart: 4,
+            self.pin: 4,
             self.fork: 3,
             self.register: 4,
             self.about_worker: 5,
@@ -147,6 +151,7 @@ class Chance:
             key_rule=self.one(
                 None, None, None, Replace(), Throttle(9), Debounce(), Debounce(max_wait=9)
             ),
+            pin=self.one(*[None] * 6, *VERSIONS),
         )
 
     def save(self) -> SaveCheckpoint:
@@ -204,7 +209,12 @@ class Chance:
 
     def restart(self) -> RestartRun:
         step = self.one(None, *KEYS)
-        return RestartRun(self.one(*RUNS), f"restart {self.random.randrange(90)}", step)
+        pin = self.one(None, None, *VERSIONS)
+        return RestartRun(self.one(*RUNS), f"restart {self.random.randrange(90)}", step, pin)
+
+    def pin(self) -> PinRun:
+        request = f"pin {self.random.randrange(90)}"
+        return PinRun(self.one(*RUNS), request, self.one(None, *VERSIONS))
 
     def fork(self) -> ForkRun:
         source = self.one(*RUNS)
@@ -216,7 +226,20 @@ class Chance:
         definitions = {"d": self.one("1", "2"), "e": "1"}
         cleans = self.one((), ("d",), ("d", "e"))
         queues = ("default", "q")
-        return RegisterWorker(self.one(*WORKERS), "host", 1, definitions, queues, 3, cleans=cleans)
+        earlier = self.one((), (), (("d", "1"),), (("d", "2"), ("e", "2")))
+        pinning = self.one((), ("d",), ("d", "e"))
+        worker_id = self.one(*WORKERS)
+        return RegisterWorker(
+            worker_id,
+            "host",
+            1,
+            definitions,
+            queues,
+            3,
+            cleans=cleans,
+            earlier=earlier,
+            pinning=pinning,
+        )
 
     def about_worker(self) -> Transition:
         worker = self.one(*WORKERS)
@@ -301,6 +324,11 @@ async def test_batches_are_answered_as_in_memory(tmp_path: Path, seed: int):
                     statuses.add(history.run.status)
             assert await reader.workers() == await memory.workers()
             assert await reader.endings(RUNS) == await memory.endings(RUNS)
+            assert await reader.pins() == await memory.pins()
+            query = RunQuery(version=chance.one(*VERSIONS))
+            assert [run.run_id for run in await reader.list_runs(query)] == [
+                run.run_id for run in await memory.list_runs(query)
+            ]
     assert len(statuses) >= 4, "these batches met too little"
 
 

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -11,10 +12,13 @@ from perdure._runtime.why import Why, why
 from perdure.clock import to_datetime
 from perdure.codec.failures import encode_error
 from perdure.errors import Mismatch
+from perdure.model.keys import Replace
 from perdure.model.queues import Limits, PauseQueue, PutQueue, Rate
 from perdure.model.records import Ending, StepOutcome, Wait, WaitKind
 from perdure.model.transitions import (
     CancelRun,
+    Created,
+    CreateRun,
     Failed,
     Mismatched,
     PauseRun,
@@ -22,8 +26,10 @@ from perdure.model.transitions import (
     RestartRun,
     Retrying,
     SaveCheckpoint,
+    Settle,
     Suspended,
 )
+from perdure.model.versions import PinRun
 from perdure.stores.memory import MemoryStore
 from perdure.stores.sqlite import SqliteStore
 from perdure.testing.contract.desk import (
@@ -33,6 +39,7 @@ from perdure.testing.contract.desk import (
     Desk,
     ManualClock,
     child,
+    fresh_token,
     register,
     save,
     timer,
@@ -301,6 +308,85 @@ async def claimable_by_the_living(desk: Desk) -> None:
     await claimable(desk)
 
 
+async def pinned(desk: Desk, **fields: Any) -> None:
+    await desk.create("r", pin="1", **fields)
+
+
+async def other_version(desk: Desk) -> None:
+    await pinned(desk)
+    await desk.do(replace(register("v", {"d": "2"}), earlier=(("d", "3"), ("e", "1"))))
+    await desk.worker("u", {"d": "2"})
+    desk.clock.advance(10 * SECOND)
+
+
+async def version_of_the_dead(desk: Desk) -> None:
+    await desk.worker()
+    desk.clock.advance(20 * SECOND)
+    await desk.worker("v", {"d": "2"})
+    await pinned(desk)
+
+
+async def version_elsewhere(desk: Desk) -> None:
+    await desk.worker()
+    await desk.do(register("v", {"d": "2"}, ("slow",)))
+    await pinned(desk, queue="slow")
+
+
+async def due_with_other_version(desk: Desk) -> None:
+    await desk.worker("v", {"d": "2"})
+    await pinned(desk, delay=SECOND)
+    desk.clock.advance(3 * SECOND)
+
+
+async def earlier_version(desk: Desk) -> None:
+    await desk.worker("u", {"d": "3"})
+    await desk.do(replace(register("v", {"d": "2"}), earlier=(("d", "1"),)))
+    await pinned(desk)
+
+
+async def pinned_mismatch(desk: Desk) -> None:
+    await desk.worker()
+    await pinned(desk)
+    await desk.settle(await desk.claim_one("r"), Mismatched(REFUSED, "1"))
+
+
+async def pinned_elsewhere(desk: Desk) -> None:
+    await desk.worker("w", {"d": "2"})
+    await desk.end("r", Mismatched(REFUSED, "2"))
+    await desk.do(PinRun("r", "q", "1"))
+
+
+async def replacing(desk: Desk) -> None:
+    create = CreateRun("r2", "d", b"2", fresh_token(), unique_key="k", key_rule=Replace())
+    assert await desk.do(create) == Created("r2", replaced="r")
+
+
+async def replaced(desk: Desk) -> None:
+    await desk.create("r", unique_key="k")
+    await replacing(desk)
+    desk.clock.advance(10 * SECOND)
+
+
+async def asked_to_make_way(desk: Desk) -> None:
+    await desk.worker()
+    await desk.start(unique_key="k")
+    await replacing(desk)
+
+
+async def undoing_for_another(desk: Desk) -> None:
+    await desk.worker()
+    grant = await desk.start(unique_key="k")
+    await desk.do(Settle(grant, Released(), cleans=True))
+    await replacing(desk)
+
+
+async def kept_for_its_parent(desk: Desk) -> None:
+    await desk.worker()
+    await desk.start("p")
+    await desk.create("r", parent_id="p")
+    await desk.settle(await desk.claim_one("r"))
+
+
 CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int | None, str]] = {
     completed: ("ended", (), None, "is completed, 1m ago"),
     nobody_there: ("no_worker", (), None, "is queued 1m 30s ago and no worker is registered"),
@@ -399,8 +485,8 @@ CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int |
         ("2",),
         None,
         (
-            "step 'ship' does not fit); it goes on when a worker with another version appears, "
-            "and workers have '1', '3' now"
+            "step 'ship' does not fit); it goes on when a worker with another version appears; "
+            "live workers have '1' (w), '3' (v)"
         ),
     ),
     paused: ("paused", (), None, "was paused by hand 1m ago; perdure resume r lets it go on"),
@@ -429,7 +515,66 @@ CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int |
         "none of the 1 live worker has that definition; they have other",
     ),
     silent_one_free: ("workers_full", ("w",), None, "all 8 slots of worker w are taken"),
-    mismatched_since: ("mismatch", ("2",), None, "and no live worker has it now"),
+    mismatched_since: ("mismatch", ("2",), None, "appears; no live worker has the definition"),
+    other_version: (
+        "version",
+        ("1",),
+        None,
+        (
+            "is queued 10s ago and waits for a worker with version '1' of its definition, which it "
+            "is pinned to; live workers have '2' (v, u), '3' (v)"
+        ),
+    ),
+    version_of_the_dead: (
+        "version",
+        ("1",),
+        None,
+        "with version '1' of its definition, which it is pinned to; live workers have '2' (v)",
+    ),
+    version_elsewhere: (
+        "queue_not_served",
+        (),
+        None,
+        "in queue 'slow', and the workers that have its version serve default",
+    ),
+    due_with_other_version: ("version", ("1",), None, "is due for 2s and waits for a worker with"),
+    earlier_version: ("claimable", (), None, "queued 0s ago; worker v can take it"),
+    pinned_mismatch: (
+        "mismatch",
+        ("1",),
+        None,
+        "it is pinned to version '1': perdure pin r --to VERSION lets it go on with another",
+    ),
+    pinned_elsewhere: (
+        "mismatch",
+        ("2",),
+        None,
+        "it goes on with version '1', which it is pinned to; live workers have '2' (w)",
+    ),
+    replaced: (
+        "replaced",
+        ("r2",),
+        None,
+        "is cancelled, 10s ago, because run r2 replaced it under its unique_key 'k'",
+    ),
+    asked_to_make_way: (
+        "executing",
+        ("w",),
+        None,
+        "; it is asked to end, because run r2 replaced it under its unique_key 'k'",
+    ),
+    undoing_for_another: (
+        "claimable",
+        (),
+        None,
+        "; it was cancelled, because run r2 replaced it under its unique_key 'k', and does what",
+    ),
+    kept_for_its_parent: (
+        "ended",
+        ("p",),
+        None,
+        "it is kept for its parent p, which is running and may ask for it until it is completed",
+    ),
     claimable_by_the_living: ("claimable", (), None, "queued 0s ago; worker w can take it"),
 }
 

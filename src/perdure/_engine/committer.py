@@ -87,6 +87,7 @@ from perdure.model.transitions import (
     Settled,
     Transition,
 )
+from perdure.model.versions import PinRun
 from perdure.store import Store
 from perdure.telemetry import Log
 
@@ -196,7 +197,7 @@ class Committer:
     @overload
     def submit(
         self,
-        transition: CancelRun | PauseRun | ResumeRun | RetryRun | RestartRun,
+        transition: CancelRun | PauseRun | ResumeRun | RetryRun | RestartRun | PinRun,
         *,
         patient: bool = ...,
     ) -> asyncio.Future[Controlled | Refused | Missing]: ...

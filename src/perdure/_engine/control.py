@@ -17,8 +17,9 @@ from perdure.model.transitions import (
     ResumeRun,
     RetryRun,
 )
+from perdure.model.versions import PinRun
 
-Operation: TypeAlias = CancelRun | PauseRun | ResumeRun | RetryRun | RestartRun
+Operation: TypeAlias = CancelRun | PauseRun | ResumeRun | RetryRun | RestartRun | PinRun
 
 VERBS: Final[dict[type, str]] = {
     CancelRun: "cancel",
@@ -26,6 +27,7 @@ VERBS: Final[dict[type, str]] = {
     ResumeRun: "resume",
     RetryRun: "retry",
     RestartRun: "restart",
+    PinRun: "pin",
 }
 
 _CONTROLS: Final[dict[type, Control]] = {

@@ -12,7 +12,7 @@ import msgspec
 from perdure._engine import late
 from perdure._engine.keys import NOTHING_SAID, KeyOf, OnTaken
 from perdure.codec import Arguments, Schema
-from perdure.errors import DefinitionError, InvalidValue, UsageError, shown
+from perdure.errors import DefinitionError, DuplicateName, InvalidValue, UsageError, shown
 from perdure.event import type_name
 from perdure.model.records import Micros, ParentClose
 from perdure.model.retention import DEFAULT, Retention
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 
 Function: TypeAlias = Callable[..., Any]
 """A user's function: its result is a value (``def``) or an awaitable of one (``async def``)."""
+
+
+def place_of(function: Function) -> str:
+    """Return ``file:line`` of a function, for messages."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return repr(function)
+    return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def check_function(given: object, what: str) -> None:
@@ -145,6 +153,8 @@ class Definition(msgspec.Struct):
         retention: for how long its ended runs are kept.
         on_parent_close: what becomes of a run of it that a body has started when that run ends,
             unless the call says otherwise.
+        pinned: its runs end with the version that they began with.
+        earlier: by version, the code that it was before and that may still be executed.
     """
 
     name: str
@@ -169,6 +179,10 @@ class Definition(msgspec.Struct):
     on_taken: OnTaken = NOTHING_SAID
     retention: Retention = DEFAULT
     on_parent_close: ParentClose = ParentClose.ABANDON
+    pinned: bool = False
+    earlier: dict[str, tuple[Function, Arguments]] = msgspec.field(
+        default_factory=dict[str, tuple[Function, Arguments]]
+    )
     _result: Schema[Any] | None = None
     _injects: bool | None = None
 
@@ -179,6 +193,51 @@ class Definition(msgspec.Struct):
         if found is None:
             found = self._result = self.arguments.result
         return found
+
+    def add_earlier(self, function: Function, arguments: Arguments, version: str) -> None:
+        """Keep the code of an earlier version.
+
+        Args:
+            function: the body.
+            arguments: of it.
+            version: which its code had.
+
+        Raises:
+            DuplicateName: that version is the present one, or is there.
+        """
+        there = self.with_version(version)
+        if there is not None:
+            raise DuplicateName(
+                f"{self.name!r} has version {version!r} already: {there.place}; say another one"
+            )
+        self.earlier[version] = (function, arguments)
+
+    def with_version(self, version: str) -> Definition | None:
+        """Return the definition with the code of a version; None where that is not here.
+
+        What is not the code's is that of today.
+        """
+        if version == self.version:
+            return self
+        if version not in self.earlier:
+            return None
+        function, arguments = self.earlier[version]
+        return msgspec.structs.replace(
+            self,
+            function=function,
+            is_async=inspect.iscoroutinefunction(function),
+            arguments=arguments,
+            version=version,
+            place=place_of(function),
+            where=None,
+            _result=None,
+            _injects=None,
+        )
+
+    def codes(self) -> list[Definition]:
+        """Return the definition with each code that is here, the present one first."""
+        earlier = [self.with_version(version) for version in self.earlier]
+        return [self, *(one for one in earlier if one is not None)]
 
     def listeners(self) -> list[Listener]:
         """Return what is registered for it: one listener for each type that it listens to.
@@ -215,13 +274,14 @@ class Definition(msgspec.Struct):
         """
         if self.on_cancel is None:
             return False
-        unknown = set(self.on_cancel.arguments.needed()) - set(self.arguments.names)
-        if unknown:
-            raise DefinitionError(
-                f"on_cancel of {self.name!r} (declared at {self.place}) asks for "
-                f"{', '.join(sorted(unknown))}, which the body has no argument for; it has "
-                f"{', '.join(self.arguments.names) or 'none'}"
-            )
+        for code in self.codes():
+            unknown = set(self.on_cancel.arguments.needed()) - set(code.arguments.names)
+            if unknown:
+                raise DefinitionError(
+                    f"on_cancel of {self.name!r} (declared at {code.place}) asks for "
+                    f"{', '.join(sorted(unknown))}, which the body has no argument for; it has "
+                    f"{', '.join(code.arguments.names) or 'none'}"
+                )
         return True
 
     def put_schedule(self, now: Micros) -> PutSchedule | None:

@@ -75,7 +75,7 @@ class Executor:
     def start(self, claimed: ClaimedRun) -> None:
         """Begin to execute a run that was just claimed."""
         run = claimed.run
-        definition = self.engine.registry[run.definition]
+        definition = self.engine.registry.executing(run)
         activation = Activation(self, definition, claimed)
         self.active[run.run_id] = activation
         if self.engine.hooks.kinds:

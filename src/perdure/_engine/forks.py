@@ -130,15 +130,24 @@ class Fork(msgspec.Struct, frozen=True):
         input: arguments that are to be others, by name.
         results: what steps are to have returned.
         id: of the new run; None for a new one.
+        pin: the version that it is pinned to; None for none.
     """
 
     place: Place | None
     input: Mapping[str, object] | None
     results: tuple[tuple[object, object], ...]
     id: str | None
+    pin: str | None
 
     @classmethod
-    def of(cls, place: Place | None, input: object, results: object, id: object) -> Self:
+    def of(
+        cls,
+        place: Place | None,
+        input: object,
+        results: object,
+        id: object,
+        pin: str | None,
+    ) -> Self:
         """Return what a caller wants.
 
         Raises:
@@ -150,7 +159,7 @@ class Fork(msgspec.Struct, frozen=True):
             raise UsageError(f"results= takes a mapping of steps to values, got {shown(results)}")
         wanted = tuple(cast("Mapping[object, object]", results or {}).items())
         chosen = None if id is None else check_id(cast("str", id), "run id")
-        return cls(place, cast("Mapping[str, object] | None", input), wanted, chosen)
+        return cls(place, cast("Mapping[str, object] | None", input), wanted, chosen, pin)
 
 
 async def fork(engine: Engine, history: History, plan: Fork) -> str:
@@ -212,6 +221,7 @@ def _create(engine: Engine, history: History, plan: Fork) -> CreateRun:
         caused_by=cause_of_fork(run.run_id),
         limit_key=run.limit_key,
         retention=run.retention,
+        pin=plan.pin,
     )
 
 

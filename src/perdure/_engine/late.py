@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from perdure.codec import failures
     from perdure.model import events as model_events
-    from perdure.model import lifecycle, schedules, transitions
+    from perdure.model import lifecycle, schedules, transitions, versions
 
 __all__ = [
     "MODULES",
@@ -54,6 +54,7 @@ __all__ = [
     "transitions",
     "undoing",
     "url",
+    "versions",
     "watcher",
 ]
 
@@ -79,6 +80,7 @@ MODULES: Final = {
     "transitions": "perdure.model.transitions",
     "undoing": "perdure._engine.undoing",
     "url": "perdure.url",
+    "versions": "perdure.model.versions",
     "watcher": "perdure._engine.watcher",
 }
 """Where each is at home: the imports above, for the interpreter."""

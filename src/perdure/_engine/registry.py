@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from perdure import _late as late
 from perdure._engine.definition import Definition
 from perdure.errors import DuplicateName, UnknownDefinition
+from perdure.model.records import RunRecord
 
 
 class Registry:
@@ -92,9 +93,30 @@ class Registry:
     def __len__(self) -> int:
         return len(self._definitions)
 
-    def versions(self) -> dict[str, str]:
-        """Return the version of each definition by name."""
-        return {name: definition.version for name, definition in self._definitions.items()}
+    def executing(self, run: RunRecord) -> Definition:
+        """Return the definition of a run, in the version that it is pinned to if it is.
+
+        Raises:
+            UnknownDefinition: there is none of that name, or not in that version.
+        """
+        definition = self[run.definition]
+        if run.pin is None:
+            return definition
+        found = definition.with_version(run.pin)
+        if found is None:
+            known = ", ".join(map(repr, (definition.version, *definition.earlier)))
+            raise UnknownDefinition(
+                f"{run.definition!r} is not here in version {run.pin!r}, which the run is pinned "
+                f"to; there is {known}"
+            )
+        return found
+
+    def reading(self, run: RunRecord) -> Definition | None:
+        """Return the definition that tells best what values a run has; None for no such name."""
+        definition = self._definitions.get(run.definition)
+        if definition is None or run.pin is None:
+            return definition
+        return definition.with_version(run.pin) or definition
 
     def _suggestion(self, name: str) -> str:
         close = late.difflib.get_close_matches(name, self._definitions, n=1)

@@ -8,8 +8,10 @@ from typing import Any, cast
 from perdure import _late as late
 from perdure._engine.registry import Registry
 from perdure.errors import UsageError, shown
+from perdure.handle import VersionEntry
 from perdure.ids import check_id
-from perdure.model.records import REASONS, TERMINAL, Micros, RunQuery, Status
+from perdure.model.records import REASONS, TERMINAL, Micros, RunQuery, Status, WorkerRecord
+from perdure.model.versions import Pinned
 from perdure.store import Store
 
 
@@ -27,6 +29,7 @@ def run_query(
     text: str | None = None,
     id_prefix: str | None = None,
     limit_key: str | None = None,
+    version: str | None = None,
 ) -> RunQuery:
     """Return the query of these filters; limit and page are left to the caller.
 
@@ -52,6 +55,7 @@ def run_query(
         text=optional_id(text, "text"),
         id_prefix=optional_id(id_prefix, "id_prefix"),
         limit_key=optional_id(limit_key, "limit_key"),
+        version=optional_id(version, "version"),
     )
 
 
@@ -87,6 +91,19 @@ async def check_known(query: RunQuery, registry: Registry, store: Store) -> None
             continue
         if not await store.list_runs(RunQuery(definitions=(name,), limit=1)):
             registry[name]
+
+
+def version_entries(pins: Iterable[Pinned], workers: Iterable[WorkerRecord]) -> list[VersionEntry]:
+    """Return which versions there are, by definition and version."""
+    runs = {(one.definition, one.version): one.runs for one in pins}
+    having: dict[tuple[str, str], list[str]] = {code: [] for code in runs}
+    for worker in workers:
+        for code in dict.fromkeys((*worker.definitions.items(), *worker.earlier)):
+            having.setdefault(code, []).append(worker.worker_id)
+    return [
+        VersionEntry(name, version, runs.get((name, version), 0), tuple(ids))
+        for (name, version), ids in sorted(having.items())
+    ]
 
 
 def optional_id(given: str | None, what: str) -> str | None:

@@ -33,6 +33,7 @@ from perdure.model.records import (
     WaitKind,
     WorkerRecord,
 )
+from perdure.model.versions import versions_of
 from perdure.store import Store
 
 MOST_NAMED: Final = 3
@@ -44,13 +45,15 @@ class Why(msgspec.Struct, frozen=True):
 
     Args:
         run_id: which run.
-        cause: what it is, for programs: ``ended``, ``executing``, ``silent_worker``,
-            ``no_worker``, ``only_silent_workers``, ``no_capable_worker``, ``queue_not_served``,
+        cause: what it is, for programs: ``ended``, ``replaced``, ``executing``, ``silent_worker``,
+            ``no_worker``, ``only_silent_workers``, ``no_capable_worker``, ``version``,
+            ``queue_not_served``,
             ``queue_paused``, ``queue_full``, ``key_full``, ``rate``, ``key_rate``,
             ``workers_full``, ``suspect``, ``claimable``, ``delay``, ``retry``, ``sleep``,
             ``child``, ``event``, ``due``, ``mismatch``, ``paused``, ``damaged``.
         sentence: the same for people, with who and until when.
-        holder: who or what it waits for: a worker's id, runs' ids, a step's path; empty for none.
+        holder: who or what it waits for: a worker's id, runs' ids, a step's path, a version; empty
+            for none.
         until: when that ends by itself, if it does.
     """
 
@@ -113,7 +116,7 @@ async def why(store: Store, run_id: str) -> Why | None:
         case Status.PAUSED:
             return _paused(view)
         case _:
-            return _ended(view)
+            return await _ended(store, view)
 
 
 def _say(
@@ -123,28 +126,54 @@ def _say(
     holder: Sequence[str] = (),
     until: Micros | None = None,
 ) -> Why:
-    whole = f"run {view.run.run_id} of {view.run.definition!r} {sentence}{_undoing(view.run)}"
+    whole = f"run {view.run.run_id} of {view.run.definition!r} {sentence}{_undoing(view)}"
     ends = None if until is None else to_datetime(until)
     return Why(view.run.run_id, cause, whole, tuple(holder), ends)
 
 
-def _undoing(run: RunRecord) -> str:
+def _undoing(view: _View) -> str:
     """Return what is added where a run undoes what it did before it ends."""
+    run = view.run
     if run.status in TERMINAL or run.undoing is Undoing.NONE:
         return ""
     if run.undoing is Undoing.FAILURE:
         return "; it undoes what it did, because it failed"
-    return "; it was cancelled, and does what is to be done before it ends"
+    because = _because(_replaced_by(view), run)
+    return f"; it was cancelled{because}, and does what is to be done before it ends"
 
 
 # --- not moving any more -----------------------------------------------------------------------
 
 
-def _ended(view: _View) -> Why:
+async def _ended(store: Store, view: _View) -> Why:
     run = view.run
     reason = f" ({run.reason})" if run.reason else ""
     error = f": {_error(run)}" if run.error else ""
-    return _say(view, "ended", f"is {run.status}{reason}{error}, {view.ago(run.finished_at)} ago")
+    ended = f"is {run.status}{reason}{error}, {view.ago(run.finished_at)} ago"
+    if run.status is Status.CANCELLED and (by := _replaced_by(view)) is not None:
+        return _say(view, "replaced", f"{ended}{_because(by, run)}", [by])
+    parent = None if run.parent_id is None else await store.get(run.parent_id)
+    if parent is None or parent.status is Status.COMPLETED:
+        return _say(view, "ended", ended)
+    return _say(
+        view,
+        "ended",
+        f"{ended}; whatever its retention, it is kept for its parent {parent.run_id}, which is "
+        f"{parent.status} and may ask for it until it is completed",
+        [parent.run_id],
+    )
+
+
+def _replaced_by(view: _View) -> str | None:
+    """Return the run that took the place of a run and had it cancelled, if one did."""
+    is_replaced = any(entry.action == "replace" for entry in view.history.audit)
+    return view.run.key_passed_to if is_replaced else None
+
+
+def _because(replaced_by: str | None, run: RunRecord) -> str:
+    if replaced_by is None:
+        return ""
+    return f", because run {replaced_by} replaced it under its unique_key {run.unique_key!r}"
 
 
 def _paused(view: _View) -> Why:
@@ -156,22 +185,21 @@ def _paused(view: _View) -> Why:
             f"was paused by hand {view.ago(run.paused_at)} ago; perdure resume {run.run_id} lets "
             "it go on",
         )
-    live = sorted(
-        {
-            worker.definitions[run.definition]
-            for worker in view.live
-            if run.definition in worker.definitions
-        }
-    )
-    have = f"workers have {', '.join(map(repr, live))}" if live else "no live worker has it"
-    return _say(
-        view,
-        "mismatch",
-        f"is paused because its replay did not fit version {', '.join(map(repr, run.misfits))} of "
-        f"the code ({_error(run)}); it goes on when a worker with another version appears, and "
-        f"{have} now",
-        run.misfits,
-    )
+    misfits = ", ".join(map(repr, run.misfits))
+    stands = f"is paused because its replay did not fit version {misfits} of the code"
+    if run.pin is None:
+        able = [worker for worker in view.live if run.definition in worker.definitions]
+        chance = f"it goes on when a worker with another version appears; {_versions(able, run)}"
+    elif run.pin in run.misfits:
+        chance = (
+            f"it is pinned to version {run.pin!r}: perdure pin {run.run_id} --to VERSION lets "
+            "it go on with another"
+        )
+    else:
+        able = [worker for worker in view.live if run.definition in worker.definitions]
+        chance = f"it goes on with version {run.pin!r}, which it is pinned to; "
+        chance += _versions(able, run)
+    return _say(view, "mismatch", f"{stands} ({_error(run)}); {chance}", run.misfits)
 
 
 # --- held --------------------------------------------------------------------------------------
@@ -191,7 +219,7 @@ def _running(view: _View) -> Why:
         )
     where = _where(worker)
     asked = {
-        Control.CANCEL: "; it is asked to end",
+        Control.CANCEL: f"; it is asked to end{_because(_replaced_by(view), run)}",
         Control.COMPENSATE: "; it is asked to end, and to undo what it did",
         Control.PAUSE: "; it is asked to pause",
         Control.RESTART: "; it is asked to begin again",
@@ -256,14 +284,25 @@ async def _unserved(store: Store, view: _View) -> Why | None:
             f"is {_age(view)} and none of the {_count(len(view.live), 'live worker')} has that "
             f"definition; they have {_listed(_known(view.live))}",
         )
+    if run.pin is not None:
+        having = [worker for worker in able if versions_of(worker).for_run(run) is not None]
+        if not having:
+            return _say(
+                view,
+                "version",
+                f"is {_age(view)} and waits for a worker with version {run.pin!r} of its "
+                f"definition, which it is pinned to; {_versions(able, run)}",
+                [run.pin],
+            )
+        able = having
     serving = [worker for worker in able if run.queue in worker.queues]
     if not serving:
         queues = sorted({queue for worker in able for queue in worker.queues})
         return _say(
             view,
             "queue_not_served",
-            f"is {_age(view)} in queue {run.queue!r}, and the workers that have its definition "
-            f"serve {_listed(queues)}",
+            f"is {_age(view)} in queue {run.queue!r}, and the workers that have its "
+            f"{'definition' if run.pin is None else 'version'} serve {_listed(queues)}",
         )
     if (limited := await _limited(store, view)) is not None:
         return limited
@@ -378,6 +417,19 @@ async def _held(store: Store) -> Counter[str]:
     return Counter(run.worker_id for run in running if run.worker_id is not None)
 
 
+def _versions(able: Sequence[WorkerRecord], run: RunRecord) -> str:
+    """Return which versions of a run's definition live workers have, and who they are."""
+    having: dict[str, list[str]] = {}
+    for worker in able:
+        for name, version in dict.fromkeys((*worker.definitions.items(), *worker.earlier)):
+            if name == run.definition:
+                having.setdefault(version, []).append(worker.worker_id)
+    if not having:
+        return "no live worker has the definition"
+    told = [f"{version!r} ({_listed(having[version])})" for version in sorted(having)]
+    return f"live workers have {_listed(told)}"
+
+
 def _known(workers: Sequence[WorkerRecord]) -> list[str]:
     return sorted({name for worker in workers for name in worker.definitions})
 
@@ -387,7 +439,7 @@ def _capable_names(view: _View) -> str:
     names = [
         worker.worker_id
         for worker in view.live
-        if run.definition in worker.definitions and run.queue in worker.queues
+        if versions_of(worker).for_run(run) is not None and run.queue in worker.queues
     ]
     return f"{'worker' if len(names) == 1 else 'workers'} {_listed(names)}"
 

@@ -56,6 +56,7 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
+from perdure.model.versions import PinRun
 from perdure.telemetry import (
     Log,
     RunsRescued,
@@ -71,7 +72,7 @@ REASONS = frozenset(
     {
         *(CreateRun, Settle, CancelRun, ResumeRun, RetryRun, RestartRun, ForkRun),
         *(RescueWorker, RetireWorker, RegisterWorker, GiveBack, Publish, SendEvent),
-        *(FireSchedule, PauseRun, PutQueue, ResumeQueue),
+        *(FireSchedule, PauseRun, PutQueue, ResumeQueue, PinRun),
     }
 )
 """Transitions after which something may be claimable, or due at another time, than before."""
@@ -342,18 +343,20 @@ class Worker:
         known = [worker.worker_id for worker in await engine.store.workers()]
         for departed in engine.store.departed(known):
             await self._note_rescued(departed, await self._rescued(departed, None))
-        versions = engine.registry.versions()
+        definitions = [engine.registry[name] for name in self._names]
         await engine.committer.submit(
             RegisterWorker(
                 self.worker_id,
                 socket.gethostname(),
                 os.getpid(),
-                {name: versions[name] for name in self._names},
+                {one.name: one.version for one in definitions},
                 self.queues,
                 self.concurrency,
                 round(self._pulse.lease * 1e6),
                 round(self._pulse.interval * 1e6),
-                tuple(name for name in self._names if engine.registry[name].cleans()),
+                tuple(one.name for one in definitions if one.cleans()),
+                tuple((one.name, version) for one in definitions for version in one.earlier),
+                tuple(one.name for one in definitions if one.pinned),
             )
         )
         for name, limits in engine.queues.items():

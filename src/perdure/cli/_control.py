@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, TypeAlias
 
 import click
@@ -43,10 +43,11 @@ def command_on_runs(
     name: str,
     text: str,
     act: Callable[[Run[Any], dict[str, Any]], Awaitable[Status]],
-    of_all: Callable[[Selection], Awaitable[BulkResult]],
+    of_all: Callable[[Selection, dict[str, Any]], Awaitable[BulkResult]],
     *,
     short_help: str,
     options: Sequence[Option] = (),
+    for_all: Collection[str] = (),
 ) -> click.Command:
     """Return a command that does one thing to the runs that are named, or to all that match.
 
@@ -54,9 +55,10 @@ def command_on_runs(
         name: of the command.
         text: its help; what all of them have in common is added.
         act: what it does to a run, given its own options.
-        of_all: what it does to all that match; its own options say nothing there.
+        of_all: what it does to all that match, given its own options.
         short_help: for the list of commands.
         options: its own.
+        for_all: those of them that say something where no id is given, too.
     """
 
     def command(
@@ -81,8 +83,11 @@ def command_on_runs(
                 do=f"perdure {name} ID, or perdure {name} --status failed --dry-run",
             )
         if not ids:
-            _refuse(name, [key for key, value in given.items() if value], "an ID")
-            return control_all(place, name, filters, of_all, in_json, dry_run, is_sure)
+            alone = [key for key, value in given.items() if value and key not in for_all]
+            _refuse(name, alone, "an ID")
+            return control_all(
+                place, name, filters, lambda those: of_all(those, given), in_json, dry_run, is_sure
+            )
         if are_given(filters) or dry_run:
             _refuse(name, ["dry_run" if dry_run else "filters"], "no ID")
         return control(place, ids, lambda run: act(run, given), in_json=in_json)

@@ -55,12 +55,13 @@ _OPTIONS: Final = (
     click.option("--since", callback=_when, help='Created from then on: "2h" ago, or an instant.'),
     click.option("--until", callback=_when, help="Created before then."),
     click.option("--text", help="A part of id, name, key or tag."),
+    click.option("--version", help="Of their code; see perdure versions."),
     click.option("--id", "id_prefix", metavar="PREFIX", help="How their ids begin."),
 )
 
 FILTERS: Final = (
     *("statuses", "names", "queue", "key", "limit_key", "tag", "reason", "parent"),
-    *("since", "until", "text", "id_prefix"),
+    *("since", "until", "text", "id_prefix", "version"),
 )
 """Under which names a command is given them."""
 
@@ -100,6 +101,7 @@ async def query_of(app: App, filters: Mapping[str, Any]) -> RunQuery:
         text=filters["text"],
         id_prefix=filters["id_prefix"],
         limit_key=filters["limit_key"],
+        version=filters["version"],
     )
     await check_known(query, app.engine.registry, store)
     return query

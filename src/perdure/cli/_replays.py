@@ -14,6 +14,7 @@ from perdure.cli._failures import ExitCode
 from perdure.cli._output import as_json, escape, table
 from perdure.errors import UnknownDefinition
 from perdure.model.records import History, StepKind
+from perdure.model.versions import Pinned
 from perdure.testing.failures import Hung
 from perdure.testing.replaying import replay
 
@@ -65,18 +66,31 @@ def patches_of(histories: Iterable[History]) -> dict[str, Counter[bool]]:
 
 
 def report(
-    checked: Sequence[Checked], patches: dict[str, Counter[bool]], *, in_json: bool
+    checked: Sequence[Checked],
+    patches: dict[str, Counter[bool]],
+    missing: Sequence[Pinned] = (),
+    *,
+    in_json: bool,
 ) -> ExitCode:
-    """Print what was found; return the exit code."""
+    """Print what was found; return the exit code.
+
+    Args:
+        checked: what became of each recorded run.
+        patches: by which code how many of them go.
+        missing: what is pinned to versions that the code does not have.
+        in_json: print one JSON object.
+    """
     broken = [one for one in checked if one.problems]
     if in_json:
-        click.echo(as_json(_fields(checked, patches)))
+        click.echo(as_json(_fields(checked, patches, missing)))
     else:
-        _print(checked, broken, patches)
-    return ExitCode.FOUND_PROBLEMS if broken else ExitCode.OK
+        _print(checked, broken, patches, missing)
+    return ExitCode.FOUND_PROBLEMS if broken or missing else ExitCode.OK
 
 
-def _fields(checked: Sequence[Checked], patches: dict[str, Counter[bool]]) -> dict[str, Any]:
+def _fields(
+    checked: Sequence[Checked], patches: dict[str, Counter[bool]], missing: Sequence[Pinned]
+) -> dict[str, Any]:
     return {
         "runs": [
             {
@@ -90,11 +104,17 @@ def _fields(checked: Sequence[Checked], patches: dict[str, Counter[bool]]) -> di
         "patches": {
             name: {"new": count[True], "old": count[False]} for name, count in patches.items()
         },
+        "missing": [
+            {"name": one.definition, "version": one.version, "runs": one.runs} for one in missing
+        ],
     }
 
 
 def _print(
-    checked: Sequence[Checked], broken: Sequence[Checked], patches: dict[str, Counter[bool]]
+    checked: Sequence[Checked],
+    broken: Sequence[Checked],
+    patches: dict[str, Counter[bool]],
+    missing: Sequence[Pinned],
 ) -> None:
     rows = [(one.run_id, one.name, problem) for one in broken for problem in one.problems]
     if rows:
@@ -104,5 +124,14 @@ def _print(
             f"patch {escape(name)}: {count[True]:,} runs go by the new code, {count[False]:,} by "
             "the old"
         )
+    for one in missing:
+        are = "run is" if one.runs == 1 else "runs are"
+        click.echo(
+            f"{one.runs:,} {are} pinned to version {escape(one.version)} of "
+            f"{escape(one.definition)}, which this code does not have"
+        )
     fit = len(checked) - len(broken)
-    click.echo(f"{fit:,} of {len(checked):,} recorded runs go on with this code", err=bool(rows))
+    click.echo(
+        f"{fit:,} of {len(checked):,} recorded runs go on with this code",
+        err=bool(rows or missing),
+    )

@@ -25,7 +25,6 @@ rows to add, checkpoints to reopen) is the store's part and is named in the docs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import assert_never
 
 import msgspec
@@ -67,6 +66,7 @@ from perdure.model.transitions import (
     Undone,
     Verdict,
 )
+from perdure.model.versions import PinRun, Versions
 
 SUSPECT_AFTER = 2
 """Crashes in a row after which a run is claimed only by a worker that holds nothing else."""
@@ -112,6 +112,7 @@ def create(transition: CreateRun, seq: int, now: Micros) -> RunRecord:
         limit_key=transition.limit_key,
         retention=transition.retention,
         on_parent_close=transition.on_parent_close,
+        pin=transition.pin,
     )
 
 
@@ -184,8 +185,8 @@ def _pause(run: RunRecord, now: Micros) -> None:
     run.updated_at = now
 
 
-def claim(run: RunRecord, worker_id: str, token: int, now: Micros) -> None:
-    """Give a queued run to a worker."""
+def claim(run: RunRecord, worker_id: str, token: int, now: Micros, pin: str | None) -> None:
+    """Give a queued run to a worker; ``pin`` is what that pins runs of the definition to."""
     run.status = Status.RUNNING
     run.epoch += 1
     run.grant = token
@@ -194,6 +195,8 @@ def claim(run: RunRecord, worker_id: str, token: int, now: Micros) -> None:
     run.updated_at = now
     if run.started_at is None:
         run.started_at = now
+    if run.pin is None:
+        run.pin = pin
 
 
 def _end(run: RunRecord, status: Status, now: Micros) -> None:
@@ -505,7 +508,7 @@ def retry(
 
 def restart(
     run: RunRecord,
-    transition: RestartRun,  # noqa: ARG001  # of one shape with settle and rescue
+    transition: RestartRun,  # of one shape with settle and rescue
     now: Micros,
 ) -> Controlled | Refused:
     """An operator lets a run begin again.
@@ -517,6 +520,8 @@ def restart(
     """
     if run.control in {Control.CANCEL, Control.COMPENSATE}:
         return Refused(run.run_id, run.status, "it is about to be cancelled")
+    if run.status is Status.RUNNING and transition.pin is not None:
+        return Refused(run.run_id, run.status, "pause it first to choose its version")
     if run.status in TERMINAL:
         run.key_passed_to = None
     if run.status is Status.RUNNING:
@@ -524,6 +529,15 @@ def restart(
         run.updated_at = now
     else:
         _begin_again(run, now)
+        run.pin = transition.pin
+    return Controlled(run.status)
+
+
+def pin(run: RunRecord, transition: PinRun, now: Micros) -> Controlled | Refused:
+    """An operator pins a run, or unpins it. The store's part: audit row."""
+    if run.pin != transition.version:
+        run.pin = transition.version
+        run.updated_at = now
     return Controlled(run.status)
 
 
@@ -549,6 +563,7 @@ def _begin_again(run: RunRecord, now: Micros) -> None:
     run.paused_at = run.finished_at = None
     run.control = Control.NONE
     run.coalesce = 0
+    run.pin = None
     queue_again(run, now)
 
 
@@ -577,9 +592,9 @@ def rescue(
         _go_on(run, now)
 
 
-def may_refit(run: RunRecord, definitions: Mapping[str, str]) -> bool:
+def may_refit(run: RunRecord, versions: Versions) -> bool:
     """Tell whether a worker with these versions of definitions gives a mismatch another chance."""
-    version = definitions.get(run.definition)
+    version = versions.for_run(run)
     return (
         run.status is Status.PAUSED
         and run.reason == "mismatch"

@@ -236,6 +236,9 @@ class RunRecord(msgspec.Struct, gc=False):
             them that live.
         closing: its body is over, in the transition that is being applied: the store cancels what
             is attached to it before that is done, and clears both. No store keeps it.
+        version: of the definition that it was created from; empty for not known.
+        pin: the only version of the definition with which it goes on; None for any. See
+            :mod:`perdure.model.versions`.
     """
 
     seq: int
@@ -284,6 +287,12 @@ class RunRecord(msgspec.Struct, gc=False):
     on_parent_close: ParentClose = ParentClose.ABANDON
     attaches: bool = False
     closing: bool = False
+    pin: str | None = None
+
+    @property
+    def code(self) -> str:
+        """The version that it is pinned to; of one that is not, that it was created from."""
+        return self.version if self.pin is None else self.pin
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):
@@ -349,6 +358,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, gc=False):
     ``beat`` rises with every heartbeat; it is compared for equality only, never with a clock.
     ``lease`` and ``heartbeat`` are what it told: for people, who judge by them whether it lives.
     ``cleans`` are those of its definitions that have something to do when a run is cancelled.
+    ``definitions``, ``earlier`` and ``pinning``: see :mod:`perdure.model.versions`.
     """
 
     worker_id: str
@@ -363,6 +373,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, gc=False):
     lease: Micros
     heartbeat: Micros
     cleans: tuple[str, ...] = ()
+    earlier: tuple[tuple[str, str], ...] = ()
+    pinning: tuple[str, ...] = ()
 
 
 class History(msgspec.Struct, frozen=True, gc=False):
@@ -384,6 +396,7 @@ class RunQuery(msgspec.Struct, frozen=True, gc=False):
     Args:
         statuses, definitions: any of these; empty for all.
         reason, parent_id, queue, unique_key, caused_by, limit_key: exact.
+        version: exact, that of :attr:`RunRecord.code`.
         tag: exact, one of the run's.
         created_after, created_before: from this instant on, and before this one, so that two
             windows that share an instant share no run.
@@ -410,6 +423,7 @@ class RunQuery(msgspec.Struct, frozen=True, gc=False):
     before: int | None = None
     caused_by: str | None = None
     limit_key: str | None = None
+    version: str | None = None
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):

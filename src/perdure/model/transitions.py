@@ -58,6 +58,7 @@ from perdure.model.schedules import (
     cause_of_firing,
     fired_run,
 )
+from perdure.model.versions import PinRun
 
 # --- work ------------------------------------------------------------------------------------
 
@@ -73,6 +74,7 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     ``on_parent_close``: where it is not ``abandon``, which needs ``by`` and that run as the parent,
     the new run is attached to it; see Attached children in :mod:`perdure.store`. A run that is
     found instead is not.
+    ``pin``: the run is pinned from its beginning; see :mod:`perdure.model.versions`.
     Answers: Created · Exists (id or unique_key taken by another create; it names the run that has
     it) · Fenced (naming the run of ``by``).
     """
@@ -97,6 +99,7 @@ class CreateRun(msgspec.Struct, frozen=True, gc=False):
     key_rule: KeyRule | None = None
     retention: Micros | None = None
     on_parent_close: ParentClose = ParentClose.ABANDON
+    pin: str | None = None
 
 
 def start_of(schedule: Schedule, instant: Micros) -> CreateRun:
@@ -129,9 +132,12 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     epoch + 1, ``grant`` = ``token`` and this worker. Whatever is over a limit of its queue, or of
     a queue that is paused, is passed over: see :mod:`perdure.model.queues`. A claim may leave some
     that it could give to the next where it finds much to sort; then ``next_due_at`` has come.
+    A run with a ``pin`` is taken only where the worker registered its definition in that version;
+    one without is given the ``pin`` that the worker's definition asks for, if it does: see
+    :mod:`perdure.model.versions`.
     Where there are runs paused by a mismatch that this worker may fit, those are given instead,
-    oldest first: their definition and queue are among those named, and the worker registered the
-    definition with a version that is not among their ``misfits``. They pass through no queue in
+    oldest first: their definition and queue are among those named, and the version with which the
+    worker would execute them is not among their ``misfits``. They pass through no queue in
     which a worker that they do not fit would take them again; one that is a suspect becomes
     ``queued`` as such.
     SUSPECT runs are taken only where ``suspects`` is true; then one suspect is taken alone, before
@@ -245,7 +251,8 @@ class Mismatched(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Verdict: the replay does not fit the record: ``paused`` with reason ``mismatch``.
 
     ``version`` is the definition's version that did not fit; it joins the run's ``misfits``. The
-    claim of a worker with a version that is not among them queues the run again.
+    claim of a worker with a version that is not among them queues the run again, unless it is
+    pinned to another one.
     """
 
     error: bytes
@@ -367,14 +374,17 @@ class RestartRun(msgspec.Struct, frozen=True, gc=False):
     ends; a cancel that comes before that is kept instead, and clears away what was laid ready. A
     restart that comes while another is asked for replaces it. A run that was never claimed keeps
     its generation, and is merely queued. The run's attempt is kept as a row. One that was terminal
-    takes its unique_key again, also where it had passed to another run.
+    takes its unique_key again, also where it had passed to another run. The new
+    generation is pinned to ``pin``, and with None to nothing, whatever the one before was.
     Key: as for CancelRun. Answers: Controlled · Refused (a cancel was asked for; ``from_step`` is
-    not recorded; it is terminal and another run holds its unique_key) · Missing.
+    not recorded; it is terminal and another run holds its unique_key; it is running and ``pin`` is
+    given) · Missing.
     """
 
     run_id: str
     request_id: str
     from_step: StepKey | None = None
+    pin: str | None = None
 
 
 class ForkRun(msgspec.Struct, frozen=True, gc=False):
@@ -400,12 +410,13 @@ class ForkRun(msgspec.Struct, frozen=True, gc=False):
 
 
 class RegisterWorker(msgspec.Struct, frozen=True, gc=False):
-    """Announce a worker with beat 0, and with the version in which it has each definition.
+    """Announce a worker with beat 0, and with the versions in which it has each definition.
 
     Key: ``worker_id``: the same again changes nothing, the beat included. Answers: Beaten.
     ``lease`` and ``heartbeat`` are kept and shown; no store acts on them. ``cleans`` are those of
     its definitions that have something to do when a run is cancelled: what it holds when it is
-    given up ``cleans`` by that.
+    given up ``cleans`` by that. ``definitions``, ``earlier`` and ``pinning`` are what
+    :class:`~perdure.model.versions.Versions` says.
     """
 
     worker_id: str
@@ -417,6 +428,8 @@ class RegisterWorker(msgspec.Struct, frozen=True, gc=False):
     lease: Micros = to_micros(defaults.LEASE)
     heartbeat: Micros = to_micros(defaults.HEARTBEAT)
     cleans: tuple[str, ...] = ()
+    earlier: tuple[tuple[str, str], ...] = ()
+    pinning: tuple[str, ...] = ()
 
 
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):
@@ -483,6 +496,7 @@ Transition: TypeAlias = (
     | RetryRun
     | RestartRun
     | ForkRun
+    | PinRun
     | RegisterWorker
     | Heartbeat
     | RetireWorker

@@ -337,7 +337,7 @@ class Kit:
         return [self._enqueued(run) for run in runs if name in (None, run.definition)]
 
     def _enqueued(self, run: RunRecord) -> Enqueued:
-        definition = self.app.engine.registry[run.definition]
+        definition = self.app.engine.registry.executing(run)
         return Enqueued(
             run=Run(run.run_id, self.app.engine, definition.result),
             name=run.definition,

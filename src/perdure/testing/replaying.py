@@ -108,7 +108,8 @@ async def replay(
 
     Raises:
         AppNotReady: the app is connected.
-        UnknownDefinition: it has no definition of that name.
+        UnknownDefinition: it has no definition of that name, or not in the version that the run is
+            pinned to.
         InvalidValue: the text is no history.
         InvalidDuration: ``patience`` is none.
         Hung: the body waits for something that is neither recorded nor durable.
@@ -120,7 +121,7 @@ async def replay(
     """
     recorded = history if isinstance(history, History) else load_history(history)
     run = recorded.run
-    app.engine.registry[run.definition]
+    app.engine.registry.executing(run)
     clock = VirtualClock()
     clock.move_to(run.updated_at)
     journal = _Journal(recorded, clock)

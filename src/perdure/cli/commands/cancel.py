@@ -19,7 +19,7 @@ command = command_on_runs(
     "cancel",
     """Ask runs to end without a result. One that a worker holds is told at its next step.""",
     _cancel,
-    lambda selection: selection.cancel(),
+    lambda selection, _: selection.cancel(),
     short_help="Cancel runs.",
     options=(
         wait_option("Wait until each has ended."),

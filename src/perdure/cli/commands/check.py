@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import click
 from msgspec.structs import replace
 
+from perdure.app import App
 from perdure.cli._meanings import perform
 from perdure.cli._places import opened, place_of_code, place_options, settings_of
 from perdure.cli._replays import check_all, patches_of, report
 from perdure.model.records import History, RunQuery, Status
+from perdure.model.versions import Pinned
 from perdure.store import Store
 
 IN_FLIGHT: Final = (Status.QUEUED, Status.RUNNING, Status.WAITING, Status.PAUSED)
@@ -42,7 +45,8 @@ def command(
     """Replay what is recorded of the runs in flight against the code of the app.
 
     No step is executed, and nothing is written; the store may be in use. The newest runs are
-    looked at first. The exit code is 8 where something would break.
+    looked at first. Of runs that are pinned to a version which the code does not have, only how
+    many there are is told. The exit code is 8 where something would break.
     """
     settings = settings_of(context, app=app, url=url)
     place = place_of_code(settings)
@@ -50,19 +54,39 @@ def command(
     async def work() -> int:
         query = RunQuery(statuses=IN_FLIGHT, definitions=names)
         async with opened(place) as opened_app:
-            histories = await _histories(opened_app.engine.store, query, limit)
-        return report(await check_all(place.app, histories), patches_of(histories), in_json=in_json)
+            store = opened_app.engine.store
+            missing = _missing(place.app, [one for one in await store.pins() if _is_meant(one)])
+            histories = await _histories(store, query, limit, missing)
+        checked = await check_all(place.app, histories)
+        return report(checked, patches_of(histories), missing, in_json=in_json)
+
+    def _is_meant(pinned: Pinned) -> bool:
+        return not names or pinned.definition in names
 
     return perform(work)
 
 
-async def _histories(store: Store, query: RunQuery, limit: int) -> list[History]:
-    """Return the histories of so many runs that have begun."""
+def _missing(app: App, pins: Iterable[Pinned]) -> list[Pinned]:
+    """Return what is pinned to code that an app does not have."""
+    found = ((one, app.engine.registry.find(one.definition)) for one in pins)
+    return [
+        one
+        for one, definition in found
+        if definition is None or definition.with_version(one.version) is None
+    ]
+
+
+async def _histories(
+    store: Store, query: RunQuery, limit: int, missing: Iterable[Pinned]
+) -> list[History]:
+    """Return the histories of so many runs that have begun, and whose code is not missing."""
+    without = {(one.definition, one.version) for one in missing}
     found: list[History] = []
     while len(found) < limit:
         page = await store.list_runs(replace(query, limit=PAGE))
         for run in page:
-            history = await store.history(run.run_id) if run.epoch else None
+            is_asked = run.epoch and (run.definition, run.pin) not in without
+            history = await store.history(run.run_id) if is_asked else None
             if history is not None and len(found) < limit:
                 found.append(history)
         if len(page) < PAGE:

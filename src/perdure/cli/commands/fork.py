@@ -39,6 +39,7 @@ from perdure.errors import PerdureError
     help="What a step is to have returned; may come several times.",
 )
 @click.option("--new-id", metavar="ID", help="The id of the new run.")
+@click.option("--pin", metavar="VERSION", help="Go on with this version of the code alone.")
 @click.option("--json", "in_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def command(
@@ -53,6 +54,7 @@ def command(
     inputs: tuple[str, ...],
     results: tuple[str, ...],
     new_id: str | None,
+    pin: str | None,
     in_json: bool,
 ) -> int:
     """Start a run that goes on from what the run ID has recorded, which is not changed.
@@ -74,6 +76,7 @@ def command(
                     input=changed,
                     results=replaced,
                     id=new_id,
+                    pin=pin,
                 )
             except PerdureError as error:
                 raise meaning_of(error, run_id) from error

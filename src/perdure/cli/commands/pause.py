@@ -19,7 +19,7 @@ command = command_on_runs(
 
 One that a worker holds is told at its next step; what executes is let finish.""",
     _pause,
-    lambda selection: selection.pause(),
+    lambda selection, _: selection.pause(),
     short_help="Pause runs.",
     options=(wait_option("Wait until each is paused."),),
 )

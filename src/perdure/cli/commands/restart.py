@@ -12,7 +12,11 @@ from perdure.model.records import Status
 
 
 async def _restart(run: Run[Any], options: dict[str, Any]) -> Status:
-    return await run.restart(from_step=options["from_step"], occurrence=options["occurrence"] or 1)
+    return await run.restart(
+        from_step=options["from_step"],
+        occurrence=options["occurrence"] or 1,
+        pin=options["pin"],
+    )
 
 
 command = command_on_runs(
@@ -21,7 +25,7 @@ command = command_on_runs(
 
 What was recorded before the step stands; it and everything after it is done again.""",
     _restart,
-    lambda selection: selection.restart(),
+    lambda selection, _: selection.restart(),
     short_help="Let runs begin again, from the start or from a step.",
     options=(
         click.option("--from", "from_step", metavar="STEP", help="A step, as show names it."),
@@ -30,5 +34,6 @@ What was recorded before the step stands; it and everything after it is done aga
             type=click.IntRange(1),
             help="With --from: which call of that step, counted from 1.",
         ),
+        click.option("--pin", metavar="VERSION", help="Go on with this version of the code alone."),
     ),
 )

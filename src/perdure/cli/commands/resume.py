@@ -19,6 +19,6 @@ command = command_on_runs(
 
 A run that was paused by a mismatch is tried again by any worker that knows its definition.""",
     _resume,
-    lambda selection: selection.resume(),
+    lambda selection, _: selection.resume(),
     short_help="Let paused runs go on.",
 )

@@ -17,6 +17,6 @@ command = command_on_runs(
     "retry",
     """Try failed or cancelled runs again; recorded steps that succeeded are not repeated.""",
     _retry,
-    lambda selection: selection.retry(),
+    lambda selection, _: selection.retry(),
     short_help="Try failed or cancelled runs again.",
 )

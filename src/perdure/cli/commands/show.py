@@ -84,6 +84,7 @@ def _head(told: dict[str, Any]) -> str:
         ("run", told["id"]),
         ("definition", told["definition"]),
         ("status", status),
+        ("version", _code(told)),
         ("attempt", str(told["attempt"])),
         ("crashes", str(told["crashes"]) if told["crashes"] else None),
         ("queue", f"{told['queue']}, priority {told['priority']}"),
@@ -107,6 +108,10 @@ def _head(told: dict[str, Any]) -> str:
 def _parent(told: dict[str, Any]) -> str | None:
     attached = told["on_parent_close"] != "abandon"
     return f"{told['parent_id']}, ends with it" if attached else told["parent_id"]
+
+
+def _code(told: dict[str, Any]) -> str | None:
+    return f"{told['version']}, pinned" if told["pinned"] else told["version"] or None
 
 
 def _value(value: Any, none: str | None = None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 from copy import copy
 
 from msgspec.structs import replace
@@ -11,10 +12,11 @@ from perdure.model import lifecycle, queues
 from perdure.model.changes import ChangeKind
 from perdure.model.records import Micros, Rank, RunRecord, WaitKind
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
+from perdure.model.versions import Versions, versions_of
 from perdure.stores.memory.reads import endings
 from perdure.stores.memory.ready import Gate, Heap, Place, place_of
 from perdure.stores.memory.schedules import next_fire_at
-from perdure.stores.memory.space import Row, Space, WorkerRow
+from perdure.stores.memory.space import Row, Space
 
 
 class Allowance:
@@ -103,27 +105,31 @@ def claim(space: Space, asked: Claim, now: Micros) -> Claimed:
     space.promote(now)
     space.ready.open_gates(now)
     allowance = Allowance(space, now)
+    versions = versions_of(worker.record)
     given = [row for row in worker.held.values() if row.run.grant == asked.token]
     given.sort(key=lambda row: place_of(row.run))
     runs = tuple(
         _claimed(space, row)
-        for row in given or _give_paused(allowance, worker, asked) or _give(allowance, asked)
+        for row in given
+        or _give_paused(allowance, versions, asked)
+        or _give(allowance, versions, asked)
     )
-    suspects = any(map(allowance.lets_first, space.ready.lanes_of(asked, Rank.SUSPECT)))
+    suspect_lanes = space.ready.lanes_of(asked, versions, Rank.SUSPECT)
+    suspects = any(map(allowance.lets_first, suspect_lanes))
     dues = [due for due in (space.next_due_at(), allowance.next_start_at) if due is not None]
     next_due_at = min(dues, default=None)
     return Claimed(runs, now, next_due_at, suspects, next_fire_at=next_fire_at(space))
 
 
-def _give_paused(allowance: Allowance, worker: WorkerRow, asked: Claim) -> list[Row]:
+def _give_paused(allowance: Allowance, versions: Versions, asked: Claim) -> list[Row]:
     """Give paused mismatches that the worker may fit; one that is a suspect is queued."""
     space, now = allowance.space, allowance.now
-    versions = worker.record.definitions
-    known = {name: versions[name] for name in asked.definitions if name in versions}
     fitting = [
         row
         for row in space.paused.values()
-        if row.run.queue in asked.queues and lifecycle.may_refit(row.run, known)
+        if row.run.queue in asked.queues
+        and row.run.definition in asked.definitions
+        and lifecycle.may_refit(row.run, versions)
     ]
     fitting.sort(key=lambda row: row.run.seq)
     given: list[Row] = []
@@ -137,29 +143,36 @@ def _give_paused(allowance: Allowance, worker: WorkerRow, asked: Claim) -> list[
         if row.run.rank is Rank.SUSPECT:
             space.index(row, now)
         else:
-            lifecycle.claim(row.run, asked.worker_id, asked.token, now)
+            pin = versions.pin(row.run.definition)
+            lifecycle.claim(row.run, asked.worker_id, asked.token, now, pin)
             space.moved(row, ChangeKind.CLAIMED, now)
             given.append(row)
     return given
 
 
-def _give(allowance: Allowance, asked: Claim) -> list[Row]:
+def _give(allowance: Allowance, versions: Versions, asked: Claim) -> list[Row]:
     """Give one suspect alone, where that is asked for, or the first of all its lanes."""
-    if asked.suspects:
-        suspects = _give_from(allowance, (Rank.SUSPECT,), 1, asked)
-        if suspects:
-            return suspects
+
+    def first(limit: int, *ranks: Rank) -> list[Row]:
+        lanes = allowance.space.ready.lanes_of(asked, versions, *ranks)
+        return _give_from(allowance, lanes, limit, asked, versions)
+
+    if asked.suspects and (suspects := first(1, Rank.SUSPECT)):
+        return suspects
     if not asked.fresh_first:
-        return _give_from(allowance, (Rank.RESUMED, Rank.FRESH), asked.limit, asked)
-    fresh = _give_from(allowance, (Rank.FRESH,), asked.limit, asked)
-    return fresh + _give_from(allowance, (Rank.RESUMED,), asked.limit - len(fresh), asked)
+        return first(asked.limit, Rank.RESUMED, Rank.FRESH)
+    fresh = first(asked.limit, Rank.FRESH)
+    return fresh + first(asked.limit - len(fresh), Rank.RESUMED)
 
 
 def _give_from(
-    allowance: Allowance, ranks: tuple[Rank, ...], limit: int, asked: Claim
+    allowance: Allowance,
+    lanes: Iterable[Heap[Place]],
+    limit: int,
+    asked: Claim,
+    versions: Versions,
 ) -> list[Row]:
     space, now = allowance.space, allowance.now
-    lanes = space.ready.lanes_of(asked, *ranks)
     heads = [(place, lane) for lane in lanes if (place := lane.first()) is not None]
     heapq.heapify(heads)  # places are unique, so that lanes are never compared
     given: list[Row] = []
@@ -170,7 +183,8 @@ def _give_from(
         if not allowance.has_slot(row.run):
             continue  # nor has any behind it in this lane
         if gate is None or allowance.has_slot_of_key(row.run, gate):
-            lifecycle.claim(row.run, asked.worker_id, asked.token, now)
+            pin = versions.pin(row.run.definition)
+            lifecycle.claim(row.run, asked.worker_id, asked.token, now, pin)
             space.moved(row, ChangeKind.CLAIMED, now)
             allowance.took(row.run, gate)
             given.append(row)

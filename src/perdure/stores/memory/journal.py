@@ -43,6 +43,7 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
+from perdure.model.versions import PinRun
 from perdure.stores.memory import (
     attached,
     claims,
@@ -68,6 +69,7 @@ VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     PauseRun: operators.pause,
     ResumeRun: operators.resume,
     RetryRun: operators.retry,
+    PinRun: operators.pin,
     RestartRun: lineage.restart,
     ForkRun: lineage.fork,
     RegisterWorker: workers.register,

@@ -1,4 +1,4 @@
-"""What an operator does to a run: cancel, pause, resume, retry."""
+"""What an operator does to a run: cancel, pause, resume, pin, retry."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from perdure.model import lifecycle
 from perdure.model.changes import ChangeKind
-from perdure.model.records import Audit, Micros, Status
+from perdure.model.records import TERMINAL, Audit, Micros, Status
 from perdure.model.transitions import (
     CancelRun,
     Controlled,
@@ -19,6 +19,7 @@ from perdure.model.transitions import (
     ResumeRun,
     RetryRun,
 )
+from perdure.model.versions import PinRun
 from perdure.stores.memory.arrivals import wake_if_arrived
 from perdure.stores.memory.runs import key_taken, reopen
 from perdure.stores.memory.space import Row, Space, clear_ready
@@ -55,6 +56,20 @@ def resume(space: Space, asked: ResumeRun, now: Micros) -> Controlled | Refused 
         return outcome
 
     return _operate(space, "resume", asked, decide, now)
+
+
+def pin(space: Space, asked: PinRun, now: Micros) -> Controlled | Refused | Missing:
+    """An operator pins a run to a version, or unpins it."""
+    row = space.rows.get(asked.run_id)
+    if row is None:
+        return Missing(asked.run_id)
+    if asked.request_id not in row.audit:
+        lifecycle.pin(row.run, asked, now)
+        row.audit[asked.request_id] = Audit(asked.request_id, asked.run_id, "pin", now)
+        if row.run.status not in TERMINAL:
+            space.index(row, now)
+            space.hint = True
+    return Controlled(row.run.status)
 
 
 def retry(space: Space, asked: RetryRun, now: Micros) -> Controlled | Refused | Missing:

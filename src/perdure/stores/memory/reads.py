@@ -9,6 +9,7 @@ from copy import copy
 from msgspec.structs import replace
 
 from perdure.model.records import (
+    TERMINAL,
     Count,
     Ending,
     History,
@@ -18,6 +19,7 @@ from perdure.model.records import (
     ascii_lower,
     count_order,
 )
+from perdure.model.versions import Pinned
 from perdure.stores.memory.space import Space
 
 
@@ -73,6 +75,16 @@ def counts(space: Space, *, by_definition: bool, by_queue: bool) -> list[Count]:
     return sorted(counts, key=count_order)
 
 
+def pins(space: Space) -> list[Pinned]:
+    """Return how many runs that have not ended are pinned to which version."""
+    found = Counter(
+        (row.run.definition, row.run.pin)
+        for row in space.rows.values()
+        if row.run.pin is not None and row.run.status not in TERMINAL
+    )
+    return [Pinned(name, version, found[name, version]) for name, version in sorted(found)]
+
+
 def _matches(run: RunRecord, query: RunQuery) -> bool:
     return (
         (not query.statuses or run.status in query.statuses)
@@ -82,6 +94,7 @@ def _matches(run: RunRecord, query: RunQuery) -> bool:
         and (query.queue is None or run.queue == query.queue)
         and (query.unique_key is None or run.unique_key == query.unique_key)
         and (query.limit_key is None or run.limit_key == query.limit_key)
+        and (query.version is None or run.code == query.version)
         and (query.caused_by is None or run.caused_by == query.caused_by)
         and (query.tag is None or query.tag in run.tags)
         and (query.created_after is None or run.created_at >= query.created_after)

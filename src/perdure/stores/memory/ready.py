@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from perdure.model import queues
 from perdure.model.queues import Limits, QueueRecord
 from perdure.model.records import Micros, Rank, RunRecord, Status
 from perdure.model.transitions import Claim
+from perdure.model.versions import Code, Versions
 
 Place: TypeAlias = tuple[Rank, int, int, str]
 """Where a queued run stands: rank, priority, seq, id. The smallest is claimed first."""
@@ -60,7 +62,9 @@ class Gate:
         running: the ids of those that have a slot.
     """
 
-    def __init__(self, queue: str, key: str, is_queued: Callable[[Place], bool]) -> None:
+    def __init__(
+        self, queue: str, key: str, is_queued: Callable[[str | None, Place], bool]
+    ) -> None:
         self.queue = queue
         self.key = key
         self.due_at = 0
@@ -68,20 +72,22 @@ class Gate:
         self.exposed: set[str] = set()
         self.running: set[str] = set()
         self._is_queued = is_queued
-        self._parked: dict[str, Heap[Place]] = {}
+        self._parked: dict[Code, Heap[Place]] = {}
 
     def park(self, run: RunRecord) -> None:
         """Let a queued run stand here."""
         self.exposed.discard(run.run_id)
-        parked = self._parked.setdefault(run.definition, Heap(self._is_parked))
-        parked.push(place_of(run))
+        code = (run.definition, run.pin)
+        if code not in self._parked:
+            self._parked[code] = Heap(partial(self._is_parked, run.pin))
+        self._parked[code].push(place_of(run))
 
     def parked(self) -> list[Heap[Place]]:
-        """Return those that stand here, by definition."""
+        """Return those that stand here, by definition and pin."""
         return [heap for heap in self._parked.values() if heap.first() is not None]
 
-    def _is_parked(self, place: Place) -> bool:
-        return place[-1] not in self.exposed and self._is_queued(place)
+    def _is_parked(self, pin: str | None, place: Place) -> bool:
+        return place[-1] not in self.exposed and self._is_queued(pin, place)
 
 
 class _HasRun(Protocol):
@@ -99,7 +105,7 @@ class Ready:
     def __init__(self, rows: Mapping[str, _HasRun]) -> None:
         self.queues: dict[str, QueueRecord] = {}
         self._rows = rows
-        self._lanes: dict[tuple[str, str, Rank], Heap[Place]] = {}
+        self._lanes: dict[tuple[Code, str, Rank], Heap[Place]] = {}
         self._slots: dict[str, set[str]] = {}  # queue -> its running runs
         self._gates: dict[tuple[str, str], Gate] = {}
         self._looks: Heap[Look] = Heap(self._is_look)
@@ -129,12 +135,12 @@ class Ready:
         if gate is not None:
             gate.running.discard(run.run_id)
 
-    def lanes_of(self, claim: Claim, *ranks: Rank) -> Iterator[Heap[Place]]:
-        """Yield the exposed runs that a claim may take, by definition, queue and rank."""
-        for definition in dict.fromkeys(claim.definitions):
+    def lanes_of(self, claim: Claim, versions: Versions, *ranks: Rank) -> Iterator[Heap[Place]]:
+        """Yield the exposed runs that a claim may take, by definition, pin, queue and rank."""
+        for code in versions.codes(claim.definitions):
             for queue in dict.fromkeys(claim.queues):
                 for rank in ranks:
-                    lane = self._lanes.get((definition, queue, rank))
+                    lane = self._lanes.get((code, queue, rank))
                     if lane is not None:
                         yield lane
 
@@ -154,8 +160,10 @@ class Ready:
 
     def _expose(self, run: RunRecord) -> None:
         """Let a queued run stand where claims look."""
-        lane = (run.definition, run.queue, run.rank)
-        self._lanes.setdefault(lane, Heap(self._is_exposed)).push(place_of(run))
+        lane = ((run.definition, run.pin), run.queue, run.rank)
+        if lane not in self._lanes:
+            self._lanes[lane] = Heap(partial(self._is_exposed, run.pin))
+        self._lanes[lane].push(place_of(run))
 
     def gate(self, run: RunRecord) -> Gate | None:
         """Return the gate of a run's key; None where it has none."""
@@ -208,7 +216,7 @@ class Ready:
             self._open_for(gate, parked, queues.within(queues.EXPOSED, room), now)
 
     def _open_for(self, gate: Gate, parked: Heap[Place], room: int, now: Micros) -> None:
-        """Expose the first runs of one definition."""
+        """Expose the first runs of one definition and pin."""
         rate = self.limits(gate.queue).key_rate
         starts = queues.free_starts(rate, gate.due_at, now)
         started = 0
@@ -229,15 +237,17 @@ class Ready:
         gate = self._gates.get(look[1:])
         return gate is not None and gate.look_at == look[0]
 
-    def _is_exposed(self, place: Place) -> bool:
-        if not self._is_queued(place):
+    def _is_exposed(self, pin: str | None, place: Place) -> bool:
+        if not self._is_queued(pin, place):
             return False
         gate = self.gate(self._rows[place[-1]].run)
         return gate is None or place[-1] in gate.exposed
 
-    def _is_queued(self, place: Place) -> bool:
+    def _is_queued(self, pin: str | None, place: Place) -> bool:
         row = self._rows.get(place[-1])
-        return row is not None and row.run.status is Status.QUEUED and place_of(row.run) == place
+        if row is None or row.run.status is not Status.QUEUED:
+            return False
+        return place_of(row.run) == place and row.run.pin == pin
 
 
 def place_of(run: RunRecord) -> Place:

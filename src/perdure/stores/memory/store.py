@@ -29,6 +29,7 @@ from perdure.model.records import (
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.transitions import Outcome, Transition
+from perdure.model.versions import Pinned
 from perdure.store import Capabilities
 from perdure.stores.memory import events, feed, journal, pruning, queues, reads, schedules
 from perdure.stores.memory.space import Space
@@ -178,6 +179,12 @@ class MemoryStore:
         space = self._space()
         with self.data.lock:
             return reads.counts(space, by_definition=by_definition, by_queue=by_queue)
+
+    async def pins(self) -> list[Pinned]:
+        """Return how many runs that have not ended are pinned to which version."""
+        space = self._space()
+        with self.data.lock:
+            return reads.pins(space)
 
     async def events(self, query: EventQuery) -> list[EventRecord]:
         """Return the events that match, newest first."""

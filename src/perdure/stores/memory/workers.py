@@ -38,6 +38,8 @@ def register(space: Space, asked: RegisterWorker, now: Micros) -> Beaten:
                 lease=asked.lease,
                 heartbeat=asked.heartbeat,
                 cleans=asked.cleans,
+                earlier=asked.earlier,
+                pinning=asked.pinning,
             )
         )
     return _beaten(space, asked.worker_id)

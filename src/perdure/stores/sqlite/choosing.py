@@ -1,19 +1,20 @@
 """Choosing: which queued runs a claim gives, within the limits of their queues and keys.
 
-A lane is the ready runs of one queue and definition, in the order of claiming. Which lanes are not
-empty is found by skipping through the index, so that a claim costs the same with 100,000 ready
-runs as with ten, also when they are of definitions that the worker does not know.
+A lane is the ready runs of one queue and definition that are pinned to one version, or to none, in
+the order of claiming. Which lanes are not empty is found by skipping through the index, so that a
+claim costs the same with 100,000 ready runs as with ten, also when they are of definitions that
+the worker does not know, or pinned to versions that it does not have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 from perdure.model import queues
 from perdure.model.queues import Limits, QueueRecord
 from perdure.model.records import Micros, Rank
 from perdure.model.transitions import Claim
+from perdure.model.versions import Versions
 from perdure.stores.sqlite import gates
 from perdure.stores.sqlite.queues import kept, started
 from perdure.stores.sqlite.unit import Unit
@@ -21,25 +22,37 @@ from perdure.stores.sqlite.unit import Unit
 Candidate: TypeAlias = tuple[int, int, int, int, str | None]
 """A queued run: rank, priority, seq, the number of its queue, limit_key."""
 
-LANES = """
-WITH RECURSIVE lane (queue, definition) AS (
+Lane: TypeAlias = tuple[int, int, int]
+"""The numbers of a queue, a definition and a version that runs are pinned to; 0 for none."""
+
+_READY = "status = 0 AND parked = 0"
+_SUSPECT = f"{_READY} AND rank = 2"
+
+# A definition and a pin travel as one number, so that the next ones are one look. It is "from the
+# next pin on" because SQLite seeks to what is equal: "beyond this pin" reads all runs of it.
+_LANES = """
+WITH RECURSIVE lane (queue, code) AS (
     SELECT value, (
-        SELECT min(definition) FROM run
-        WHERE status = 0 AND parked = 0 AND namespace = ?1 AND queue = value
+        SELECT definition << 32 | pin FROM run WHERE {which} AND namespace = ?1 AND queue = value
+        ORDER BY definition, pin LIMIT 1
     ) FROM json_each(?2)
     UNION ALL
     SELECT queue, (
-        SELECT min(definition) FROM run
-        WHERE status = 0 AND parked = 0 AND namespace = ?1
-            AND queue = lane.queue AND definition > lane.definition
-    ) FROM lane WHERE definition IS NOT NULL
+        SELECT definition << 32 | pin FROM run WHERE {which} AND namespace = ?1
+            AND queue = lane.queue AND (definition, pin) >= (code >> 32, (code & 0xffffffff) + 1)
+        ORDER BY definition, pin LIMIT 1
+    ) FROM lane WHERE code IS NOT NULL
 )
-SELECT queue, definition FROM lane WHERE definition IN (SELECT value FROM json_each(?3))
+SELECT queue, code >> 32, code & 0xffffffff FROM lane WHERE code IS NOT NULL
 """
+LANES: Final = _LANES.format(which=_READY)
+SUSPECT_LANES: Final = _LANES.format(which=_SUSPECT)
+
+_COLUMNS = "rank, priority, seq, queue, limit_key"
+_OF_LANE = "namespace = ? AND queue = ? AND definition = ? AND pin = ?"
 
 _LANE = (
-    "SELECT rank, priority, seq, queue, limit_key FROM run"
-    " WHERE status = 0 AND parked = 0 AND namespace = ? AND queue = ? AND definition = ?"
+    f"SELECT {_COLUMNS} FROM run WHERE {_READY} AND {_OF_LANE}"  # noqa: S608
     " AND rank BETWEEN ? AND ? ORDER BY rank, priority, seq LIMIT ?"
 )
 
@@ -51,31 +64,40 @@ FIRST_OF: Final = {
     for count in (1, 2, 4, 8, 16, 32, _LANES_AT_ONCE)
 }
 
-SUSPECTS = """
-SELECT rank, priority, seq, queue, limit_key FROM run
-WHERE status = 0 AND parked = 0 AND rank = 2 AND namespace = ?1
-    AND queue IN (SELECT value FROM json_each(?2))
-    AND definition IN (SELECT value FROM json_each(?3))
-ORDER BY priority, seq LIMIT 100
-"""
+SUSPECTS = (
+    f"SELECT {_COLUMNS} FROM run WHERE {_SUSPECT} AND {_OF_LANE}"  # noqa: S608
+    " ORDER BY priority, seq LIMIT 100"
+)
 
 RUNNING = "SELECT count(*) FROM run WHERE status = 1 AND slot = 1 AND namespace = ? AND queue = ?"
 
-Places: TypeAlias = tuple[int, str, str]
-"""Namespace, queues and definitions of a claim; the last two are JSON lists."""
 
+class Asked:
+    """What a claim is about.
 
-def places_of(unit: Unit, transition: Claim) -> Places:
-    """Return what a claim is about, in the numbers of the tables."""
-    find = unit.names.find
-    numbers = (find(queue) for queue in set(transition.queues))
-    definitions = (find(definition) for definition in set(transition.definitions))
-    return (unit.namespace, _list(numbers), _list(definitions))
+    Attributes:
+        queues: the numbers of those that it names, as a JSON list.
+        versions: what its worker registered.
+    """
 
+    def __init__(self, unit: Unit, transition: Claim, versions: Versions) -> None:
+        numbers = map(unit.names.find, set(transition.queues))  # one without has no runs
+        self.queues = f"[{','.join(str(one) for one in numbers if one is not None)}]"
+        self.versions = versions
+        self._unit = unit
+        self._definitions = set(transition.definitions)
 
-def _list(numbers: Iterable[int | None]) -> str:
-    """Return numbers as a JSON list; a name without a number has no runs."""
-    return f"[{','.join(str(number) for number in numbers if number is not None)}]"
+    def lanes(self, statement: str) -> list[Lane]:
+        """Return the lanes that the statement finds and the worker may take."""
+        unit = self._unit
+        found = unit.connection.execute(statement, (unit.namespace, self.queues)).fetchall()
+        return [lane for lane in found if self._takes(lane)]
+
+    def _takes(self, lane: Lane) -> bool:
+        _, definition, pin = lane
+        texts = self._unit.names.texts
+        name = texts[definition]
+        return name in self._definitions and (not pin or self.versions.has(name, texts[pin]))
 
 
 class Allowance:
@@ -232,10 +254,14 @@ class Allowance:
         self.next_look_at = min(dues, default=None)
 
 
-def suspects(unit: Unit, places: Places, allowance: Allowance) -> list[Candidate]:
+def suspects(unit: Unit, asked: Asked, allowance: Allowance) -> list[Candidate]:
     """Return the first suspects that may be given, at most two."""
+    candidates: list[Candidate] = []
+    for lane in asked.lanes(SUSPECT_LANES):
+        candidates += unit.connection.execute(SUSPECTS, (unit.namespace, *lane)).fetchall()
+    candidates.sort()
     found: list[Candidate] = []
-    for candidate in unit.connection.execute(SUSPECTS, places).fetchall():
+    for candidate in candidates:
         if allowance.lets(candidate):
             found.append(candidate)
             if len(found) == 2:
@@ -244,12 +270,12 @@ def suspects(unit: Unit, places: Places, allowance: Allowance) -> list[Candidate
 
 
 def first(
-    unit: Unit, places: Places, allowance: Allowance, limit: int, *, fresh_first: bool
+    unit: Unit, asked: Asked, allowance: Allowance, limit: int, *, fresh_first: bool
 ) -> list[Candidate]:
     """Return the first runs of all lanes together that may be given, suspects left out."""
     if limit <= 0:
         return []
-    lanes = unit.connection.execute(LANES, places).fetchall()
+    lanes = asked.lanes(LANES)
     if not fresh_first:
         return _of_ranks(unit, lanes, allowance, limit, (0, 1))
     fresh = _of_ranks(unit, lanes, allowance, limit, (1, 1))
@@ -258,22 +284,22 @@ def first(
 
 def _of_ranks(
     unit: Unit,
-    lanes: list[tuple[int, int]],
+    lanes: list[Lane],
     allowance: Allowance,
     limit: int,
     ranks: tuple[int, int],
 ) -> list[Candidate]:
     """Return the first runs from one rank to another, and count them."""
-    enough = -1 if any(allowance.is_limited(queue) for queue, _ in lanes) else limit
+    enough = -1 if any(allowance.is_limited(queue) for queue, *_ in lanes) else limit
     candidates: list[Candidate] = []
     for at in range(0, len(lanes), _LANES_AT_ONCE):
         some = lanes[at : at + _LANES_AT_ONCE]
         count = 1 << (len(some) - 1).bit_length()
         parameters: list[Any] = []
-        for queue, definition in some:
-            most = allowance.most(queue, limit)
-            parameters += (unit.namespace, queue, definition, *ranks, most)
-        parameters += (unit.namespace, -1, -1, 0, 0, 0) * (count - len(some))  # of no queue
+        for lane in some:
+            most = allowance.most(lane[0], limit)
+            parameters += (unit.namespace, *lane, *ranks, most)
+        parameters += (unit.namespace, -1, -1, 0, 0, 0, 0) * (count - len(some))  # of no queue
         candidates += unit.connection.execute(FIRST_OF[count], (*parameters, enough)).fetchall()
     candidates.sort()
     given: list[Candidate] = []

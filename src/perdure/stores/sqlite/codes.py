@@ -98,6 +98,7 @@ CHANGE_KIND_CODES: Final = {kind: code for code, kind in CHANGE_KINDS.items()}
 _encoder = msgspec.json.Encoder()
 _texts = msgspec.json.Decoder(tuple[str, ...])
 _mapping = msgspec.json.Decoder(dict[str, str])
+_pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 
 
 def pack_id(text: str) -> StoredId:
@@ -128,6 +129,16 @@ def pack_texts(texts: tuple[str, ...]) -> str | None:
 def unpack_texts(stored: str | None) -> tuple[str, ...]:
     """Return what :func:`pack_texts` was given."""
     return _texts.decode(stored) if stored else ()
+
+
+def pack_pairs(pairs: tuple[tuple[str, str], ...]) -> str | None:
+    """Return pairs of texts as a JSON list of lists; None for none."""
+    return _encoder.encode(pairs).decode() if pairs else None
+
+
+def unpack_pairs(stored: str | None) -> tuple[tuple[str, str], ...]:
+    """Return what :func:`pack_pairs` was given."""
+    return _pairs.decode(stored) if stored else ()
 
 
 def pack_mapping(mapping: dict[str, str]) -> str:

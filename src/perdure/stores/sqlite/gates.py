@@ -63,21 +63,26 @@ PARK_ALL = f"UPDATE run SET parked = 1 WHERE {_OF_KEY} AND parked = 0"  # noqa: 
 
 IS_ANY_PARKED = f"SELECT 1 FROM run WHERE {_OF_KEY} AND parked = 1 LIMIT 1"  # noqa: S608
 
-DEFINITIONS = f"""
-WITH RECURSIVE lane (definition) AS (
-    SELECT min(definition) FROM run WHERE {_OF_KEY} AND parked = 1
+# Definitions, and the versions that their runs are pinned to: see choosing.LANES.
+CODES = f"""
+WITH RECURSIVE lane (code) AS (
+    SELECT (
+        SELECT definition << 32 | pin FROM run WHERE {_OF_KEY} AND parked = 1
+        ORDER BY definition, pin LIMIT 1
+    )
     UNION ALL
     SELECT (
-        SELECT min(definition) FROM run
-        WHERE {_OF_KEY} AND parked = 1 AND definition > lane.definition
-    ) FROM lane WHERE definition IS NOT NULL
+        SELECT definition << 32 | pin FROM run WHERE {_OF_KEY} AND parked = 1
+            AND (definition, pin) >= (code >> 32, (code & 0xffffffff) + 1)
+        ORDER BY definition, pin LIMIT 1
+    ) FROM lane WHERE code IS NOT NULL
 )
-SELECT definition FROM lane WHERE definition IS NOT NULL
+SELECT code >> 32, code & 0xffffffff FROM lane WHERE code IS NOT NULL
 """  # noqa: S608
 
 FIRST = (
-    f"SELECT seq, rank FROM run WHERE {_OF_KEY} AND parked = 1 AND definition = ?4"  # noqa: S608
-    " ORDER BY rank, priority, seq LIMIT ?5"
+    f"SELECT seq, rank FROM run WHERE {_OF_KEY} AND parked = 1"  # noqa: S608
+    " AND definition = ?4 AND pin = ?5 ORDER BY rank, priority, seq LIMIT ?6"
 )
 
 RUNNING = (
@@ -139,17 +144,17 @@ def is_any_parked(connection: sqlite3.Connection, place: GatePlace) -> bool:
 
 
 def look(connection: sqlite3.Connection, place: GatePlace, limits: Limits, now: Micros) -> None:
-    """Expose the first runs of a key, of each definition as many as the limits leave room for."""
+    """Expose the first runs of a key: of each definition and pin as many as the limits let."""
     taken = running(connection, place)
     room = queues.within(queues.EXPOSED, queues.room(limits.key_concurrency, taken))
     due_at = next_start_at(connection, place)
     connection.execute(PARK_ALL, place)
     look_at: Micros | None = None
     exposed: list[int] = []
-    lanes = connection.execute(DEFINITIONS, place).fetchall()
+    lanes = connection.execute(CODES, place).fetchall()
     if room:
-        for (definition,) in lanes:
-            first, at = _first(connection, (*place, definition, room), limits, due_at, now)
+        for code in lanes:
+            first, at = _first(connection, (*place, *code, room), limits, due_at, now)
             exposed += first
             look_at = at if look_at is None else look_at
     EXPOSE.run(connection, exposed)
@@ -163,12 +168,12 @@ def look(connection: sqlite3.Connection, place: GatePlace, limits: Limits, now: 
 
 def _first(
     connection: sqlite3.Connection,
-    lane: tuple[int, int, str, int, int],
+    lane: tuple[int, int, str, int, int, int],
     limits: Limits,
     due_at: Micros,
     now: Micros,
 ) -> tuple[list[int], Micros | None]:
-    """Return whom of a definition to expose, and when a rate next allows another."""
+    """Return whom of a definition and pin to expose, and when a rate next allows another."""
     rate = limits.key_rate
     starts = queues.free_starts(rate, due_at, now)
     started = 0

@@ -52,6 +52,7 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
+from perdure.model.versions import PinRun
 from perdure.stores.sqlite import (
     attached,
     counting,
@@ -85,6 +86,7 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     PauseRun: runs.pause,
     ResumeRun: runs.resume,
     RetryRun: runs.retry,
+    PinRun: runs.pin,
     RestartRun: lineage.restart,
     ForkRun: lineage.fork,
     RegisterWorker: workers.register,
@@ -359,7 +361,7 @@ def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a
                     yield transition.run_id
                 if transition.by is not None:
                     yield transition.by.run_id
-            case CancelRun() | PauseRun() | ResumeRun() | RetryRun() | RestartRun():
+            case CancelRun() | PauseRun() | ResumeRun() | RetryRun() | RestartRun() | PinRun():
                 yield transition.run_id
             case _:
                 pass

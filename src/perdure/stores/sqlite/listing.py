@@ -25,6 +25,8 @@ from perdure.stores.sqlite.names import Names
 _AILING = {3, 5, 6}  # the statuses of the index run_ailing
 _RUNNING = {1}  # and of run_held
 
+_NO_NAME: Final = -1  # no name has this number
+
 _HIGHEST = chr(0x10FFFF)
 _SURROGATES = range(0xD800, 0xE000)  # no text that can be stored has one of these
 
@@ -88,7 +90,7 @@ def _matching(query: RunQuery, namespace: int, names: Names) -> Statement | None
     numbers = _numbers(query, names)
     if numbers is None or not all(map(_is_storable, _texts(query))):
         return None
-    definitions, queue = numbers
+    definitions, queue, version = numbers
     where = ["namespace = ?"]
     parameters: list[Any] = [namespace]
     if query.statuses:
@@ -99,6 +101,7 @@ def _matching(query: RunQuery, namespace: int, names: Names) -> Statement | None
     text = ascii_lower(query.text or "")
     narrowing: dict[str, Sequence[Any]] = {
         "queue = ?": (queue,),
+        "CASE pin WHEN 0 THEN version ELSE pin END = ?": (version,),
         "reason = ?": (query.reason,),
         "parent = ? AND parent IS NOT NULL": (parent,),
         "caused_by = ? AND caused_by IS NOT NULL": (query.caused_by,),
@@ -163,8 +166,8 @@ def _of_status(codes: set[int]) -> list[str]:
     return [among, "status > 2 AND status <> 4"] if codes <= _AILING else [among]
 
 
-def _numbers(query: RunQuery, names: Names) -> tuple[list[int], int | None] | None:
-    """Return the numbers of the definitions and of the queue; None where there is no such name."""
+def _numbers(query: RunQuery, names: Names) -> tuple[list[int], int | None, int | None] | None:
+    """Return the numbers of definitions, queue and version; None where there is no such name."""
     definitions = [
         number
         for name in query.definitions
@@ -172,12 +175,18 @@ def _numbers(query: RunQuery, names: Names) -> tuple[list[int], int | None] | No
     ]
     if query.definitions and not definitions:
         return None
-    queue = None
-    if query.queue is not None:
-        queue = names.find(query.queue) if _is_storable(query.queue) else None
-        if queue is None:
-            return None
-    return definitions, queue
+    queue, version = _number(query.queue, names), _number(query.version, names)
+    if _NO_NAME in {queue, version}:
+        return None
+    return definitions, queue, version
+
+
+def _number(text: str | None, names: Names) -> int | None:
+    """Return the number of a name, None where none is asked for."""
+    if text is None:
+        return None
+    found = names.find(text) if _is_storable(text) else None
+    return _NO_NAME if found is None else found
 
 
 def _texts(query: RunQuery) -> Iterable[str]:

@@ -23,6 +23,7 @@ from perdure.model.records import (
 )
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
+from perdure.model.versions import Pinned
 from perdure.stores.sqlite import counting, events, gates, rows, schedules, searching, subscribers
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import STATUSES, pack_id
@@ -45,6 +46,11 @@ ATTEMPTS = f"SELECT {rows.ATTEMPT} FROM attempt WHERE run = ? ORDER BY seq"
 WAITS = f"SELECT {rows.WAIT} FROM wait WHERE run = ? ORDER BY number"
 AUDITS = f"SELECT {rows.AUDIT} FROM audit WHERE run = ? ORDER BY seq"
 WORKERS = f"SELECT {rows.WORKER} FROM worker WHERE namespace = ? ORDER BY seq"
+
+PINS = (
+    "SELECT definition, pin, count(*) FROM run INDEXED BY run_pinned"
+    " WHERE namespace = ? AND pin <> 0 AND status < 4 GROUP BY definition, pin"
+)
 
 
 class Reader:
@@ -126,6 +132,14 @@ class Reader:
                 for status, definition, queue, runs in found
             ]
         return sorted(counts, key=count_order)
+
+    def pins(self) -> list[Pinned]:
+        """Return how many runs that have not ended are pinned to which version."""
+        texts = self._names.texts
+        with self._instant() as namespace:
+            found = self._all(PINS, namespace)
+            pinned = [Pinned(texts[name], texts[pin], runs) for name, pin, runs in found]
+        return sorted(pinned, key=lambda one: (one.definition, one.version))
 
     def events(self, query: EventQuery) -> list[EventRecord]:
         """Return the events that match, newest first."""

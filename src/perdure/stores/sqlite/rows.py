@@ -47,6 +47,7 @@ from perdure.stores.sqlite.codes import (
     pack_texts,
     unpack_id,
     unpack_mapping,
+    unpack_pairs,
     unpack_texts,
 )
 from perdure.stores.sqlite.names import Names
@@ -79,7 +80,7 @@ HOT: Final = (
     "seq, id, status, definition, rank, due_at, epoch, grant_token, control, generation,"
     " created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt, crashes,"
     " waiting_for, coalesce_for, waits, token, unique_key, reason, misfits, paused_at, culprits,"
-    " error, queue, limit_key, slot, undoing, cleans, attaches"
+    " error, queue, limit_key, slot, undoing, cleans, attaches, pin"
 )
 FULL: Final = (
     HOT
@@ -94,7 +95,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     (created_at, updated_at, worker, claimed_at, started_at, finished_at, attempt) = row[10:17]
     (crashes, waiting_for, coalesce, waits, token, unique_key, reason, misfits) = row[17:25]
     paused_at, culprits, error, queue, limit_key, slot, undoing, cleans = row[25:33]
-    (attaches,) = row[33:34]
+    attaches, pin = row[33:35]
     return Row(
         RunRecord(
             seq=seq,
@@ -137,6 +138,7 @@ def hot_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             undoing=UNDOINGS[undoing],
             cleans=cleans == 1,
             attaches=attaches == 1,
+            pin=names.texts[pin] if pin else None,
         ),
         run_id,
         definition,
@@ -151,7 +153,7 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     """Read the columns FULL."""
     found = hot_row(row, names, payloads)
     run = found.run
-    version, run.priority, tags, parent, root, data, meta, options, result = row[34:43]
+    version, run.priority, tags, parent, root, data, meta, options, result = row[35:44]
     run.version = names.texts[version]
     run.tags = unpack_texts(tags)
     run.parent_id = None if parent is None else unpack_id(parent)
@@ -160,7 +162,7 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     run.meta = payloads.read(meta, run.seq, 1)
     run.options = payloads.read(options, run.seq, 2)
     run.result = payloads.read(result, run.seq, 3)
-    run.caused_by, run.retention, passed_to, on_parent_close = row[43:47]
+    run.caused_by, run.retention, passed_to, on_parent_close = row[44:48]
     run.key_passed_to = None if passed_to is None else unpack_id(passed_to)
     run.on_parent_close = PARENT_CLOSES[on_parent_close]
     return found
@@ -169,7 +171,7 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
 FRESH: Final = (
     "seq, id, definition, version, queue, priority, unique_key, token, input, meta, options, tags,"
     " parent, root, created_at, updated_at, attempt, status, caused_by, limit_key,"
-    " retention, on_parent_close"
+    " retention, on_parent_close, pin"
 )
 
 
@@ -205,6 +207,7 @@ def fresh_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
             limit_key=row[19],
             retention=row[20],
             on_parent_close=PARENT_CLOSES[row[21]],
+            pin=texts[row[22]] if row[22] else None,
         ),
         run_id,
         definition,
@@ -216,7 +219,7 @@ CREATED: Final = (
     "seq, namespace, id, status, definition, queue, rank, priority, due_at, epoch, grant_token,"
     " control, generation, created_at, updated_at, attempt, crashes, waiting_for, coalesce_for,"
     " waits, version, token, parent, root, unique_key, caused_by, tags, input, meta, options,"
-    " limit_key, parked, retention, on_parent_close"
+    " limit_key, parked, retention, on_parent_close, pin"
 )
 
 
@@ -261,6 +264,7 @@ def created(run: RunRecord, namespace: int, names: Names, payloads: Payloads) ->
         0 if run.limit_key is None else 1,
         run.retention,
         PARENT_CLOSE_CODES[run.on_parent_close],
+        _pinned(run, names),
     )
 
 
@@ -285,6 +289,7 @@ def is_plain_create(create: CreateRun) -> bool:
         and create.caused_by is None
         and create.limit_key is None
         and create.retention is None
+        and create.pin is None
         and not create.tags
         and create.delay <= 0
         and len(create.input) <= LONGEST
@@ -323,7 +328,7 @@ CHANGED: Final = (
     "seq, status, rank, due_at, epoch, grant_token, control, generation, updated_at, worker,"
     " claimed_at,"
     " started_at, finished_at, attempt, crashes, waiting_for, coalesce_for, waits, reason, misfits,"
-    " paused_at, culprits, result, error, undoing, cleans, attaches"
+    " paused_at, culprits, result, error, undoing, cleans, attaches, pin"
 )
 
 
@@ -359,7 +364,12 @@ def changed(row: Row, names: Names, payloads: Payloads) -> SqlRow:
         UNDOING_CODES[run.undoing],
         int(run.cleans),
         int(run.attaches),
+        _pinned(run, names),
     )
+
+
+def _pinned(run: RunRecord, names: Names) -> int:
+    return 0 if run.pin is None else names.number(run.pin)
 
 
 ENDING: Final = "ended.seq, ended.id, ended.status, ended.result, ended.error, ended.reason"
@@ -555,14 +565,15 @@ _LEASE: Final = to_micros(defaults.LEASE)
 _HEARTBEAT: Final = to_micros(defaults.HEARTBEAT)
 
 WORKER: Final = (
-    "id, host, pid, definitions, queues, slots, started_at, beat_at, beat, lease, heartbeat, cleans"
+    "id, host, pid, definitions, queues, slots, started_at, beat_at, beat, lease, heartbeat,"
+    " cleans, earlier, pinning"
 )
 
 
 def worker(row: SqlRow, names: Names) -> WorkerRecord:
     """Read the columns WORKER."""
     number, host, pid, definitions, queues, slots, started_at, beat_at, beat, *told = row
-    lease, heartbeat, cleans = told
+    lease, heartbeat, cleans, earlier, pinning = told
     return WorkerRecord(
         names.texts[number],
         host,
@@ -576,4 +587,6 @@ def worker(row: SqlRow, names: Names) -> WorkerRecord:
         _LEASE if lease is None else lease,  # written with schema 1
         _HEARTBEAT if heartbeat is None else heartbeat,
         unpack_texts(cleans),
+        unpack_pairs(earlier),
+        unpack_texts(pinning),
     )

@@ -1,4 +1,4 @@
-"""Transitions on one run: create, settle, cancel, pause, resume, retry."""
+"""Transitions on one run: create, settle, cancel, pause, resume, pin, retry."""
 
 # ruff: noqa: S608 -- statements are put together from constants of this package
 
@@ -32,6 +32,7 @@ from perdure.model.transitions import (
     Settled,
     Suspended,
 )
+from perdure.model.versions import PinRun
 from perdure.stores.sqlite import arrivals, keys, rows, saving, waiting
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
@@ -57,6 +58,8 @@ ACTIONS: Final = {
     "retry": ChangeKind.RETRIED,
     "restart": ChangeKind.RESTARTED,
 }
+
+PIN = "UPDATE run SET pin = ?, updated_at = ? - created_at WHERE seq = ?"
 
 INSERT_AUDIT = f"INSERT INTO audit (run, {rows.AUDIT}) VALUES (?, ?, ?, ?)"
 
@@ -226,8 +229,24 @@ def resume(unit: Unit, transition: ResumeRun) -> Outcome:
     return outcome
 
 
+def pin(unit: Unit, transition: PinRun) -> Outcome:
+    """An operator pins a run to a version, or unpins it."""
+    row = operated(unit, transition)
+    if not isinstance(row, Row):
+        return row
+    run = row.run
+    before = run.pin
+    _audit(unit, row, transition.request_id, "pin")
+    outcome = lifecycle.pin(run, transition, unit.now)
+    if run.pin != before:
+        number = 0 if run.pin is None else unit.names.number(run.pin)
+        unit.connection.execute(PIN, (number, unit.now, run.seq))
+        unit.moved_lane(run)
+    return outcome
+
+
 def operated(
-    unit: Unit, asked: CancelRun | PauseRun | ResumeRun | RetryRun | RestartRun
+    unit: Unit, asked: CancelRun | PauseRun | ResumeRun | RetryRun | RestartRun | PinRun
 ) -> Row | Missing | Controlled:
     """Return the run that an operator means, or the answer where nothing is left to do."""
     flush(unit)

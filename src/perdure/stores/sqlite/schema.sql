@@ -63,19 +63,21 @@ CREATE TABLE run (
     retention INTEGER,           -- how long it is kept after its end; NULL: as its definition says
     kept_until INTEGER,          -- it was over and needed: when to look at it again
     on_parent_close INTEGER DEFAULT 0, -- 0 abandon 1 cancel 2 wait
-    attaches INTEGER DEFAULT 0   -- it has children whose on_parent_close is not 0, and is not over
+    attaches INTEGER DEFAULT 0,  -- it has children whose on_parent_close is not 0, and is not over
+    pin INTEGER DEFAULT 0        -- the version with which alone it goes on; 0: any
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
     WHERE unique_key IS NOT NULL AND status < 4 AND key_passed_to IS NULL;
-CREATE INDEX run_ready ON run (namespace, queue, definition, rank, priority)
+CREATE INDEX run_ready ON run (namespace, queue, definition, pin, rank, priority)
     WHERE status = 0 AND parked = 0;
-CREATE INDEX run_suspect ON run (namespace, queue, definition, priority)
+CREATE INDEX run_suspect ON run (namespace, queue, definition, pin, priority)
     WHERE status = 0 AND parked = 0 AND rank = 2;
-CREATE INDEX run_keyed ON run (namespace, queue, limit_key, parked, definition, rank, priority)
+CREATE INDEX run_keyed ON run (namespace, queue, limit_key, parked, definition, pin, rank, priority)
     WHERE status = 0 AND limit_key IS NOT NULL;
 CREATE INDEX run_slot ON run (namespace, queue, limit_key) WHERE status = 1 AND slot = 1;
-CREATE INDEX run_misfit ON run (namespace, definition, misfits) WHERE status = 3;
+CREATE INDEX run_misfit ON run (namespace, definition, pin, misfits) WHERE status = 3;
+CREATE INDEX run_pinned ON run (namespace, definition, pin) WHERE pin <> 0 AND status < 4;
 CREATE INDEX run_due ON run (namespace, due_at) WHERE status = 2 AND due_at IS NOT NULL;
 CREATE INDEX run_due_keyed ON run (namespace, due_at)
     WHERE status = 2 AND due_at IS NOT NULL AND limit_key IS NOT NULL;
@@ -189,7 +191,9 @@ CREATE TABLE worker (
     beat INTEGER,
     lease INTEGER,               -- microseconds, as told; NULL: registered with schema 1
     heartbeat INTEGER,
-    cleans TEXT                  -- a JSON list; NULL: none
+    cleans TEXT,                 -- a JSON list; NULL: none
+    earlier TEXT,                -- a JSON list of [name, version]; NULL: none
+    pinning TEXT                 -- a JSON list; NULL: none
 );
 CREATE UNIQUE INDEX worker_id ON worker (namespace, id);
 

@@ -51,6 +51,7 @@ from perdure.model.transitions import (
     Settle,
     Transition,
 )
+from perdure.model.versions import Pinned
 from perdure.store import Capabilities
 from perdure.stores.sqlite.connecting import SYNCHRONOUS, connect, plan, prepare
 from perdure.stores.sqlite.failures import is_busy, store_error
@@ -283,6 +284,10 @@ class SqliteStore:
         return await self._read(
             lambda reader: reader.counts(by_definition=by_definition, by_queue=by_queue)
         )
+
+    async def pins(self) -> list[Pinned]:
+        """Return how many runs that have not ended are pinned to which version."""
+        return await self._read(lambda reader: reader.pins())
 
     async def events(self, query: EventQuery) -> list[EventRecord]:
         """Return the events that match, newest first."""

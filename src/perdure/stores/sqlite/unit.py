@@ -240,6 +240,13 @@ class Unit:
         elif run.status in _INTERESTING or run.control or row.slot:
             self.hint = True
 
+    def moved_lane(self, run: RunRecord) -> None:
+        """A run was written that stands elsewhere now, though its status is what it was."""
+        if run.status in _INTERESTING:
+            self.hint = True
+        if run.limit_key is not None and run.status is not Status.RUNNING:
+            self._behind_gates([run])
+
     def set_waits(self, row: Row, waits: tuple[Wait, ...]) -> None:
         """Replace the wait rows of a run with the next flush."""
         _, _, is_stored = self.waits.get(row.run.seq, (row, (), row.waits > 0))

@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from perdure.model.transitions import CancelRun, Claim, RetireWorker, RetryRun, Settle
+from perdure.model.versions import PinRun
 from perdure.store import Store
 from perdure.testing.contract.desk import DONE, FAIL, SECOND, Desk, fresh_token
 from perdure.testing.contract.fixtures import MakeStore
@@ -52,6 +53,11 @@ async def _retired(desk: Desk) -> object:
     return RetireWorker("w")
 
 
+async def _pinned(desk: Desk) -> object:
+    await desk.create("r", pin="2")
+    return PinRun("r", "q", None)
+
+
 async def test_a_create_hints(desk: Desk, other: Store):
     """A run that becomes claimable is told to whoever listens."""
     heard = asyncio.Event()
@@ -62,10 +68,10 @@ async def test_a_create_hints(desk: Desk, other: Store):
 
 
 @pytest.mark.parametrize(
-    "prepare", [_settled, _cancelled_running, _cancelled_waiting, _retried, _retired]
+    "prepare", [_settled, _cancelled_running, _cancelled_waiting, _retried, _retired, _pinned]
 )
 async def test_what_may_interest_others_hints(desk: Desk, other: Store, prepare: Prepare):
-    """A settle, a cancel, a retry, a worker that gives back: each calls the listener."""
+    """A settle, a cancel, a retry, a worker that gives back, a pin: each calls the listener."""
     await desk.worker()
     transition = await prepare(desk)
     heard = asyncio.Event()

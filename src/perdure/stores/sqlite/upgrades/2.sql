@@ -8,6 +8,8 @@ CREATE INDEX run_caused ON run (namespace, caused_by) WHERE caused_by IS NOT NUL
 ALTER TABLE worker ADD COLUMN lease INTEGER;
 ALTER TABLE worker ADD COLUMN heartbeat INTEGER;
 ALTER TABLE worker ADD COLUMN cleans TEXT;
+ALTER TABLE worker ADD COLUMN earlier TEXT;
+ALTER TABLE worker ADD COLUMN pinning TEXT;
 
 -- Events.
 
@@ -91,14 +93,18 @@ ALTER TABLE run ADD COLUMN parked INTEGER DEFAULT 0;
 ALTER TABLE run ADD COLUMN slot INTEGER;
 ALTER TABLE run ADD COLUMN undoing INTEGER DEFAULT 0;
 ALTER TABLE run ADD COLUMN cleans INTEGER DEFAULT 0;
+ALTER TABLE run ADD COLUMN pin INTEGER DEFAULT 0;
 DROP INDEX run_ready;
-CREATE INDEX run_ready ON run (namespace, queue, definition, rank, priority)
+CREATE INDEX run_ready ON run (namespace, queue, definition, pin, rank, priority)
     WHERE status = 0 AND parked = 0;
 DROP INDEX run_suspect;
-CREATE INDEX run_suspect ON run (namespace, queue, definition, priority)
+CREATE INDEX run_suspect ON run (namespace, queue, definition, pin, priority)
     WHERE status = 0 AND parked = 0 AND rank = 2;
-CREATE INDEX run_keyed ON run (namespace, queue, limit_key, parked, definition, rank, priority)
+CREATE INDEX run_keyed ON run (namespace, queue, limit_key, parked, definition, pin, rank, priority)
     WHERE status = 0 AND limit_key IS NOT NULL;
+DROP INDEX run_misfit;
+CREATE INDEX run_misfit ON run (namespace, definition, pin, misfits) WHERE status = 3;
+CREATE INDEX run_pinned ON run (namespace, definition, pin) WHERE pin <> 0 AND status < 4;
 CREATE INDEX run_slot ON run (namespace, queue, limit_key) WHERE status = 1 AND slot = 1;
 CREATE INDEX run_due_keyed ON run (namespace, due_at)
     WHERE status = 2 AND due_at IS NOT NULL AND limit_key IS NOT NULL;
