@@ -18,6 +18,7 @@ import msgspec
 
 from perdure import defaults
 from perdure.duration import to_micros
+from perdure.model.leader import Lead
 from perdure.model.records import Micros, RunRecord, Status
 
 FOREVER: Micros = 1 << 61
@@ -78,8 +79,9 @@ class Prune(msgspec.Struct, frozen=True, gc=False):
     Where ``older_than`` is given, those are over that ended at least so long ago, whatever their
     retention says. ``statuses`` and ``definitions`` narrow: any of these; empty for all.
     ``events_for``: published events that were accepted at least so long ago are removed, whoever
-    may still wait for one; None to leave them alone.
-    Answers: Pruned.
+    may still wait for one; None to leave them alone. Guard: where ``lead`` is given, it is the
+    present one.
+    Answers: Pruned · NotLeading.
     """
 
     limit: int
@@ -87,6 +89,7 @@ class Prune(msgspec.Struct, frozen=True, gc=False):
     older_than: Micros | None = None
     statuses: tuple[Status, ...] = ()
     definitions: tuple[str, ...] = ()
+    lead: Lead | None = None
 
 
 # --- answers -------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 The store keeps of a schedule its next instant. Firing is one transition that is guarded by that
 instant: it starts the run, notes what became of the instant, and moves on to the next, together.
-So any number of schedulers may try, and one succeeds; nothing is lost or repeated with a worker, a
-leader or a clock. Which instants a timetable has is computed by whoever fires
-(:mod:`perdure.cron`); when one has come is for the store's clock.
+So any number of workers may try, and one succeeds; nothing is lost or repeated with a worker, a
+leader (:mod:`perdure.model.leader`) or a clock. Which instants a timetable has is computed by
+whoever fires (:mod:`perdure.cron`); when one has come is for the store's clock.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hashlib import blake2b
 import msgspec
 
 from perdure.ids import derived_id
+from perdure.model.leader import Lead
 from perdure.model.records import Micros
 from perdure.timing import Missed, Timing
 
@@ -162,7 +163,8 @@ class FireSchedule(msgspec.Struct, frozen=True, gc=False):
     For each of ``fires`` whose outcome starts a run, one is created as the schedule says, with the
     id ``derived_id("schedule", key, instant)`` and caused by the schedule and the instant; where a
     run of that id is there already (a backfill), it is left alone. Each fire is kept as a row.
-    Answers: Fired · Passed (the guard does not hold) · Unscheduled.
+    Where ``lead`` is given, it is the present one: that is looked at before anything else.
+    Answers: Fired · Passed (the guard does not hold) · Unscheduled · NotLeading.
     """
 
     key: str
@@ -170,6 +172,7 @@ class FireSchedule(msgspec.Struct, frozen=True, gc=False):
     expected: Micros
     next_at: Micros | None
     fires: tuple[Fire, ...]
+    lead: Lead | None = None
 
 
 # --- answers -------------------------------------------------------------------------------------

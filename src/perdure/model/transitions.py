@@ -28,6 +28,7 @@ from perdure.model.events import (
     Unlisten,
 )
 from perdure.model.keys import KeyRule
+from perdure.model.leader import Leading, LeaveLead, NotLeading, TakeLead
 from perdure.model.queues import PauseQueue, PutQueue, QueueKept, ResumeQueue
 from perdure.model.records import (
     Checkpoint,
@@ -435,6 +436,7 @@ class RetireWorker(msgspec.Struct, frozen=True, gc=False):
     RESUMED, or still SUSPECT; where control is CANCEL or COMPENSATE it is cancelled as said at
     CancelRun, where it is PAUSE ``paused`` with reason ``operator``, where it is RESTART it begins
     again. ``crashes`` stands; the wait rows of what is merely queued stand; the grants are wiped.
+    If the worker leads, the lead is vacant.
     Idempotent as it is. Answers: Rescued, in the order of ``seq``, as everywhere.
     """
 
@@ -450,7 +452,8 @@ class RescueWorker(msgspec.Struct, frozen=True, gc=False):
     ``failed`` with reason ``crash`` and ``error`` as its evidence; where control is CANCEL or
     COMPENSATE it is cancelled as said at CancelRun, where it is RESTART it begins again (both also
     at the cap); where it is PAUSE ``paused`` with reason ``operator``; else it is ``queued``:
-    SUSPECT from two crashes on, else RESUMED, with its wait rows. The grants are wiped.
+    SUSPECT from two crashes on, else RESUMED, with its wait rows. The grants are wiped. If the
+    worker leads, the lead is vacant.
     Idempotent as it is. Answers: Rescued (empty where the guard failed).
     """
 
@@ -506,6 +509,8 @@ Transition: TypeAlias = (
     | Prune
     | MoveSubscriber
     | RemoveSubscriber
+    | TakeLead
+    | LeaveLead
 )
 
 # --- answers ---------------------------------------------------------------------------------
@@ -555,6 +560,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
         next_fire_at: the earliest next instant of a schedule that is not paused; None for none.
         suspects: suspects are queued that this worker could take now.
         known: the worker is registered.
+        vacant_term: the term that somebody may begin, since nobody leads; None where a worker does.
     """
 
     runs: tuple[ClaimedRun, ...]
@@ -563,6 +569,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     suspects: bool
     known: bool = True
     next_fire_at: Micros | None = None
+    vacant_term: int | None = None
 
 
 class Saved(msgspec.Struct, frozen=True, gc=False):
@@ -669,6 +676,8 @@ Outcome: TypeAlias = (
     | RetentionsKept
     | Pruned
     | Subscribed
+    | Leading
+    | NotLeading
 )
 
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from perdure.model import lifecycle, queues
 from perdure.model.changes import ChangeKind
+from perdure.model.leader import vacant_term
 from perdure.model.records import Micros, Rank, RunRecord, WaitKind
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
 from perdure.stores.memory.reads import endings
@@ -112,7 +113,14 @@ def claim(space: Space, asked: Claim, now: Micros) -> Claimed:
     suspects = any(map(allowance.lets_first, space.ready.lanes_of(asked, Rank.SUSPECT)))
     dues = [due for due in (space.next_due_at(), allowance.next_start_at) if due is not None]
     next_due_at = min(dues, default=None)
-    return Claimed(runs, now, next_due_at, suspects, next_fire_at=next_fire_at(space))
+    return Claimed(
+        runs,
+        now,
+        next_due_at,
+        suspects,
+        next_fire_at=next_fire_at(space),
+        vacant_term=vacant_term(space.leader),
+    )
 
 
 def _give_paused(allowance: Allowance, worker: WorkerRow, asked: Claim) -> list[Row]:

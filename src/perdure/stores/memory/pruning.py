@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from perdure.model.events import EventRecord
+from perdure.model.leader import NotLeading
 from perdure.model.records import Micros, RunRecord
 from perdure.model.retention import (
     DEFAULT,
@@ -15,6 +16,7 @@ from perdure.model.retention import (
     RetentionsKept,
     over_at,
 )
+from perdure.stores.memory.leader import refused
 from perdure.stores.memory.space import Row, Space
 
 
@@ -27,8 +29,10 @@ def put(space: Space, asked: PutRetentions, now: Micros) -> RetentionsKept:  # n
     return RetentionsKept(tuple(sorted(space.retentions.items(), key=lambda kept: kept[0])))
 
 
-def prune(space: Space, asked: Prune, now: Micros) -> Pruned:
+def prune(space: Space, asked: Prune, now: Micros) -> Pruned | NotLeading:
     """Remove ended runs that are over and not needed, and published events."""
+    if (refusal := refused(space, asked.lead)) is not None:
+        return refusal
     runs = list(islice(_over(space, asked, now), asked.limit))
     for row in runs:
         space.remove(row)

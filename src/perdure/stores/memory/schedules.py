@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
+from perdure.model.leader import NotLeading
 from perdure.model.records import Micros
 from perdure.model.schedules import (
     MOST_FIRES,
@@ -25,6 +26,7 @@ from perdure.model.schedules import (
     may_fire,
 )
 from perdure.model.transitions import start_of
+from perdure.stores.memory.leader import refused
 from perdure.stores.memory.runs import create
 from perdure.stores.memory.space import Space
 
@@ -83,8 +85,12 @@ def resume(space: Space, asked: ResumeSchedule, now: Micros) -> Scheduled | Unsc
     return Scheduled(record)
 
 
-def fire(space: Space, asked: FireSchedule, now: Micros) -> Fired | Passed | Unscheduled:
+def fire(
+    space: Space, asked: FireSchedule, now: Micros
+) -> Fired | Passed | Unscheduled | NotLeading:
     """Fire an instant, and move on to the next."""
+    if (refusal := refused(space, asked.lead)) is not None:
+        return refusal
     record = space.schedules.get(asked.key)
     if record is None:
         return Unscheduled(asked.key)

@@ -20,6 +20,7 @@ from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.choosing import Allowance, Candidate, Places, places_of
 from perdure.stores.sqlite.codes import unpack_texts
 from perdure.stores.sqlite.flushing import flush
+from perdure.stores.sqlite.leader import VACANT_TERM
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.schedules import next_fire_at
 from perdure.stores.sqlite.unit import NotQuick, Unit
@@ -33,7 +34,8 @@ NEXT_DUE = (
 # Whether there is anything to do besides giving runs away, in one statement.
 OUTLOOK = f"""
 SELECT ({NEXT_DUE.replace("?", "?1")}), ({gates.NEXT_LOOK.replace("?", "?1")}),
-    EXISTS (SELECT 1 FROM queue WHERE namespace = ?1), ({counting.COUNTED})
+    EXISTS (SELECT 1 FROM queue WHERE namespace = ?1), ({counting.COUNTED}),
+    ({VACANT_TERM.replace("?", "?1")})
 """
 
 _MANY: Final = 20  # runs that a claim may promote or give while the loop waits: 0.3 ms
@@ -104,7 +106,7 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
     """Give claimable runs to a worker. It is the last of a batch."""
     flush(unit)
     outlook = unit.connection.execute(OUTLOOK, (unit.namespace,)).fetchone()
-    next_due_at, next_look_at, are_limits, unit.upto = outlook
+    next_due_at, next_look_at, are_limits, unit.upto, vacant_term = outlook
     if not is_registered(unit, transition.worker_id):
         return Claimed((), unit.now, next_due_at, suspects=False, known=False)
     if next_due_at is not None and next_due_at <= unit.now:
@@ -139,6 +141,7 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
         min(dues, default=None),
         bool(suspects),
         next_fire_at=next_fire_at(unit),
+        vacant_term=vacant_term,
     )
 
 

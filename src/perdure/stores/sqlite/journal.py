@@ -21,6 +21,7 @@ from perdure.model.events import (
     TakeEvent,
     Unlisten,
 )
+from perdure.model.leader import LeaveLead, TakeLead
 from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import Status
 from perdure.model.retention import Prune, PutRetentions
@@ -56,6 +57,7 @@ from perdure.stores.sqlite import (
     attached,
     counting,
     events,
+    leader,
     lineage,
     pruning,
     queues,
@@ -109,6 +111,8 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     Prune: pruning.prune,
     MoveSubscriber: subscribers.move,
     RemoveSubscriber: subscribers.remove,
+    TakeLead: leader.take,
+    LeaveLead: leader.leave,
 }
 
 _MOST_HELD = 10_000

@@ -33,6 +33,7 @@ from perdure.model.schedules import (
 from perdure.model.transitions import Outcome, start_of
 from perdure.stores.sqlite import runs
 from perdure.stores.sqlite.flushing import flush
+from perdure.stores.sqlite.leader import refused
 from perdure.stores.sqlite.rows import SqlRow
 from perdure.stores.sqlite.unit import Unit
 
@@ -136,6 +137,8 @@ def resume(unit: Unit, transition: ResumeSchedule) -> Outcome:
 
 def fire(unit: Unit, transition: FireSchedule) -> Outcome:
     """Fire an instant, and move on to the next."""
+    if (refusal := refused(unit, transition.lead)) is not None:
+        return refusal
     record = _find(unit, transition.key)
     if record is None:
         return Unscheduled(transition.key)

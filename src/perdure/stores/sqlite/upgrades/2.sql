@@ -9,6 +9,13 @@ ALTER TABLE worker ADD COLUMN lease INTEGER;
 ALTER TABLE worker ADD COLUMN heartbeat INTEGER;
 ALTER TABLE worker ADD COLUMN cleans TEXT;
 
+CREATE TABLE leader (
+    namespace INTEGER PRIMARY KEY,
+    worker INTEGER,
+    term INTEGER NOT NULL,
+    since INTEGER NOT NULL
+);
+
 -- Events.
 
 ALTER TABLE wait ADD COLUMN event_key TEXT;
