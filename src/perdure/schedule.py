@@ -259,7 +259,7 @@ def _after_pause(record: ScheduleRecord, now: Micros) -> tuple[Micros | None, Fi
         return last + timing.every, fire(first, skipped, last, count)
     last, count = first, 1
     for instant in instants(timing, first):
-        if instant > now or count == late_services.scheduler.MOST_PASSED:
+        if instant > now or count == late_services.firer.MOST_PASSED:
             break
         last, count = instant, count + 1
     return next_instant(timing, now), fire(first, skipped, last, count)

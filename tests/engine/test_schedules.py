@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from perdure import App, Context, Scheduler, Status, Worker, step
-from perdure._runtime.scheduler import firing
+from perdure._runtime.firer import firing
 from perdure.errors import (
     DefinitionError,
     InvalidSchedule,
@@ -232,7 +232,7 @@ async def test_a_worker_may_leave_schedules_to_others(place: Place):
     """It starts the runs that others fire."""
     async with place.life(nightly(every="1s"), scheduler=False) as life:
         assert life.worker is not None
-        assert life.worker.scheduler is None
+        assert life.worker.leader is None
         assert len(await life.app.schedules()) == 1
         async with Worker(App(place.store())):
             await eventually(lambda: has_fired(life.app, "report", 1))

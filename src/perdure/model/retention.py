@@ -14,12 +14,16 @@ of it. Its id is free from then on.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from perdure import defaults
 from perdure.duration import to_micros
-from perdure.model.leader import Lead
 from perdure.model.records import Micros, RunRecord, Status
+
+if TYPE_CHECKING:
+    from perdure.model.leader import Lead
 
 FOREVER: Micros = 1 << 61
 """The retention of a run that is never removed by its age: 73,000 years."""
