@@ -203,7 +203,9 @@ async def test_a_kill_as_it_takes_the_lead_leaves_it_to_the_next(place: Place, a
         await leads(third, 3 if applied else 2)
 
 
-async def test_a_full_worker_goes_on_asking_who_leads(place: Place, monkeypatch: pytest.MonkeyPatch):
+async def test_a_full_worker_goes_on_asking_who_leads(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
     """A full worker looks again and again, also where somebody leads."""
     monkeypatch.setattr(leaders, "POLL", 0.01)
     async with place.life(counting) as first:

@@ -108,6 +108,8 @@ class Leader:
         self._told_at = float("-inf")
 
     async def _turn(self) -> float | None:
+        if self.lead is not None:  # a claim had told of the vacancy before it was taken
+            return None
         term = await self._vacant_term()
         if term is None:
             return POLL
