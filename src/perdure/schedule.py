@@ -85,7 +85,7 @@ async def put_schedule(engine: Engine, schedule: Schedule) -> None:
     """Store a schedule, whose first instant is the next from now on."""
     engine.check_loop()
     next_at = next_instant(schedule.timing, engine.store_now())
-    await engine.committer.submit(late.schedules.PutSchedule(schedule, next_at))
+    await late_services.firer.put(engine, late.schedules.PutSchedule(schedule, next_at))
 
 
 class ScheduleHandle:
@@ -155,7 +155,7 @@ class ScheduleHandle:
         """
         record = await self._record()
         now = self._engine.store_now()
-        next_at, skipped = _after_pause(record, now)
+        next_at, skipped = late_services.firer.passed_over(record, now)
         resume = late.schedules.ResumeSchedule(self.key, record.next_at, next_at, skipped)
         self._check(await self._engine.committer.submit(resume))
 
@@ -244,25 +244,6 @@ class ScheduleHandle:
 
     def _missing(self) -> ScheduleNotFound:
         return ScheduleNotFound(f"there is no schedule {self.key!r} here")
-
-
-def _after_pause(record: ScheduleRecord, now: Micros) -> tuple[Micros | None, Fire | None]:
-    """Return the next instant of a schedule that is resumed, and what passed meanwhile."""
-    first = record.next_at
-    if first is None or first > now:
-        return first, None
-    fire, skipped = late.schedules.Fire, late.schedules.FireOutcome.SKIPPED
-    timing = record.schedule.timing
-    if timing.every is not None:
-        count = (now - first) // timing.every + 1
-        last = first + (count - 1) * timing.every
-        return last + timing.every, fire(first, skipped, last, count)
-    last, count = first, 1
-    for instant in instants(timing, first):
-        if instant > now or count == late_services.firer.MOST_PASSED:
-            break
-        last, count = instant, count + 1
-    return next_instant(timing, now), fire(first, skipped, last, count)
 
 
 def schedule_entry(record: ScheduleRecord) -> ScheduleEntry:

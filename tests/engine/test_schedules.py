@@ -357,6 +357,23 @@ async def test_an_overdue_firing_survives_a_restart():
         assert len(await kit.enqueued(mail)) == 1
 
 
+async def test_what_is_overdue_when_the_timing_changes_is_skipped():
+    """By a call, and where a worker starts with another cron=; it is in the record."""
+    app = App()
+    mail = mailer(app)
+    async with Kit(app, start=datetime(2026, 1, 1, tzinfo=UTC)) as kit:
+        daily = await mail.schedule("0 8 * * *", "a@b.c")
+        await daily.pause()
+        kit.clock.move_to(kit.clock.now() + 56 * 3600 * SECOND)
+        await mail.schedule("0 9 * * *", "a@b.c")
+        await daily.resume()
+        assert await daily.next(1) == [datetime(2026, 1, 3, 9, tzinfo=UTC)]
+        [skipped] = await daily.fires()
+        assert (skipped.outcome, skipped.count, skipped.run) == ("skipped", 3, None)
+        assert skipped.expected == datetime(2026, 1, 1, 8, tzinfo=UTC)
+        assert skipped.until == datetime(2026, 1, 3, 8, tzinfo=UTC)
+
+
 async def test_what_became_of_an_instant_is_told():
     """Once it is recorded, by the process that fired it, with what the seeds' events carry."""
     app = App()

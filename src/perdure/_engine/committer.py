@@ -50,6 +50,7 @@ from perdure.model.retention import Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.schedules import (
     Fired,
     FireSchedule,
+    Overdue,
     Passed,
     PauseSchedule,
     PutSchedule,
@@ -216,10 +217,14 @@ class Committer:
     @overload
     def submit(
         self,
-        transition: PutSchedule | PauseSchedule | ResumeSchedule | RemoveSchedule,
+        transition: PauseSchedule | ResumeSchedule | RemoveSchedule,
         *,
         patient: bool = ...,
     ) -> asyncio.Future[Scheduled | Unscheduled]: ...
+    @overload
+    def submit(
+        self, transition: PutSchedule, *, patient: bool = ...
+    ) -> asyncio.Future[Scheduled | Overdue]: ...
     @overload
     def submit(
         self, transition: FireSchedule, *, patient: bool = ...

@@ -23,11 +23,13 @@ from perdure.model.schedules import (
     Fired,
     FireOutcome,
     FireSchedule,
+    Overdue,
+    PutSchedule,
     ScheduleRecord,
     fired_run,
 )
 from perdure.telemetry import Log, ScheduleMissed, ScheduleTriggered
-from perdure.timing import Missed, instants
+from perdure.timing import Missed, instants, next_instant
 
 log = Log("perdure.firer")
 
@@ -82,6 +84,40 @@ def _fates(policy: Missed, passed: Sequence[Micros], now: Micros, *, is_behind: 
         is_late = now - instant > PUNCTUAL
         fires.append(Fire(instant, FireOutcome.LATE if is_late else FireOutcome.ON_TIME, instant))
     return fires
+
+
+def passed_over(record: ScheduleRecord, now: Micros) -> tuple[Micros | None, Fire | None]:
+    """Return the next instant of a schedule after now, and what passed before without being fired.
+
+    Of a cron expression at most MOST_PASSED instants are counted.
+    """
+    first = record.next_at
+    if first is None or first > now:
+        return first, None
+    timing = record.schedule.timing
+    if timing.every is not None:
+        count = (now - first) // timing.every + 1
+        last = first + (count - 1) * timing.every
+        return last + timing.every, Fire(first, FireOutcome.SKIPPED, last, count)
+    last, count = first, 1
+    for instant in instants(timing, first):
+        if instant > now or count == MOST_PASSED:
+            break
+        last, count = instant, count + 1
+    return next_instant(timing, now), Fire(first, FireOutcome.SKIPPED, last, count)
+
+
+async def put(engine: Engine, asked: PutSchedule) -> None:
+    """Create a schedule, or change what it says; what is overdue under another timing is skipped.
+
+    Raises:
+        StoreError: the store cannot do it now.
+    """
+    answer = await engine.committer.submit(asked)
+    while isinstance(answer, Overdue):
+        record = answer.record
+        _, skipped = passed_over(record, max(engine.store_now(), record.next_at or 0))
+        answer = await engine.committer.submit(replace(asked, skipped=skipped))
 
 
 class Firer:

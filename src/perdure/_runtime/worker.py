@@ -23,6 +23,7 @@ from perdure._engine.engine import Engine
 from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
 from perdure._engine.sleepers import Sleepers
+from perdure._runtime.firer import put as put_schedule
 from perdure._runtime.heartbeat import Heart, Pulse
 from perdure._runtime.leader import Leader
 from perdure.clock import to_datetime
@@ -401,7 +402,7 @@ class Worker:
         declared = [engine.registry[name] for name in self._names]
         puts = [put for one in declared if (put := one.put_schedule(engine.store_now()))]
         if puts:
-            await asyncio.gather(*(engine.committer.submit(put) for put in puts))
+            await asyncio.gather(*(put_schedule(engine, put) for put in puts))
         keys = {put.schedule.key for put in puts}
         for record in await engine.store.schedules():
             schedule = record.schedule

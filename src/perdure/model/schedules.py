@@ -120,11 +120,14 @@ class PutSchedule(msgspec.Struct, frozen=True, gc=False):
     Key: ``schedule.key``: the same again changes nothing. Another content replaces what was there
     and raises the revision. The next instant is kept where the timing is the same, so that an
     overdue one survives; otherwise, and for a new one, it becomes ``next_at``. A pause stands.
-    Answers: Scheduled.
+    Guard: where the timing is another and the next instant has come, ``skipped`` is what passed of
+    the old one, from that instant on; it is kept as a row. So no change loses an instant.
+    Answers: Scheduled · Overdue.
     """
 
     schedule: Schedule
     next_at: Micros | None
+    skipped: Fire | None = None
 
 
 class RemoveSchedule(msgspec.Struct, frozen=True, gc=False):
@@ -184,6 +187,12 @@ class Scheduled(msgspec.Struct, frozen=True, gc=False):
     record: ScheduleRecord
 
 
+class Overdue(msgspec.Struct, frozen=True, gc=False):
+    """What passed of its old timing was not told; nothing was changed."""
+
+    record: ScheduleRecord
+
+
 class Unscheduled(msgspec.Struct, frozen=True, gc=False):
     """There is no schedule of that key (any more)."""
 
@@ -215,6 +224,17 @@ def fired_run(key: str, instant: Micros) -> tuple[str, int]:
     run_id = derived_id("schedule", key, str(instant))
     digest = blake2b(run_id.encode(), digest_size=8).digest()
     return run_id, (int.from_bytes(digest, "big") >> 1) or 1
+
+
+def is_overdue(record: ScheduleRecord, now: Micros) -> bool:
+    """Tell whether the next instant has come, paused or not."""
+    return record.next_at is not None and record.next_at <= now
+
+
+def is_what_passed(record: ScheduleRecord, skipped: Fire | None, now: Micros) -> bool:
+    """Tell whether this is what has passed of a schedule, from its next instant on."""
+    is_next = skipped is not None and skipped.expected == record.next_at
+    return is_next and is_overdue(record, now)
 
 
 def may_fire(record: ScheduleRecord, asked: FireSchedule, now: Micros) -> bool:

@@ -48,6 +48,7 @@ from perdure.model.retention import Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.schedules import (
     Fired,
     FireSchedule,
+    Overdue,
     Passed,
     PauseSchedule,
     PutSchedule,
@@ -669,6 +670,7 @@ Outcome: TypeAlias = (
     | TimedOut
     | Awaiting
     | Scheduled
+    | Overdue
     | Unscheduled
     | Fired
     | Passed
