@@ -1173,7 +1173,9 @@ class App(Generic[Services_co, Meta_co]):
         no sign of life.
         """
         self._engine.check_loop()
-        return [worker_entry(worker) for worker in await self._engine.store.workers()]
+        store = self._engine.store
+        leader = (await store.leader()).worker_id
+        return [worker_entry(worker, leader) for worker in await store.workers()]
 
     async def _seq_of(self, run_id: str | None) -> int | None:
         if run_id is None:

@@ -191,6 +191,7 @@ class WorkerEntry(msgspec.Struct, frozen=True):
         beat_at: when it last gave a sign of life.
         lease: how long its beat may stand still before other workers take its runs over.
         heartbeat: how often it gives a sign of life.
+        leads: it fires schedules and prunes, for all.
     """
 
     id: str
@@ -203,6 +204,7 @@ class WorkerEntry(msgspec.Struct, frozen=True):
     beat_at: datetime
     lease: timedelta
     heartbeat: timedelta
+    leads: bool
 
 
 class EventEntry(msgspec.Struct, frozen=True):
@@ -709,8 +711,8 @@ def listener_entry(record: ListenerRecord) -> ListenerEntry:
     )
 
 
-def worker_entry(record: WorkerRecord) -> WorkerEntry:
-    """Return a registered worker for people."""
+def worker_entry(record: WorkerRecord, leader: str | None) -> WorkerEntry:
+    """Return a registered worker for people; ``leader`` is the id of the one that leads."""
     return WorkerEntry(
         id=record.worker_id,
         host=record.host,
@@ -722,6 +724,7 @@ def worker_entry(record: WorkerRecord) -> WorkerEntry:
         beat_at=to_datetime(record.beat_at),
         lease=timedelta(microseconds=record.lease),
         heartbeat=timedelta(microseconds=record.heartbeat),
+        leads=record.worker_id == leader,
     )
 
 

@@ -20,6 +20,7 @@ from perdure.model.records import Micros
 from perdure.timing import Timing, instants, next_instant, text_of, timing_of
 
 if TYPE_CHECKING:
+    from perdure._runtime.why_schedule import ScheduleWhy
     from perdure.model.schedules import Fire, Schedule, ScheduleRecord
     from perdure.model.transitions import CreateRun
 
@@ -120,6 +121,18 @@ class ScheduleHandle:
         _check_count("limit", limit, 1_000)
         self._engine.check_loop()
         return [_fire_entry(one) for one in await self._engine.store.fires(self.key, limit)]
+
+    async def why(self) -> ScheduleWhy:
+        """Return why it does not fire, or nothing comes of it: a sentence, and the facts in it.
+
+        Raises:
+            ScheduleNotFound: there is none of this key.
+        """
+        self._engine.check_loop()
+        found = await late_services.why_schedule.why(self._engine.store, self.key)
+        if found is None:
+            raise self._missing()
+        return found
 
     async def next(self, count: int = 5) -> list[datetime]:
         """Return its next instants, as if it were not paused.

@@ -12,9 +12,9 @@ from perdure._late import load
 
 if TYPE_CHECKING:
     from perdure import change
-    from perdure._runtime import firer, pruner, queries, why
+    from perdure._runtime import firer, pruner, queries, why, why_schedule
 
-__all__ = ["MODULES", "change", "firer", "pruner", "queries", "why"]
+__all__ = ["MODULES", "change", "firer", "pruner", "queries", "why", "why_schedule"]
 
 MODULES: Final = {
     "change": "perdure.change",
@@ -22,6 +22,7 @@ MODULES: Final = {
     "pruner": "perdure._runtime.pruner",
     "queries": "perdure._runtime.queries",
     "why": "perdure._runtime.why",
+    "why_schedule": "perdure._runtime.why_schedule",
 }
 """Where each is at home: the imports above, for the interpreter."""
 

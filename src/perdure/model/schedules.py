@@ -226,15 +226,15 @@ def fired_run(key: str, instant: Micros) -> tuple[str, int]:
     return run_id, (int.from_bytes(digest, "big") >> 1) or 1
 
 
-def is_overdue(record: ScheduleRecord, now: Micros) -> bool:
-    """Tell whether the next instant has come, paused or not."""
-    return record.next_at is not None and record.next_at <= now
-
-
 def is_what_passed(record: ScheduleRecord, skipped: Fire | None, now: Micros) -> bool:
     """Tell whether this is what has passed of a schedule, from its next instant on."""
-    is_next = skipped is not None and skipped.expected == record.next_at
-    return is_next and is_overdue(record, now)
+    return skipped is not None and skipped.expected == record.next_at and skipped.expected <= now
+
+
+def loses_instants(record: ScheduleRecord, asked: PutSchedule, now: Micros) -> bool:
+    """Tell whether another timing would lose what has passed of the old one."""
+    has_come = record.next_at is not None and record.next_at <= now
+    return has_come and not is_what_passed(record, asked.skipped, now)
 
 
 def may_fire(record: ScheduleRecord, asked: FireSchedule, now: Micros) -> bool:

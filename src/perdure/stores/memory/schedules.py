@@ -24,8 +24,8 @@ from perdure.model.schedules import (
     ScheduleRecord,
     Unscheduled,
     fired_run,
-    is_overdue,
     is_what_passed,
+    loses_instants,
     may_fire,
 )
 from perdure.model.transitions import start_of
@@ -45,7 +45,7 @@ def put(space: Space, asked: PutSchedule, now: Micros) -> Scheduled | Overdue:
     else:
         same = known.schedule.timing == schedule.timing
         if not same:
-            if is_overdue(known, now) and not is_what_passed(known, asked.skipped, now):
+            if loses_instants(known, asked, now):
                 return Overdue(known)
             known = _skip(space, known, asked.skipped, now)
         record = replace(

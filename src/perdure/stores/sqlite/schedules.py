@@ -29,8 +29,8 @@ from perdure.model.schedules import (
     ScheduleRecord,
     Unscheduled,
     fired_run,
-    is_overdue,
     is_what_passed,
+    loses_instants,
     may_fire,
 )
 from perdure.model.transitions import Outcome, start_of
@@ -93,9 +93,7 @@ def put(unit: Unit, transition: PutSchedule) -> Outcome:
     else:
         same = known.schedule.timing == schedule.timing
         if not same:
-            if is_overdue(known, unit.now) and not is_what_passed(
-                known, transition.skipped, unit.now
-            ):
+            if loses_instants(known, transition, unit.now):
                 return Overdue(known)
             known = _skip(unit, known, transition.skipped)
         record = replace(
