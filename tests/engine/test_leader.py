@@ -7,6 +7,7 @@ import pytest
 
 from perdure import App, Scheduler
 from perdure._runtime import leader as leaders
+from perdure._runtime import pruner
 from perdure.model.leader import Lead, LeaveLead, TakeLead
 from perdure.model.transitions import RegisterWorker, RetireWorker
 from perdure.telemetry import LeaderElected, LeaderHook, LeaderLost
@@ -151,6 +152,26 @@ async def test_a_worker_that_leaves_it_to_others_never_leads(place: Place):
             every = await life.flow.schedule("1s")
             await eventually(lambda: has_fired(life, every.key, 1))
         assert (await life.store.leader()).worker_id is None
+
+
+async def test_a_scheduler_alone_prunes_as_the_workers_say(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    """It knows nothing of the app's retention of events but what is stored."""
+    monkeypatch.setattr(pruner, "EVERY", 0.01)
+
+    def define(app: App) -> Any:
+        app.configure(event_retention="0s")
+        return counting(app)
+
+    async with place.life(define, scheduler=False) as life:
+        await life.app.publish("nobody hears", type="T")
+        async with Scheduler(App(place.store())):
+
+            async def is_gone() -> bool:
+                return not await life.app.events()
+
+            await eventually(is_gone)
 
 
 async def led(life: Life) -> Any:

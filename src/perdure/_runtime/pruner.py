@@ -84,7 +84,7 @@ class Pruner:
         Raises:
             StoreError: the store cannot do it now.
         """
-        asked = Prune(BATCH, events_for=self._engine.event_retention, lead=self._lead)
+        asked = Prune(BATCH, events=True, lead=self._lead)
         answer = await self._engine.committer.submit(asked, patient=True)
         if isinstance(answer, NotLeading):
             self._refused()

@@ -16,6 +16,8 @@ from datetime import datetime
 from enum import Enum
 from typing import Protocol, Self, cast
 
+from msgspec.structs import replace
+
 from perdure import defaults
 from perdure._engine import adrift, telling
 from perdure._engine.activation import Leaving
@@ -35,7 +37,7 @@ from perdure.model.events import Listen, Publish, SendEvent
 from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.queues import PutQueue, ResumeQueue
 from perdure.model.records import Control, Grant, RunRecord
-from perdure.model.retention import PutRetentions
+from perdure.model.retention import DEFAULT, EVENTS, PutRetentions
 from perdure.model.schedules import FireSchedule, RemoveSchedule
 from perdure.model.transitions import (
     CancelRun,
@@ -384,6 +386,7 @@ class Worker:
         for name, limits in engine.queues.items():
             await engine.committer.submit(PutQueue(name, limits))
         retentions = [(name, engine.registry[name].retention) for name in self._names]
+        retentions.append((EVENTS, replace(DEFAULT, completed=engine.event_retention)))
         await engine.committer.submit(PutRetentions(tuple(retentions)))
         await self._listen()
 

@@ -10,10 +10,12 @@ from perdure.model.leader import NotLeading
 from perdure.model.records import Micros, RunRecord
 from perdure.model.retention import (
     DEFAULT,
+    EVENTS,
     Prune,
     Pruned,
     PutRetentions,
     RetentionsKept,
+    events_for,
     over_at,
 )
 from perdure.stores.memory.leader import refused
@@ -115,8 +117,9 @@ def _is_asked_for(run: RunRecord, asked: Prune) -> bool:
 
 def _over_events(space: Space, asked: Prune, now: Micros) -> Iterator[EventRecord]:
     """Yield the published events that are over."""
-    if asked.events_for is None:
+    kept_for = events_for(asked, space.retentions.get(EVENTS, DEFAULT))
+    if kept_for is None:
         return
     for event in space.events.values():
-        if event.run_id is None and now - event.at >= asked.events_for:
+        if event.run_id is None and now - event.at >= kept_for:
             yield event
