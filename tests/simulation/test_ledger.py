@@ -78,7 +78,10 @@ class Scribe:
         for name, value in fields.items():
             setattr(run, name, value)
         claim = Claim(worker, grant.token, ("d",), ("default",), 1)
-        self.feed(claim, Claimed((ClaimedRun(run, tuple(checkpoints)),), 0, None, suspects=False))
+        self.feed(
+            claim,
+            Claimed((ClaimedRun(run, tuple(checkpoints)),), 0, None, suspects=False, vacant_term=1),
+        )
 
     def save(self, grant: Grant, value: bytes = b"1") -> SaveCheckpoint:
         save = _save(grant, value)

@@ -105,7 +105,7 @@ def claim(space: Space, asked: Claim, now: Micros) -> Claimed:
     space.ready.open_gates(now)
     allowance = Allowance(space, now)
     given = [row for row in worker.held.values() if row.run.grant == asked.token]
-    given.sort(key=lambda row: place_of(row.run))
+    given.sort(key=lambda row: (_is_behind(row, asked), place_of(row.run)))
     runs = tuple(
         _claimed(space, row)
         for row in given or _give_paused(allowance, worker, asked) or _give(allowance, asked)
@@ -121,6 +121,11 @@ def claim(space: Space, asked: Claim, now: Micros) -> Claimed:
         next_fire_at=next_fire_at(space),
         vacant_term=vacant_term(space.leader),
     )
+
+
+def _is_behind(row: Row, asked: Claim) -> bool:
+    """Tell whether a run is given behind those that were never claimed before."""
+    return asked.fresh_first and row.run.rank is not Rank.FRESH
 
 
 def _give_paused(allowance: Allowance, worker: WorkerRow, asked: Claim) -> list[Row]:
