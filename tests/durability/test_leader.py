@@ -94,8 +94,8 @@ async def test_a_frozen_leader_is_followed_and_fires_nothing_when_it_wakes(
         (await fired(yard, second, froze)).at - froze,
     )
     before = seen(yard, "fired", frozen)
-    frozen.thaw()
     thawed = time.monotonic()
+    frozen.thaw()
     lost = (await fact("it hears of it", lambda: seen(yard, "lost", frozen)))[0]
     await fact("it works again", lambda: len(seen(yard, "ready", frozen)) == 2)
     for _ in range(2):
