@@ -869,10 +869,10 @@ class App(Generic[Services_co, Meta_co]):
     ) -> Pruned:
         """Remove ended runs now, with everything that is kept of them.
 
-        Without arguments: what every worker removes by itself within a minute, which is what is
-        over by its retention, published events too. A run that has not ended is never removed, nor
-        is one that another may still ask for: that has a wait for it, or has started it and is not
-        completed.
+        Without arguments: what a worker removes by itself within a minute, which is what is over
+        by its retention, published events too, as the app of the newest worker says. A run that
+        has not ended is never removed, nor is one that another may still ask for: that has a wait
+        for it, or has started it and is not completed.
 
         Args:
             older_than: instead of their retention: those that ended at least so long ago.
@@ -898,10 +898,11 @@ class App(Generic[Services_co, Meta_co]):
         is_all = age is None and not query.statuses and not query.definitions
         asked = Prune(
             late_services.pruner.BATCH,
-            self._engine.event_retention if is_all else None,
+            None,
             age,
             query.statuses,
             query.definitions,
+            events=is_all,
         )
         self._engine.check_loop()
         await late_services.queries.check_known(query, self._registry, self._engine.store)
@@ -1181,7 +1182,9 @@ class App(Generic[Services_co, Meta_co]):
         no sign of life.
         """
         self._engine.check_loop()
-        return [worker_entry(worker) for worker in await self._engine.store.workers()]
+        store = self._engine.store
+        leader = (await store.leader()).worker_id
+        return [worker_entry(worker, leader) for worker in await store.workers()]
 
     async def versions(self) -> list[VersionEntry]:
         """Return which versions of definitions live runs need and workers have, by name.

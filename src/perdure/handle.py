@@ -194,6 +194,7 @@ class WorkerEntry(msgspec.Struct, frozen=True):
         beat_at: when it last gave a sign of life.
         lease: how long its beat may stand still before other workers take its runs over.
         heartbeat: how often it gives a sign of life.
+        leads: it fires schedules and prunes, for all.
     """
 
     id: str
@@ -207,6 +208,7 @@ class WorkerEntry(msgspec.Struct, frozen=True):
     lease: timedelta
     heartbeat: timedelta
     earlier: dict[str, tuple[str, ...]]
+    leads: bool
 
 
 class VersionEntry(msgspec.Struct, frozen=True):
@@ -769,8 +771,8 @@ def listener_entry(record: ListenerRecord) -> ListenerEntry:
     )
 
 
-def worker_entry(record: WorkerRecord) -> WorkerEntry:
-    """Return a registered worker for people."""
+def worker_entry(record: WorkerRecord, leader: str | None) -> WorkerEntry:
+    """Return a registered worker for people; ``leader`` is the id of the one that leads."""
     return WorkerEntry(
         id=record.worker_id,
         host=record.host,
@@ -786,6 +788,7 @@ def worker_entry(record: WorkerRecord) -> WorkerEntry:
             name: tuple(version for one, version in record.earlier if one == name)
             for name, _ in record.earlier
         },
+        leads=record.worker_id == leader,
     )
 
 

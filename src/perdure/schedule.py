@@ -20,6 +20,7 @@ from perdure.model.records import Micros
 from perdure.timing import Timing, instants, next_instant, text_of, timing_of
 
 if TYPE_CHECKING:
+    from perdure._runtime.why_schedule import ScheduleWhy
     from perdure.model.schedules import Fire, Schedule, ScheduleRecord
     from perdure.model.transitions import CreateRun
 
@@ -85,7 +86,7 @@ async def put_schedule(engine: Engine, schedule: Schedule) -> None:
     """Store a schedule, whose first instant is the next from now on."""
     engine.check_loop()
     next_at = next_instant(schedule.timing, engine.store_now())
-    await engine.committer.submit(late.schedules.PutSchedule(schedule, next_at))
+    await late_services.firer.put(engine, late.schedules.PutSchedule(schedule, next_at))
 
 
 class ScheduleHandle:
@@ -121,6 +122,18 @@ class ScheduleHandle:
         self._engine.check_loop()
         return [_fire_entry(one) for one in await self._engine.store.fires(self.key, limit)]
 
+    async def why(self) -> ScheduleWhy:
+        """Return why it does not fire, or nothing comes of it: a sentence, and the facts in it.
+
+        Raises:
+            ScheduleNotFound: there is none of this key.
+        """
+        self._engine.check_loop()
+        found = await late_services.why_schedule.why(self._engine.store, self.key)
+        if found is None:
+            raise self._missing()
+        return found
+
     async def next(self, count: int = 5) -> list[datetime]:
         """Return its next instants, as if it were not paused.
 
@@ -155,7 +168,7 @@ class ScheduleHandle:
         """
         record = await self._record()
         now = self._engine.store_now()
-        next_at, skipped = _after_pause(record, now)
+        next_at, skipped = late_services.firer.passed_over(record, now)
         resume = late.schedules.ResumeSchedule(self.key, record.next_at, next_at, skipped)
         self._check(await self._engine.committer.submit(resume))
 
@@ -244,25 +257,6 @@ class ScheduleHandle:
 
     def _missing(self) -> ScheduleNotFound:
         return ScheduleNotFound(f"there is no schedule {self.key!r} here")
-
-
-def _after_pause(record: ScheduleRecord, now: Micros) -> tuple[Micros | None, Fire | None]:
-    """Return the next instant of a schedule that is resumed, and what passed meanwhile."""
-    first = record.next_at
-    if first is None or first > now:
-        return first, None
-    fire, skipped = late.schedules.Fire, late.schedules.FireOutcome.SKIPPED
-    timing = record.schedule.timing
-    if timing.every is not None:
-        count = (now - first) // timing.every + 1
-        last = first + (count - 1) * timing.every
-        return last + timing.every, fire(first, skipped, last, count)
-    last, count = first, 1
-    for instant in instants(timing, first):
-        if instant > now or count == late_services.scheduler.MOST_PASSED:
-            break
-        last, count = instant, count + 1
-    return next_instant(timing, now), fire(first, skipped, last, count)
 
 
 def schedule_entry(record: ScheduleRecord) -> ScheduleEntry:

@@ -58,6 +58,10 @@ Rescue
     meanwhile nothing happens. Where the store knows more (a lock file beside a database on the
     same machine), :meth:`Store.departed` says so and the rescue needs no lease.
 
+Leader
+    One worker of a namespace at most leads; see :mod:`perdure.model.leader`. Its lead ends with
+    its row, so that the rescue of a dead leader makes its lead vacant, too.
+
 Retention
     What is kept ends: see :mod:`perdure.model.retention`. A run that was removed is as if it had
     never been; its id, and an event's, may be given again. Nothing removes a run that lives.
@@ -71,8 +75,8 @@ Changes
 
 Wake-ups
     After a commit that may interest another process (a run became claimable or terminal, a
-    control word was set) the store gives a hint to whoever listens. Losing one is harmless: a poll
-    stands behind it.
+    control word was set, the lead became vacant) the store gives a hint to whoever listens. Losing
+    one is harmless: a poll stands behind it.
 
 Threads and loops
     A store object belongs to the event loop it was opened in. :meth:`Store.side` gives a second
@@ -88,6 +92,7 @@ import msgspec
 
 from perdure.model.changes import ChangePage, SubscriberRecord
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
+from perdure.model.leader import LeaderRecord
 from perdure.model.queues import QueueRecord
 from perdure.model.records import Count, Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
 from perdure.model.retention import Prune, Pruned
@@ -306,6 +311,10 @@ class Store(Protocol):
 
     async def workers(self) -> list[WorkerRecord]:
         """Return the registered workers in order of registration."""
+        ...
+
+    async def leader(self) -> LeaderRecord:
+        """Return who leads."""
         ...
 
     async def now(self) -> int:

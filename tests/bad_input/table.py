@@ -929,10 +929,6 @@ EXEMPT: dict[tuple[str, str], str] = {
         (entry, "timezone"): "checked when it is used; tests/engine/test_schedules.py"
         for entry in OPTIONS
     },
-    **{
-        (f"Scheduler.{called}", "*"): "called by the worker"
-        for called in ("drop", "heard", "look", "start", "stop", "tick")
-    },
     ("App.listeners", NO_PARAMETER): "it takes nothing, and there may be none",
     ("Event", "*"): "made by App.publish",
     ("Event.runs", NO_PARAMETER): "it takes nothing, and there may be none",

@@ -399,14 +399,24 @@ def test_schedules(command: Perdure, yard: Path):
         until = time.monotonic() + PATIENCE
         while command("runs", "--url", URL).out == "no runs\n":
             assert time.monotonic() < until
+        [worker] = only_json(command("workers", "--json", "--url", URL))
+        assert (worker["leads"], worker["slots"], worker["pid"]) == (True, 0, scheduler.pid)
+        assert command("workers", "--url", URL).out.splitlines()[1].split()[-2] == "yes"
+        assert command("why", "report", "--url", URL).out.startswith("schedule report of 'report'")
         scheduler.send_signal(signal.SIGTERM)
         scheduler.communicate(timeout=PATIENCE)
     assert scheduler.returncode == 0
+    assert command("workers", "--url", URL).out == "no workers\n"
 
     def verb(name: str, *words: str, key: str = "report"):
         return command("schedule", name, key, *words, "--url", URL)
 
+    fires = only_json(verb("history", "--json"))["fires"]
+    assert {one["outcome"] for one in fires} <= {"on_time", "missed"}
+    assert verb("history", "-n", "1").out.splitlines()[1].split()[-1] == fires[0]["run"]
+    assert only_json(verb("why", "--json"))["cause"] == "no_worker"
     assert verb("pause").out == "paused report\n"
+    assert verb("why").out.startswith("schedule report of 'report' was paused by hand ")
     assert command("schedules", "--url", URL).out.splitlines()[1].split()[-2] == "paused"
     assert len(only_json(verb("next", "-n", "3", "--json"))["next"]) == 3
     assert verb("resume").out.startswith("resumed report, next 20")
@@ -416,7 +426,7 @@ def test_schedules(command: Perdure, yard: Path):
     assert len(only_json(verb("backfill", *day, "--json"))["runs"]) == 2
     assert verb("backfill", "--start", "noon", "--end", "later").code == 2
     assert verb("remove").out == "removed report\n"
-    for name in ("next", "run", "pause", "resume", "remove"):
+    for name in ("next", "why", "history", "run", "pause", "resume", "remove"):
         assert verb(name).code == 3
     assert command("schedules", "--url", URL).out == "no schedules\n"
 

@@ -57,6 +57,7 @@ COMMANDS = {
             "perdure prune --older-than 0s --status cancelled --dry-run",
             "perdure send OrderPlaced order_id=o7 cents=499 --id message-7",
             "perdure schedules",
+            "perdure workers",
             "perdure queue limit mail --concurrency 20 --rate 100/1m,10",
             "perdure queue pause mail",
             "perdure queue resume mail",

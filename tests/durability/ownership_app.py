@@ -22,6 +22,7 @@ from perdure._engine.engine import Ports
 from perdure._runtime import heartbeat
 from perdure.clock import SystemClock
 from perdure.stores.sqlite import SqliteStore
+from perdure.telemetry import Hook, LeaderElected, LeaderLost, ScheduleTriggered, WorkerReady
 from tests.durability.processes import LOOK, Effects, fact
 
 DAY = 86_400_000_000
@@ -140,6 +141,25 @@ def make_app(
     return app, perform, conclude
 
 
+def note_leaders(app: App, effects: Effects) -> None:
+    """Note in the log of effects who leads, and what is fired by whom."""
+
+    @app.on(Hook)
+    async def note(hook: Hook) -> None:
+        match hook:
+            case LeaderElected():
+                effects.note("elected", hook.worker_id, hook.term)
+            case LeaderLost():
+                event = "handed_over" if hook.handed_over else "lost"
+                effects.note(event, hook.worker_id, hook.term)
+            case ScheduleTriggered():
+                effects.note("fired", hook.key, round(hook.expected.timestamp()))
+            case WorkerReady():
+                effects.note("ready", hook.worker_id)
+            case _:
+                pass
+
+
 # --- roles -------------------------------------------------------------------------------------
 
 
@@ -158,6 +178,7 @@ async def work(
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     app, _, _ = make_app(directory, clock=clock, store_clock=store_clock)
+    note_leaders(app, effects)
     worker = Worker(app, **options)
     await worker.start()
     effects.note("working")

@@ -230,6 +230,10 @@ class Mortal:
         """Return what became of the instants of a schedule."""
         return await self._read(self.inner.fires, key, limit)
 
+    async def leader(self) -> Any:
+        """Return who leads."""
+        return await self._read(self.inner.leader)
+
     async def plan(self) -> list[str]:
         """Return what opening would create."""
         return await self.inner.plan()

@@ -19,6 +19,7 @@ import pytest
 from perdure import App, NonRetryable, Run, Worker, constant, step, telemetry
 from perdure._runtime.worker import crash_evidence
 from perdure.errors import RunCancelled, RunFailed, StoreBusy, StoreClosed
+from perdure.model.leader import Lead
 from perdure.model.transitions import Outcome, RescueWorker, Settle, Transition
 from perdure.stores.memory import MemoryStore
 from perdure.telemetry import Hook, OfRun, StepHook
@@ -236,12 +237,18 @@ async def test_a_refused_end_tells_nothing(place: Place):
         may_end.set()
         assert await run.result(timeout="10s") == 1
         found = life.worker.worker_id
+        assert life.worker.leader is not None
+        await eventually(lambda: life.worker.leader.lead == Lead(found, 2))  # type: ignore[union-attr]
     assert notes[0].lines() == ["RunStarted 1", "RunResumed 1", "RunCompleted 1"]
     workers = [(_line(hook), hook.worker_id) for hook in notes[0].of(telemetry.WorkerHook)]
     assert workers == [
         ("WorkerReady", lost),
+        ("LeaderElected", lost),
         ("WorkerLost", lost),
+        ("LeaderLost", lost),
         ("WorkerReady", found),
+        ("LeaderElected", found),
+        ("LeaderLost", found),
         ("WorkerStopped", found),
     ]
 
@@ -452,7 +459,7 @@ async def test_a_stop_tells_of_the_runs_it_hands_back(place: Place):
         return order
 
     notes: list[Notes] = []
-    async with place.life(noted(define, notes), grace="1ms") as life:
+    async with place.life(noted(define, notes), grace="1ms", scheduler=False) as life:
         await life.flow.enqueue()
         await asyncio.wait_for(begun.wait(), 10)
     assert notes[0].lines(Hook) == [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perdure import App, Retention, Run, Worker, step, wait_for_event
+from perdure import App, Retention, Run, step, wait_for_event
 from perdure._runtime import pruner
 from perdure.errors import (
     AppNotReady,
@@ -152,7 +152,7 @@ async def test_an_operator_prunes_what_is_older(place: Place):
             await prune(dry_run=1)  # type: ignore[arg-type]
 
 
-async def test_every_worker_prunes_by_itself(place: Place, monkeypatch: pytest.MonkeyPatch):
+async def test_a_worker_prunes_by_itself(place: Place, monkeypatch: pytest.MonkeyPatch):
     """Batch by batch, at once while there is more; published events, too."""
     monkeypatch.setattr(pruner, "EVERY", 0.01)
     monkeypatch.setattr(pruner, "BATCH", 3)
@@ -330,8 +330,8 @@ async def test_the_pruner_goes_on_after_a_failure(
 async def test_a_stopped_worker_prunes_nothing(place: Place):
     """And nothing of its pruner is left on the loop."""
     async with place.life(lambda app: app.job(name="job")(body)) as life:
-        worker = Worker(life.app)
-        await worker.start()
-        await worker.stop()
-        assert not worker.pruner.is_ticking
-        assert worker.pruner._timer is None
+        leader = life.worker.leader  # type: ignore[union-attr]
+        assert leader is not None
+        await eventually(lambda: not leader.pruner.is_idle)
+        await life.stop()
+        assert leader.pruner.is_idle

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from perdure import App, Context, Scheduler, Status, Worker, step
-from perdure._runtime.scheduler import firing
+from perdure._runtime.firer import firing
 from perdure.errors import (
     DefinitionError,
     InvalidSchedule,
@@ -232,7 +232,7 @@ async def test_a_worker_may_leave_schedules_to_others(place: Place):
     """It starts the runs that others fire."""
     async with place.life(nightly(every="1s"), scheduler=False) as life:
         assert life.worker is not None
-        assert life.worker.scheduler is None
+        assert life.worker.leader is None
         assert len(await life.app.schedules()) == 1
         async with Worker(App(place.store())):
             await eventually(lambda: has_fired(life.app, "report", 1))
@@ -355,6 +355,23 @@ async def test_an_overdue_firing_survives_a_restart():
         fires = [(one.outcome, one.count) for one in await daily.fires()]
         assert fires == [("late", 1), ("missed", 1)]
         assert len(await kit.enqueued(mail)) == 1
+
+
+async def test_what_is_overdue_when_the_timing_changes_is_skipped():
+    """By a call, and where a worker starts with another cron=; it is in the record."""
+    app = App()
+    mail = mailer(app)
+    async with Kit(app, start=datetime(2026, 1, 1, tzinfo=UTC)) as kit:
+        daily = await mail.schedule("0 8 * * *", "a@b.c")
+        await daily.pause()
+        kit.clock.move_to(kit.clock.now() + 56 * 3600 * SECOND)
+        await mail.schedule("0 9 * * *", "a@b.c")
+        await daily.resume()
+        assert await daily.next(1) == [datetime(2026, 1, 3, 9, tzinfo=UTC)]
+        [skipped] = await daily.fires()
+        assert (skipped.outcome, skipped.count, skipped.run) == ("skipped", 3, None)
+        assert skipped.expected == datetime(2026, 1, 1, 8, tzinfo=UTC)
+        assert skipped.until == datetime(2026, 1, 3, 8, tzinfo=UTC)
 
 
 async def test_what_became_of_an_instant_is_told():

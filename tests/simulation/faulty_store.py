@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.errors import OutcomeUnknown, StoreBusy, StoreError, StoreFull, StoreReadOnly
 from perdure.model.changes import ChangePage, SubscriberRecord
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
+from perdure.model.leader import LeaderRecord
 from perdure.model.queues import QueueRecord
 from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
 from perdure.model.retention import Prune, Pruned
@@ -146,6 +147,9 @@ class FaultyStore:
         return await self._read(
             lambda: self._inner.counts(by_definition=by_definition, by_queue=by_queue)
         )
+
+    async def leader(self) -> LeaderRecord:
+        return await self._read(self._inner.leader)
 
     async def plan(self) -> list[str]:
         return await self._inner.plan()

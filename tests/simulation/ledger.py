@@ -5,13 +5,15 @@ with the answer that was given, and it knows nothing of the package's state mach
 are those of the invariants: S1 accepted work present, S2 one run a key, S3 one live grant and
 rising epochs, S4 only the latest grant writes, S5 one outcome an identity, S6 a replay gets what
 was committed, S7 one terminal record, S14 attempts, crashes and limits, S15 nothing without its
-owner, TIMER nothing before its due time, LEASE nobody living is rescued, L2 the dead are in time.
+owner, TIMER nothing before its due time, LEASE nobody living is rescued, L2 the dead are in time,
+LEAD one worker leads at most, each term once, and an old one is refused.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from perdure.model.leader import Leading, LeaveLead, NotLeading, TakeLead
 from perdure.model.records import (
     Checkpoint,
     Control,
@@ -147,6 +149,8 @@ class Ledger:
         self.rescued: Callable[[str, Micros], None] = lambda worker_id, at: None
         self._lease = lease
         self._now: Micros = 0
+        self._term = 0
+        self._leads = ""  # which worker; for as long as it is registered
         self._seen_at: dict[str, Micros] = {}
         self._table: dict[type, Callable] = {
             SaveCheckpoint: self._save,
@@ -162,6 +166,8 @@ class Ledger:
             RetryRun: self._retry,
             PutRetentions: lambda asked, answer: None,
             Prune: self._prune,
+            TakeLead: self._take_lead,
+            LeaveLead: self._leave_lead,
         }
 
     def feed(self, batch: Sequence[Transition], outcomes: Sequence[Outcome], now: Micros) -> None:
@@ -174,9 +180,36 @@ class Ledger:
         for transition, outcome in (*(p for p in pairs if type(p[0]) is not Claim), *claims):
             self._table[type(transition)](transition, outcome)
 
-    def _prune(self, _: Prune, answer: Pruned) -> None:
+    # --- the leader ------------------------------------------------------------------------------
+
+    def _lead(self) -> tuple[str | None, int]:
+        """Return who leads, and in which term, the last one where nobody does."""
+        return self._leads if self._leads in self.workers else None, self._term
+
+    def _take_lead(self, asked: TakeLead, answer: Leading) -> None:
+        leader, term = self._lead()
+        if leader is None and asked.term == term + 1 and asked.worker_id in self.workers:
+            self._leads, self._term = asked.worker_id, asked.term
+        self._check_leader(answer)
+
+    def _leave_lead(self, asked: LeaveLead, answer: Leading) -> None:
+        if self._lead() == (asked.lead.worker_id, asked.lead.term):
+            self._leads = ""
+        self._check_leader(answer)
+
+    def _check_leader(self, answer: Leading | NotLeading) -> None:
+        told = answer.record.worker_id, answer.record.term
+        if told != self._lead():
+            self.fail("LEAD", f"{told} was told to lead, and it is {self._lead()}")
+
+    def _prune(self, asked: Prune, answer: Pruned | NotLeading) -> None:
         """Nothing here becomes as old as what is pruned."""
-        if answer.runs or answer.events:
+        leads = asked.lead is None or (asked.lead.worker_id, asked.lead.term) == self._lead()
+        if leads == isinstance(answer, NotLeading):
+            self.fail("LEAD", f"{asked.lead} was answered {answer}, and it is {self._lead()}")
+        if isinstance(answer, NotLeading):
+            self._check_leader(answer)
+        elif answer.runs or answer.events:
             self.fail("S1", f"{answer.runs} runs and {answer.events} events were pruned too early")
 
     def puts_back(self, batch: Sequence[Transition]) -> bool:
@@ -244,6 +277,9 @@ class Ledger:
         member = self.workers.get(claim.worker_id)
         if answer.known != (member is not None):
             self.fail("S15", f"a claim was answered known={answer.known} wrongly")
+        leader, term = self._lead()
+        if member is not None and answer.vacant_term != (None if leader else term + 1):
+            self.fail("LEAD", f"a claim was told {answer.vacant_term}, and it is {leader}, {term}")
         fresh = 0
         for claimed in answer.runs:
             entry = self.runs.get(claimed.run.run_id)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from perdure.model.leader import Lead, LeaderRecord, Leading, LeaveLead, NotLeading, TakeLead
 from perdure.model.records import (
     Checkpoint,
     Control,
@@ -15,6 +16,7 @@ from perdure.model.records import (
     StepKind,
     StepOutcome,
 )
+from perdure.model.retention import Prune, Pruned
 from perdure.model.transitions import (
     Beaten,
     CancelRun,
@@ -78,7 +80,10 @@ class Scribe:
         for name, value in fields.items():
             setattr(run, name, value)
         claim = Claim(worker, grant.token, ("d",), ("default",), 1)
-        self.feed(claim, Claimed((ClaimedRun(run, tuple(checkpoints)),), 0, None, suspects=False))
+        self.feed(
+            claim,
+            Claimed((ClaimedRun(run, tuple(checkpoints)),), 0, None, suspects=False, vacant_term=1),
+        )
 
     def save(self, grant: Grant, value: bytes = b"1") -> SaveCheckpoint:
         save = _save(grant, value)
@@ -191,6 +196,35 @@ def a_cancel_that_the_holder_does_not_hear(scribe: Scribe) -> None:
     scribe.feed(_save(FIRST), Saved(Control.NONE))
 
 
+def a_lead_that_another_has(scribe: Scribe) -> None:
+    led = LeaderRecord("w", 1)
+    scribe.feed(TakeLead("w", 1), Leading(led))
+    scribe.feed(LeaveLead(Lead("v", 1)), Leading(led))
+    scribe.feed(TakeLead("v", 2), Leading(LeaderRecord("v", 2)))
+
+
+def a_term_twice(scribe: Scribe) -> None:
+    scribe.feed(TakeLead("w", 1), Leading(LeaderRecord("w", 1)))
+    scribe.rescue("w", queued=())
+    scribe.feed(TakeLead("v", 1), Leading(LeaderRecord("v", 1)))
+
+
+def a_vacancy_that_is_none(scribe: Scribe) -> None:
+    scribe.feed(TakeLead("v", 1), Leading(LeaderRecord("v", 1)))
+    scribe.claim("w", FIRST)
+
+
+def an_old_leader_that_prunes(scribe: Scribe) -> None:
+    scribe.feed(TakeLead("w", 1), Leading(LeaderRecord("w", 1)))
+    scribe.feed(LeaveLead(Lead("w", 1)), Leading(LeaderRecord(None, 1)))
+    scribe.feed(Prune(10, lead=Lead("w", 1)), Pruned())
+
+
+def a_leader_that_may_not_prune(scribe: Scribe) -> None:
+    scribe.feed(TakeLead("w", 1), Leading(LeaderRecord("w", 1)))
+    scribe.feed(Prune(10, lead=Lead("w", 1)), NotLeading(LeaderRecord("w", 1)))
+
+
 def a_cancel_that_is_refused(scribe: Scribe) -> None:
     scribe.feed(CancelRun("r", "q"), Refused("r", Status.QUEUED))
 
@@ -255,6 +289,11 @@ BROKEN: dict[Callable[[Scribe], None], str] = {
     another_status_than_the_verdict: "S7",
     a_cancel_that_the_holder_does_not_hear: "S12",
     a_cancel_that_is_refused: "S12",
+    a_lead_that_another_has: "LEAD",
+    a_term_twice: "LEAD",
+    a_vacancy_that_is_none: "LEAD",
+    an_old_leader_that_prunes: "LEAD",
+    a_leader_that_may_not_prune: "LEAD",
     crashes_uncounted: "S14",
     an_attempt_uncounted: "S14",
     a_rescue_that_forgets: "S15",

@@ -532,6 +532,8 @@ async def calls() -> None:
     calls = hello.options(timezone="UTC", missed="all", schedule_key="k")
     daily = assert_type(await calls.schedule("@daily", "Ada"), ScheduleHandle)
     assert_type(await daily.get(), ScheduleEntry)
+    assert_type((await daily.why()).sentence, str)
+    assert_type([one.leads for one in await app.workers()], list[bool])
     async with Scheduler(app) as scheduler:
         assert_type(scheduler, Scheduler)
     assert_type(await daily.fires(), list[FireEntry])

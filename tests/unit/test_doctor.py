@@ -9,6 +9,7 @@ import pytest
 
 from perdure._runtime.doctor import Report, examine
 from perdure.codec.failures import encode_error
+from perdure.model.leader import TakeLead
 from perdure.model.records import History, RunRecord, Status
 from perdure.model.transitions import Failed
 from perdure.stores.memory import MemoryData, MemoryStore
@@ -49,6 +50,15 @@ def damage(store: SqliteStore, *statements: str) -> None:
 
 def found(report: Report) -> list[tuple[str, str | None]]:
     return [(finding.code, finding.run_id) for finding in report.findings]
+
+
+async def test_a_leader_that_is_nobody_is_found(store: SqliteStore):
+    """Nobody would take the lead from it, and nothing would ever fire."""
+    await store.apply([TakeLead("w", 1)])
+    assert (await examine(store)).findings == ()
+    damage(store, "UPDATE leader SET worker = (SELECT max(id) FROM name)")
+    [finding] = [one for one in (await examine(store)).findings if one.code == "leader"]
+    assert "leads in term 1, and it is not registered" in finding.message
 
 
 async def test_a_healthy_store_has_no_findings(store: SqliteStore):

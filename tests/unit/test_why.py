@@ -73,6 +73,12 @@ async def nobody_there(desk: Desk) -> None:
     desk.clock.advance(90 * SECOND)
 
 
+async def only_a_scheduler(desk: Desk) -> None:
+    await desk.create("r")
+    await desk.do(replace(register("s"), definitions={}, slots=0))
+    desk.clock.advance(SECOND)
+
+
 async def nobody_able(desk: Desk) -> None:
     await desk.create("r")
     await desk.worker("v", {"other": "1", "third": "1"})
@@ -390,6 +396,7 @@ async def kept_for_its_parent(desk: Desk) -> None:
 CASES: dict[Callable[[Desk], Awaitable[None]], tuple[str, tuple[str, ...], int | None, str]] = {
     completed: ("ended", (), None, "is completed, 1m ago"),
     nobody_there: ("no_worker", (), None, "is queued 1m 30s ago and no worker is registered"),
+    only_a_scheduler: ("no_worker", (), None, "is queued 1s ago and no worker is registered"),
     nobody_able: (
         "no_capable_worker",
         (),

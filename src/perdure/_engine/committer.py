@@ -44,11 +44,13 @@ from perdure.model.events import (
     TimedOut,
     Unlisten,
 )
+from perdure.model.leader import Leading, LeaveLead, NotLeading, TakeLead
 from perdure.model.queues import PauseQueue, PutQueue, QueueKept, ResumeQueue
 from perdure.model.retention import Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.schedules import (
     Fired,
     FireSchedule,
+    Overdue,
     Passed,
     PauseSchedule,
     PutSchedule,
@@ -216,14 +218,18 @@ class Committer:
     @overload
     def submit(
         self,
-        transition: PutSchedule | PauseSchedule | ResumeSchedule | RemoveSchedule,
+        transition: PauseSchedule | ResumeSchedule | RemoveSchedule,
         *,
         patient: bool = ...,
     ) -> asyncio.Future[Scheduled | Unscheduled]: ...
     @overload
     def submit(
+        self, transition: PutSchedule, *, patient: bool = ...
+    ) -> asyncio.Future[Scheduled | Overdue]: ...
+    @overload
+    def submit(
         self, transition: FireSchedule, *, patient: bool = ...
-    ) -> asyncio.Future[Fired | Passed | Unscheduled]: ...
+    ) -> asyncio.Future[Fired | Passed | Unscheduled | NotLeading]: ...
     @overload
     def submit(
         self, transition: PutQueue | PauseQueue | ResumeQueue, *, patient: bool = ...
@@ -233,7 +239,13 @@ class Committer:
         self, transition: PutRetentions, *, patient: bool = ...
     ) -> asyncio.Future[RetentionsKept]: ...
     @overload
-    def submit(self, transition: Prune, *, patient: bool = ...) -> asyncio.Future[Pruned]: ...
+    def submit(
+        self, transition: Prune, *, patient: bool = ...
+    ) -> asyncio.Future[Pruned | NotLeading]: ...
+    @overload
+    def submit(
+        self, transition: TakeLead | LeaveLead, *, patient: bool = ...
+    ) -> asyncio.Future[Leading]: ...
     @overload
     def submit(
         self, transition: MoveSubscriber | RemoveSubscriber, *, patient: bool = ...

@@ -105,6 +105,7 @@ async def examine(store: Store) -> Report:
             break
         if not page:
             findings += await _count_findings(store)
+            findings += await _leader_findings(store)
             break
         findings += _order_findings(page, before)
         for run in page:
@@ -146,6 +147,18 @@ async def _count_findings(store: Store) -> list[Finding]:
         )
         wrong = [Finding("counts", None, message)]
     return wrong
+
+
+async def _leader_findings(store: Store) -> list[Finding]:
+    """Return a finding where a worker leads that is not registered, so that nobody ever fires."""
+    record = await store.leader()
+    for _ in range(LOOKS):
+        registered = {worker.worker_id for worker in await store.workers()}
+        is_known = record.worker_id is None or record.worker_id in registered
+        if is_known or record != await store.leader():
+            return []
+    message = f"worker {record.worker_id} leads in term {record.term}, and it is not registered"
+    return [Finding("leader", None, message)]
 
 
 async def _kept(store: Store) -> Counter[CountPlace]:

@@ -12,16 +12,17 @@ from perdure._late import load
 
 if TYPE_CHECKING:
     from perdure import change
-    from perdure._runtime import pruner, queries, scheduler, why
+    from perdure._runtime import firer, pruner, queries, why, why_schedule
 
-__all__ = ["MODULES", "change", "pruner", "queries", "scheduler", "why"]
+__all__ = ["MODULES", "change", "firer", "pruner", "queries", "why", "why_schedule"]
 
 MODULES: Final = {
     "change": "perdure.change",
+    "firer": "perdure._runtime.firer",
     "pruner": "perdure._runtime.pruner",
     "queries": "perdure._runtime.queries",
-    "scheduler": "perdure._runtime.scheduler",
     "why": "perdure._runtime.why",
+    "why_schedule": "perdure._runtime.why_schedule",
 }
 """Where each is at home: the imports above, for the interpreter."""
 

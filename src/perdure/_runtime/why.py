@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, Self
+from typing import Self
 
 import msgspec
 from msgspec.structs import replace
 
+from perdure._runtime.words import MOST_NAMED, are, count, listed, where
 from perdure.clock import to_datetime
 from perdure.codec.failures import shown_error
 from perdure.duration import format_micros
@@ -35,9 +36,6 @@ from perdure.model.records import (
 )
 from perdure.model.versions import versions_of
 from perdure.store import Store
-
-MOST_NAMED: Final = 3
-"""Runs, workers or names that a sentence lists before it only counts."""
 
 
 class Why(msgspec.Struct, frozen=True):
@@ -81,6 +79,7 @@ class _View(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, history: History, workers: Sequence[WorkerRecord], now: Micros) -> Self:
+        workers = [one for one in workers if one.slots]  # a scheduler alone executes nothing
         is_silent = [now - worker.beat_at > worker.lease for worker in workers]
         return cls(
             history,
@@ -217,7 +216,7 @@ def _running(view: _View) -> Why:
         return _say(
             view, "executing", f"is held by worker {run.worker_id}, just gone", [run.worker_id]
         )
-    where = _where(worker)
+    place = where(worker)
     asked = {
         Control.CANCEL: f"; it is asked to end{_because(_replaced_by(view), run)}",
         Control.COMPENSATE: "; it is asked to end, and to undo what it did",
@@ -227,7 +226,7 @@ def _running(view: _View) -> Why:
     return _say(
         view,
         "executing",
-        f"is executing on {where} since {view.ago(run.claimed_at)}{_last_step(view)}"
+        f"is executing on {place} since {view.ago(run.claimed_at)}{_last_step(view)}"
         f"{asked.get(run.control, '')}",
         [worker.worker_id],
     )
@@ -237,15 +236,11 @@ def _held_by_silent(view: _View, worker: WorkerRecord) -> Why:
     return _say(
         view,
         "silent_worker",
-        f"is held by {_where(worker)}, which gave no sign of life for "
+        f"is held by {where(worker)}, which gave no sign of life for "
         f"{view.ago(worker.beat_at)}; any other worker takes over, and there "
-        f"{_are(len(view.live), 'live worker')}",
+        f"{are(len(view.live), 'live worker')}",
         [worker.worker_id],
     )
-
-
-def _where(worker: WorkerRecord) -> str:
-    return f"worker {worker.worker_id} on {worker.host}, pid {worker.pid}"
 
 
 def _last_step(view: _View) -> str:
@@ -281,8 +276,8 @@ async def _unserved(store: Store, view: _View) -> Why | None:
         return _say(
             view,
             "no_capable_worker",
-            f"is {_age(view)} and none of the {_count(len(view.live), 'live worker')} has that "
-            f"definition; they have {_listed(_known(view.live))}",
+            f"is {_age(view)} and none of the {count(len(view.live), 'live worker')} has that "
+            f"definition; they have {listed(_known(view.live))}",
         )
     if run.pin is not None:
         having = [worker for worker in able if versions_of(worker).for_run(run) is not None]
@@ -302,7 +297,7 @@ async def _unserved(store: Store, view: _View) -> Why | None:
             view,
             "queue_not_served",
             f"is {_age(view)} in queue {run.queue!r}, and the workers that have its "
-            f"{'definition' if run.pin is None else 'version'} serve {_listed(queues)}",
+            f"{'definition' if run.pin is None else 'version'} serve {listed(queues)}",
         )
     if (limited := await _limited(store, view)) is not None:
         return limited
@@ -312,7 +307,7 @@ async def _unserved(store: Store, view: _View) -> Why | None:
         return _say(
             view,
             "workers_full",
-            f"is {_age(view)} and all {_count(slots, 'slot')} of {_capable_names(view)} are taken",
+            f"is {_age(view)} and all {count(slots, 'slot')} of {_capable_names(view)} are taken",
             [worker.worker_id for worker in serving],
         )
     if run.crashes >= SUSPECT_AFTER:
@@ -378,8 +373,8 @@ async def _full(store: Store, view: _View, limits: Limits) -> Why | None:
             return _say(
                 view,
                 cause,
-                f"is {_age(view)} and {_count(limit, 'slot')} of {name} "
-                f"{'is' if limit == 1 else 'are'} taken by {_listed(told)}, the first for {since}",
+                f"is {_age(view)} and {count(limit, 'slot')} of {name} "
+                f"{'is' if limit == 1 else 'are'} taken by {listed(told)}, the first for {since}",
                 [one.run_id for one in holders],
             )
     return None
@@ -406,7 +401,7 @@ def _nobody(view: _View) -> Why:
         view,
         "only_silent_workers",
         f"is {_age(view)} and no worker lives: the last sign of life of "
-        f"{'worker' if len(names) == 1 else 'workers'} {_listed(names)} was {last} ago; start one",
+        f"{'worker' if len(names) == 1 else 'workers'} {listed(names)} was {last} ago; start one",
         names,
     )
 
@@ -426,8 +421,8 @@ def _versions(able: Sequence[WorkerRecord], run: RunRecord) -> str:
                 having.setdefault(version, []).append(worker.worker_id)
     if not having:
         return "no live worker has the definition"
-    told = [f"{version!r} ({_listed(having[version])})" for version in sorted(having)]
-    return f"live workers have {_listed(told)}"
+    told = [f"{version!r} ({listed(having[version])})" for version in sorted(having)]
+    return f"live workers have {listed(told)}"
 
 
 def _known(workers: Sequence[WorkerRecord]) -> list[str]:
@@ -441,7 +436,7 @@ def _capable_names(view: _View) -> str:
         for worker in view.live
         if versions_of(worker).for_run(run) is not None and run.queue in worker.queues
     ]
-    return f"{'worker' if len(names) == 1 else 'workers'} {_listed(names)}"
+    return f"{'worker' if len(names) == 1 else 'workers'} {listed(names)}"
 
 
 # --- waiting -----------------------------------------------------------------------------------
@@ -483,7 +478,7 @@ def _event(view: _View) -> Why:
         return _woken(view, "event", "an event, which has come,")
     first = min(waits, key=lambda wait: (wait.due_at is None, wait.due_at or 0))
     with_key = "" if first.match is None else f" with key {first.match!r}"
-    more = f", and for {_count(len(waits) - 1, 'other event')}" if len(waits) > 1 else ""
+    more = f", and for {count(len(waits) - 1, 'other event')}" if len(waits) > 1 else ""
     until = ""
     if first.due_at is not None:
         at = to_datetime(first.due_at).isoformat(timespec="seconds")
@@ -525,14 +520,14 @@ async def _children(store: Store, view: _View) -> Why:
     ended = await store.endings(waited)
     still = [run_id for run_id in waited if run_id not in ended]
     if not still:
-        those = _listed(waited) or "child runs"
+        those = listed(waited) or "child runs"
         return _woken(view, "child", f"{those}, which ended,", certain=bool(waited))
     told: list[str] = []
     for run_id in still[:MOST_NAMED]:
         child = await store.get(run_id)
         told.append(f"{run_id} (not there)" if child is None else _as_child(child))
     more = f" and {len(still) - MOST_NAMED} more" if len(still) > MOST_NAMED else ""
-    joined = f"{len(still)} of {_count(len(waited), 'run')} to end: " if len(waited) > 1 else ""
+    joined = f"{len(still)} of {count(len(waited), 'run')} to end: " if len(waited) > 1 else ""
     due_at = view.run.due_at
     return _say(view, "child", f"waits for {joined}{', '.join(told)}{more}", still, due_at)
 
@@ -579,16 +574,3 @@ def _error(run: RunRecord) -> str:
 def _summary(error: bytes) -> str:
     summary = shown_error(error)
     return f"{summary.type}: {summary.message[:200]}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _are(number: int, what: str) -> str:
-    return f"{'is' if number == 1 else 'are'} {_count(number, what)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:MOST_NAMED])
-    return f"{shown} and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from enum import Enum
-from typing import Self, cast
+from typing import Protocol, Self, cast
+
+from msgspec.structs import replace
 
 from perdure import defaults
 from perdure._engine import adrift, telling
@@ -23,9 +25,9 @@ from perdure._engine.engine import Engine
 from perdure._engine.executor import Executor
 from perdure._engine.scope import install_factory, remove_factory
 from perdure._engine.sleepers import Sleepers
+from perdure._runtime.firer import put as put_schedule
 from perdure._runtime.heartbeat import Heart, Pulse
-from perdure._runtime.pruner import Pruner
-from perdure._runtime.scheduler import HasEngine, Scheduler
+from perdure._runtime.leader import Leader
 from perdure.clock import to_datetime
 from perdure.codec.failures import encode_error, error_summary
 from perdure.duration import Duration, named_micros
@@ -35,7 +37,7 @@ from perdure.model.events import Listen, Publish, SendEvent
 from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.queues import PutQueue, ResumeQueue
 from perdure.model.records import Control, Grant, RunRecord
-from perdure.model.retention import PutRetentions
+from perdure.model.retention import DEFAULT, EVENTS, PutRetentions
 from perdure.model.schedules import FireSchedule, RemoveSchedule
 from perdure.model.transitions import (
     CancelRun,
@@ -112,6 +114,23 @@ class State(Enum):
     LOST = "lost"
 
 
+class HasEngine(Protocol):
+    """An app, as far as a worker needs it."""
+
+    @property
+    def engine(self) -> Engine:
+        """The machinery that workers and handles share."""
+        ...
+
+    async def connect(self) -> None:
+        """Open the store."""
+        ...
+
+    async def close(self) -> None:
+        """Close the store when its last user leaves."""
+        ...
+
+
 class Worker:
     """Executes the runs of one app in this process.
 
@@ -126,7 +145,8 @@ class Worker:
         poll: how often it looks by itself.
         grace: what a stop gives the bodies that are executing before they are handed back.
         crash_cap: claims in a row that may die without a new checkpoint.
-        scheduler: whether it fires schedules, of whatever definitions; any number of workers may.
+        scheduler: whether it may lead: of those that may, one fires the schedules, of whatever
+            definitions, and prunes.
 
     Raises:
         UsageError, InvalidDuration, InvalidValue: an option is wrong.
@@ -160,9 +180,8 @@ class Worker:
         if type(scheduler) is not bool:
             raise UsageError(f"scheduler is true or false, got {shown(scheduler)}")
         self._app = app
-        self.scheduler = Scheduler(app) if scheduler else None
         self._engine = app.engine
-        self.pruner = Pruner(app.engine)
+        self.leader = Leader(app.engine) if scheduler else None
         self.concurrency = concurrency
         self._chosen_queues = None if queues is None else _checked_names("queues", queues)
         self.queues: tuple[str, ...] = self._chosen_queues or (defaults.QUEUE,)
@@ -243,15 +262,17 @@ class Worker:
         self._engine.committer.add_claimant(self)
         self._engine.controlled.append(self.controlled)
         self._tell_ready()
-        if self.scheduler is not None:
-            self.scheduler.start()
-        self.pruner.start()
+        self._lead()
         self.look()
 
     @property
     def state(self) -> State:
         """What it is about now."""
         return self._state
+
+    def _lead(self) -> None:
+        if self.leader is not None:
+            self.leader.start(self.worker_id)
 
     def _set_state(self, state: State) -> None:
         self._state = state
@@ -282,9 +303,8 @@ class Worker:
     async def _stop(self, seconds: float) -> None:
         self._state = State.STOPPING
         self._stop_looking()
-        if self.scheduler is not None:
-            await self.scheduler.stop()
-        await self.pruner.stop()
+        if self.leader is not None:
+            await self.leader.stop()
         try:
             await self._stop_rejoining()
             await self._drain(seconds)
@@ -359,13 +379,19 @@ class Worker:
                 tuple(one.name for one in definitions if one.pinned),
             )
         )
+        await self._declare()
+        self._heart = Heart(self, engine, self._pulse)
+        self._heart.start()
+
+    async def _declare(self) -> None:
+        """Store what is declared of queues, retentions, events and schedules."""
+        engine = self._engine
         for name, limits in engine.queues.items():
             await engine.committer.submit(PutQueue(name, limits))
         retentions = [(name, engine.registry[name].retention) for name in self._names]
+        retentions.append((EVENTS, replace(DEFAULT, completed=engine.event_retention)))
         await engine.committer.submit(PutRetentions(tuple(retentions)))
         await self._listen()
-        self._heart = Heart(self, engine, self._pulse)
-        self._heart.start()
 
     async def _listen(self) -> None:
         """Register the definitions that events start, or say that they are still there."""
@@ -382,7 +408,7 @@ class Worker:
         declared = [engine.registry[name] for name in self._names]
         puts = [put for one in declared if (put := one.put_schedule(engine.store_now()))]
         if puts:
-            await asyncio.gather(*(engine.committer.submit(put) for put in puts))
+            await asyncio.gather(*(put_schedule(engine, put) for put in puts))
         keys = {put.schedule.key for put in puts}
         for record in await engine.store.schedules():
             schedule = record.schedule
@@ -441,9 +467,8 @@ class Worker:
                 self._engine.committer.kick()
 
     def _stop_looking(self) -> None:
-        if self.scheduler is not None:
-            self.scheduler.drop()
-        self.pruner.drop()
+        if self.leader is not None:
+            self.leader.drop()
         self._stop_poll()
         self._end_probation()
         if self._unlisten is not None:
@@ -526,8 +551,8 @@ class Worker:
         self._claiming = False
         self._token = 0
         self._engine.heard_store_time(answer.now)
-        if self.scheduler is not None:
-            self.scheduler.heard(answer.next_fire_at)
+        if self.leader is not None and answer.known:
+            self.leader.heard(answer.vacant_term, answer.next_fire_at)
         if not answer.known:
             self.lost()
             return
@@ -632,6 +657,8 @@ class Worker:
             log.error("worker lost its lease; its runs go on elsewhere", worker_id=self.worker_id)
             if WorkerLost in (hooks := self._engine.hooks).kinds:
                 hooks.tell(WorkerLost(at=self._now(), worker_id=self.worker_id))
+            if self.leader is not None:
+                self.leader.lost()
             self._rejoining = asyncio.Task(self._rejoin(), loop=self._loop)
 
     async def _rejoin(self) -> None:
@@ -654,6 +681,7 @@ class Worker:
                 await self._engine.clock.sleep(self._poll)
         self._state = State.WORKING
         self._tell_ready()
+        self._lead()
         self.look()
 
     async def _stop_rejoining(self) -> None:
@@ -683,6 +711,8 @@ class Worker:
             )
             self._tell_error("rescuing", error)
             return
+        if self.leader is not None:
+            self.leader.look()
         if answer.queued or answer.ended:
             await self._note_rescued(worker_id, answer)
             self.look()

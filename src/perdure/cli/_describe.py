@@ -12,10 +12,10 @@ from perdure.clock import to_datetime
 from perdure.codec import schema
 from perdure.codec.failures import shown_error
 from perdure.duration import format_micros, to_micros
-from perdure.handle import FailedAttempt, StepHistory, readable
+from perdure.handle import FailedAttempt, StepHistory, WorkerEntry, readable
 from perdure.model.records import History, Micros, RunRecord
 from perdure.queue import QueueEntry, Rate
-from perdure.schedule import ScheduleEntry
+from perdure.schedule import FireEntry, ScheduleEntry
 
 
 def run_fields(run: RunRecord) -> dict[str, Any]:
@@ -163,6 +163,35 @@ def schedule_fields(schedule: ScheduleEntry) -> dict[str, Any]:
         "paused_at": _iso(schedule.paused_at),
         "created_at": _iso(schedule.created_at),
         "from_code": schedule.from_code,
+    }
+
+
+def fire_fields(fire: FireEntry) -> dict[str, Any]:
+    """Return what became of instants of a schedule."""
+    return {
+        "expected": _iso(fire.expected),
+        "until": _iso(fire.until),
+        "count": fire.count,
+        "outcome": fire.outcome,
+        "at": _iso(fire.at),
+        "run": fire.run,
+    }
+
+
+def worker_fields(worker: WorkerEntry) -> dict[str, Any]:
+    """Return a worker."""
+    return {
+        "id": worker.id,
+        "host": worker.host,
+        "pid": worker.pid,
+        "definitions": worker.definitions,
+        "queues": list(worker.queues),
+        "slots": worker.slots,
+        "leads": worker.leads,
+        "started_at": _iso(worker.started_at),
+        "beat_at": _iso(worker.beat_at),
+        "lease": worker.lease.total_seconds(),
+        "heartbeat": worker.heartbeat.total_seconds(),
     }
 
 

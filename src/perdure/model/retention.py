@@ -2,7 +2,8 @@
 
 The store keeps of a definition what its code says of retention, so that whoever prunes needs none
 of the workflows' code, and what is changed holds for the runs that are there. A definition of
-which it keeps nothing has :data:`DEFAULT`. A run may say for itself how long it is kept.
+which it keeps nothing has :data:`DEFAULT`. A run may say for itself how long it is kept. What an
+app says of published events stands under :data:`EVENTS`, as the retention of what is completed.
 
 An ended run is *over* when it has been ended for as long as its own retention, or else its
 definition's for how it ended, says; and those of a definition that ended first are, where more
@@ -14,11 +15,16 @@ of it. Its id is free from then on.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from perdure import defaults
 from perdure.duration import to_micros
 from perdure.model.records import Micros, RunRecord, Status
+
+if TYPE_CHECKING:
+    from perdure.model.leader import Lead
 
 FOREVER: Micros = 1 << 61
 """The retention of a run that is never removed by its age: 73,000 years."""
@@ -53,6 +59,10 @@ DEFAULT = Retention(_EVERY, _EVERY, _EVERY, to_micros(defaults.DECLINED_RETENTIO
 """What holds for a definition of which nothing is kept."""
 
 
+EVENTS = ""
+"""The name under which the retention of published events is kept; no definition has it."""
+
+
 # --- transitions ---------------------------------------------------------------------------------
 
 
@@ -78,8 +88,10 @@ class Prune(msgspec.Struct, frozen=True, gc=False):
     Where ``older_than`` is given, those are over that ended at least so long ago, whatever their
     retention says. ``statuses`` and ``definitions`` narrow: any of these; empty for all.
     ``events_for``: published events that were accepted at least so long ago are removed, whoever
-    may still wait for one; None to leave them alone.
-    Answers: Pruned.
+    may still wait for one; None to leave them alone. With ``events`` that is what is kept of
+    :data:`EVENTS`. Guard: where ``lead`` is given, it is the
+    present one.
+    Answers: Pruned · NotLeading.
     """
 
     limit: int
@@ -87,6 +99,8 @@ class Prune(msgspec.Struct, frozen=True, gc=False):
     older_than: Micros | None = None
     statuses: tuple[Status, ...] = ()
     definitions: tuple[str, ...] = ()
+    events: bool = False
+    lead: Lead | None = None
 
 
 # --- answers -------------------------------------------------------------------------------------
@@ -115,6 +129,11 @@ class Pruned(msgspec.Struct, frozen=True, gc=False):
 
 AGAIN: Micros = 3_600_000_000
 """After which a run that was over and needed may be looked at again: an hour."""
+
+
+def events_for(asked: Prune, kept: Retention) -> Micros | None:
+    """Return for how long published events are kept as this asks; None to leave them alone."""
+    return kept.completed if asked.events else asked.events_for
 
 
 def over_at(run: RunRecord, retention: Retention) -> Micros | None:

@@ -2,9 +2,9 @@
 
 The store keeps of a schedule its next instant. Firing is one transition that is guarded by that
 instant: it starts the run, notes what became of the instant, and moves on to the next, together.
-So any number of schedulers may try, and one succeeds; nothing is lost or repeated with a worker, a
-leader or a clock. Which instants a timetable has is computed by whoever fires
-(:mod:`perdure.cron`); when one has come is for the store's clock.
+So any number of workers may try, and one succeeds; nothing is lost or repeated with a worker, a
+leader (:mod:`perdure.model.leader`) or a clock. Which instants a timetable has is computed by
+whoever fires (:mod:`perdure.cron`); when one has come is for the store's clock.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hashlib import blake2b
 import msgspec
 
 from perdure.ids import derived_id
+from perdure.model.leader import Lead
 from perdure.model.records import Micros
 from perdure.timing import Missed, Timing
 
@@ -119,11 +120,14 @@ class PutSchedule(msgspec.Struct, frozen=True, gc=False):
     Key: ``schedule.key``: the same again changes nothing. Another content replaces what was there
     and raises the revision. The next instant is kept where the timing is the same, so that an
     overdue one survives; otherwise, and for a new one, it becomes ``next_at``. A pause stands.
-    Answers: Scheduled.
+    Guard: where the timing is another and the next instant has come, ``skipped`` is what passed of
+    the old one, from that instant on; it is kept as a row. So no change loses an instant.
+    Answers: Scheduled · Overdue.
     """
 
     schedule: Schedule
     next_at: Micros | None
+    skipped: Fire | None = None
 
 
 class RemoveSchedule(msgspec.Struct, frozen=True, gc=False):
@@ -162,7 +166,8 @@ class FireSchedule(msgspec.Struct, frozen=True, gc=False):
     For each of ``fires`` whose outcome starts a run, one is created as the schedule says, with the
     id ``derived_id("schedule", key, instant)`` and caused by the schedule and the instant; where a
     run of that id is there already (a backfill), it is left alone. Each fire is kept as a row.
-    Answers: Fired · Passed (the guard does not hold) · Unscheduled.
+    Where ``lead`` is given, it is the present one: that is looked at before anything else.
+    Answers: Fired · Passed (the guard does not hold) · Unscheduled · NotLeading.
     """
 
     key: str
@@ -170,6 +175,7 @@ class FireSchedule(msgspec.Struct, frozen=True, gc=False):
     expected: Micros
     next_at: Micros | None
     fires: tuple[Fire, ...]
+    lead: Lead | None = None
 
 
 # --- answers -------------------------------------------------------------------------------------
@@ -177,6 +183,12 @@ class FireSchedule(msgspec.Struct, frozen=True, gc=False):
 
 class Scheduled(msgspec.Struct, frozen=True, gc=False):
     """The schedule as it is now."""
+
+    record: ScheduleRecord
+
+
+class Overdue(msgspec.Struct, frozen=True, gc=False):
+    """What passed of its old timing was not told; nothing was changed."""
 
     record: ScheduleRecord
 
@@ -212,6 +224,17 @@ def fired_run(key: str, instant: Micros) -> tuple[str, int]:
     run_id = derived_id("schedule", key, str(instant))
     digest = blake2b(run_id.encode(), digest_size=8).digest()
     return run_id, (int.from_bytes(digest, "big") >> 1) or 1
+
+
+def is_what_passed(record: ScheduleRecord, skipped: Fire | None, now: Micros) -> bool:
+    """Tell whether this is what has passed of a schedule, from its next instant on."""
+    return skipped is not None and skipped.expected == record.next_at and skipped.expected <= now
+
+
+def loses_instants(record: ScheduleRecord, asked: PutSchedule, now: Micros) -> bool:
+    """Tell whether another timing would lose what has passed of the old one."""
+    has_come = record.next_at is not None and record.next_at <= now
+    return has_come and not is_what_passed(record, asked.skipped, now)
 
 
 def may_fire(record: ScheduleRecord, asked: FireSchedule, now: Micros) -> bool:

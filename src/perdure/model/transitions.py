@@ -28,6 +28,7 @@ from perdure.model.events import (
     Unlisten,
 )
 from perdure.model.keys import KeyRule
+from perdure.model.leader import Leading, LeaveLead, NotLeading, TakeLead
 from perdure.model.queues import PauseQueue, PutQueue, QueueKept, ResumeQueue
 from perdure.model.records import (
     Checkpoint,
@@ -47,6 +48,7 @@ from perdure.model.retention import Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.schedules import (
     Fired,
     FireSchedule,
+    Overdue,
     Passed,
     PauseSchedule,
     PutSchedule,
@@ -448,6 +450,7 @@ class RetireWorker(msgspec.Struct, frozen=True, gc=False):
     RESUMED, or still SUSPECT; where control is CANCEL or COMPENSATE it is cancelled as said at
     CancelRun, where it is PAUSE ``paused`` with reason ``operator``, where it is RESTART it begins
     again. ``crashes`` stands; the wait rows of what is merely queued stand; the grants are wiped.
+    If the worker leads, the lead is vacant.
     Idempotent as it is. Answers: Rescued, in the order of ``seq``, as everywhere.
     """
 
@@ -463,7 +466,8 @@ class RescueWorker(msgspec.Struct, frozen=True, gc=False):
     ``failed`` with reason ``crash`` and ``error`` as its evidence; where control is CANCEL or
     COMPENSATE it is cancelled as said at CancelRun, where it is RESTART it begins again (both also
     at the cap); where it is PAUSE ``paused`` with reason ``operator``; else it is ``queued``:
-    SUSPECT from two crashes on, else RESUMED, with its wait rows. The grants are wiped.
+    SUSPECT from two crashes on, else RESUMED, with its wait rows. The grants are wiped. If the
+    worker leads, the lead is vacant.
     Idempotent as it is. Answers: Rescued (empty where the guard failed).
     """
 
@@ -520,6 +524,8 @@ Transition: TypeAlias = (
     | Prune
     | MoveSubscriber
     | RemoveSubscriber
+    | TakeLead
+    | LeaveLead
 )
 
 # --- answers ---------------------------------------------------------------------------------
@@ -569,6 +575,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
         next_fire_at: the earliest next instant of a schedule that is not paused; None for none.
         suspects: suspects are queued that this worker could take now.
         known: the worker is registered.
+        vacant_term: the term that somebody may begin, since nobody leads; None where a worker does.
     """
 
     runs: tuple[ClaimedRun, ...]
@@ -577,6 +584,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     suspects: bool
     known: bool = True
     next_fire_at: Micros | None = None
+    vacant_term: int | None = None
 
 
 class Saved(msgspec.Struct, frozen=True, gc=False):
@@ -676,6 +684,7 @@ Outcome: TypeAlias = (
     | TimedOut
     | Awaiting
     | Scheduled
+    | Overdue
     | Unscheduled
     | Fired
     | Passed
@@ -683,6 +692,8 @@ Outcome: TypeAlias = (
     | RetentionsKept
     | Pruned
     | Subscribed
+    | Leading
+    | NotLeading
 )
 
 

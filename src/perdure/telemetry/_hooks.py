@@ -7,6 +7,8 @@ derive from listens to all of them: ``Hook`` is everything.
 Hook
 ├── AppHook             AppReady, AppError
 ├── WorkerHook          WorkerReady, WorkerLost, WorkerStopped, WorkerError, RunsRescued
+│   └── LeaderHook      LeaderElected, LeaderLost
+├── ScheduleHook        ScheduleTriggered, ScheduleMissed
 └── OfRun               has the run's id, definition, queue, attempt
     ├── RunHook         RunStarted, RunResumed, RunSuspended, RunReleased, RunPaused,
     │                   RunCompleted, RunFailed, RunRetryScheduled, RunCancelled
@@ -116,6 +118,31 @@ class RunsRescued(WorkerHook, frozen=True, kw_only=True):
     dead_worker_id: str
     queued: tuple[str, ...]
     ended: tuple[str, ...]
+
+
+class LeaderHook(WorkerHook, frozen=True, kw_only=True):
+    """Who leads has changed: which worker fires schedules and prunes, for all of its namespace.
+
+    Attributes:
+        term: which time it is that somebody leads, counted from 1.
+    """
+
+    term: int
+
+
+class LeaderElected(LeaderHook, frozen=True, kw_only=True):
+    """The worker leads from now on."""
+
+
+class LeaderLost(LeaderHook, frozen=True, kw_only=True):
+    """The worker does not lead any more; told when it knows, which may be later.
+
+    Attributes:
+        handed_over: whether it has left the lead to others by itself, because it stops. Otherwise
+            its lease was lost, and another worker may have led since long.
+    """
+
+    handed_over: bool
 
 
 # --- schedules -------------------------------------------------------------------------------

@@ -53,8 +53,7 @@ def moves(worker: Worker) -> bool:
         or worker._claiming
         or (worker._more and worker._free > 0 and not worker._alone)
         or bool(worker._executor._leaving or worker._rescuing)
-        or (worker.scheduler is not None and worker.scheduler.is_ticking)
-        or worker.pruner.is_ticking
+        or (worker.leader is not None and worker.leader.is_ticking)
         or any(not is_blocked(activation) for activation in activations(worker))
     )
 

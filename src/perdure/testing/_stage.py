@@ -194,8 +194,8 @@ class Stage:
         self.clock.move_to(instant)
         self._deadlines.fire()
         inside.elapse(self.worker, self.clock.now())
-        if self.worker.scheduler is not None:
-            self.worker.scheduler.look()
+        if self.worker.leader is not None:
+            self.worker.leader.firer.look()
         self.worker.look()
 
     async def advance_to(self, target: Micros) -> None:

@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+import msgspec
 
+from perdure.cli._describe import fire_fields
 from perdure.cli._failures import ExitCode, Failure
 from perdure.cli._meanings import perform
-from perdure.cli._output import as_json, escape
+from perdure.cli._output import as_json, escape, table
 from perdure.cli._places import opened, place_of_store, place_options, settings_of
 from perdure.schedule import ScheduleHandle
 
@@ -52,6 +54,48 @@ def next_(context: click.Context, /, *, key: str, count: int, **options: Any) ->
     async def verb(schedule: ScheduleHandle) -> dict[str, Any]:
         instants = [one.isoformat() for one in await schedule.next(count)]
         return {"next": instants, "text": "\n".join(instants) or "never"}
+
+    return _do(context, key, verb, options)
+
+
+@command.command("why", short_help="Why it does not fire.")
+@_options
+def why(context: click.Context, /, *, key: str, **options: Any) -> int:
+    """Say in one sentence why a schedule does not fire, or nothing comes of it."""
+
+    async def verb(schedule: ScheduleHandle) -> dict[str, Any]:
+        found = await schedule.why()
+        return {**msgspec.to_builtins(found), "text": escape(found.sentence)}
+
+    return _do(context, key, verb, options)
+
+
+@command.command("history", short_help="What became of its instants.")
+@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 1_000))
+@_options
+def history(context: click.Context, /, *, key: str, limit: int, **options: Any) -> int:
+    """Print what became of the instants of a schedule, newest first.
+
+    Each was on time, late, caught up, missed or skipped; several in a row of the same fate are one
+    line.
+    """
+
+    async def verb(schedule: ScheduleHandle) -> dict[str, Any]:
+        await schedule.get()
+        fires = [fire_fields(one) for one in await schedule.fires(limit)]
+        rows = [
+            (
+                one["expected"],
+                one["until"] if one["count"] > 1 else "-",
+                f"{one['count']:,}",
+                one["outcome"],
+                one["at"],
+                one["run"] or "-",
+            )
+            for one in fires
+        ]
+        heads = ("EXPECTED", "UNTIL", "COUNT", "OUTCOME", "AT", "RUN")
+        return {"fires": fires, "text": table(heads, rows) if rows else "nothing yet"}
 
     return _do(context, key, verb, options)
 

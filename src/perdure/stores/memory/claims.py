@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from perdure.model import lifecycle, queues
 from perdure.model.changes import ChangeKind
+from perdure.model.leader import vacant_term
 from perdure.model.records import Micros, Rank, RunRecord, WaitKind
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
 from perdure.model.versions import Versions, versions_of
@@ -107,7 +108,7 @@ def claim(space: Space, asked: Claim, now: Micros) -> Claimed:
     allowance = Allowance(space, now)
     versions = versions_of(worker.record)
     given = [row for row in worker.held.values() if row.run.grant == asked.token]
-    given.sort(key=lambda row: place_of(row.run))
+    given.sort(key=lambda row: (_is_behind(row, asked), place_of(row.run)))
     runs = tuple(
         _claimed(space, row)
         for row in given
@@ -118,7 +119,19 @@ def claim(space: Space, asked: Claim, now: Micros) -> Claimed:
     suspects = any(map(allowance.lets_first, suspect_lanes))
     dues = [due for due in (space.next_due_at(), allowance.next_start_at) if due is not None]
     next_due_at = min(dues, default=None)
-    return Claimed(runs, now, next_due_at, suspects, next_fire_at=next_fire_at(space))
+    return Claimed(
+        runs,
+        now,
+        next_due_at,
+        suspects,
+        next_fire_at=next_fire_at(space),
+        vacant_term=vacant_term(space.leader),
+    )
+
+
+def _is_behind(row: Row, asked: Claim) -> bool:
+    """Tell whether a run is given behind those that were never claimed before."""
+    return asked.fresh_first and row.run.rank is not Rank.FRESH
 
 
 def _give_paused(allowance: Allowance, versions: Versions, asked: Claim) -> list[Row]:

@@ -14,6 +14,7 @@ from perdure.model.events import (
     TakeEvent,
     Unlisten,
 )
+from perdure.model.leader import LeaveLead, TakeLead
 from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import Micros
 from perdure.model.retention import Prune, PutRetentions
@@ -49,6 +50,7 @@ from perdure.stores.memory import (
     claims,
     events,
     feed,
+    leader,
     lineage,
     operators,
     pruning,
@@ -94,6 +96,8 @@ VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     Prune: pruning.prune,
     MoveSubscriber: feed.move,
     RemoveSubscriber: feed.remove,
+    TakeLead: leader.take,
+    LeaveLead: leader.leave,
 }
 
 

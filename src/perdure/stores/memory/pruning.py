@@ -6,15 +6,19 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from perdure.model.events import EventRecord
+from perdure.model.leader import NotLeading
 from perdure.model.records import Micros, RunRecord
 from perdure.model.retention import (
     DEFAULT,
+    EVENTS,
     Prune,
     Pruned,
     PutRetentions,
     RetentionsKept,
+    events_for,
     over_at,
 )
+from perdure.stores.memory.leader import refused
 from perdure.stores.memory.space import Row, Space
 
 
@@ -27,8 +31,10 @@ def put(space: Space, asked: PutRetentions, now: Micros) -> RetentionsKept:  # n
     return RetentionsKept(tuple(sorted(space.retentions.items(), key=lambda kept: kept[0])))
 
 
-def prune(space: Space, asked: Prune, now: Micros) -> Pruned:
+def prune(space: Space, asked: Prune, now: Micros) -> Pruned | NotLeading:
     """Remove ended runs that are over and not needed, and published events."""
+    if (refusal := refused(space, asked.lead)) is not None:
+        return refusal
     runs = list(islice(_over(space, asked, now), asked.limit))
     for row in runs:
         space.remove(row)
@@ -111,8 +117,9 @@ def _is_asked_for(run: RunRecord, asked: Prune) -> bool:
 
 def _over_events(space: Space, asked: Prune, now: Micros) -> Iterator[EventRecord]:
     """Yield the published events that are over."""
-    if asked.events_for is None:
+    kept_for = events_for(asked, space.retentions.get(EVENTS, DEFAULT))
+    if kept_for is None:
         return
     for event in space.events.values():
-        if event.run_id is None and now - event.at >= asked.events_for:
+        if event.run_id is None and now - event.at >= kept_for:
             yield event

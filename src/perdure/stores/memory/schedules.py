@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
+from perdure.model.leader import NotLeading
 from perdure.model.records import Micros
 from perdure.model.schedules import (
     MOST_FIRES,
@@ -13,6 +14,7 @@ from perdure.model.schedules import (
     Fire,
     Fired,
     FireSchedule,
+    Overdue,
     Passed,
     PauseSchedule,
     PutSchedule,
@@ -22,14 +24,17 @@ from perdure.model.schedules import (
     ScheduleRecord,
     Unscheduled,
     fired_run,
+    is_what_passed,
+    loses_instants,
     may_fire,
 )
 from perdure.model.transitions import start_of
+from perdure.stores.memory.leader import refused
 from perdure.stores.memory.runs import create
 from perdure.stores.memory.space import Space
 
 
-def put(space: Space, asked: PutSchedule, now: Micros) -> Scheduled:
+def put(space: Space, asked: PutSchedule, now: Micros) -> Scheduled | Overdue:
     """Create a schedule, or change what it says."""
     schedule = asked.schedule
     known = space.schedules.get(schedule.key)
@@ -39,6 +44,10 @@ def put(space: Space, asked: PutSchedule, now: Micros) -> Scheduled:
         return Scheduled(known)
     else:
         same = known.schedule.timing == schedule.timing
+        if not same:
+            if loses_instants(known, asked, now):
+                return Overdue(known)
+            known = _skip(space, known, asked.skipped, now)
         record = replace(
             known,
             schedule=schedule,
@@ -74,17 +83,19 @@ def resume(space: Space, asked: ResumeSchedule, now: Micros) -> Scheduled | Unsc
     if record is None:
         return Unscheduled(asked.key)
     if record.paused_at is not None and record.next_at == asked.expected:
+        record = _skip(space, record, asked.skipped, now)
         record = replace(record, paused_at=None, updated_at=now, next_at=asked.next_at)
-        if asked.skipped is not None:
-            record = replace(record, last_at=asked.skipped.until)
-            _note(space, asked.key, (asked.skipped,), now)
         space.schedules[asked.key] = record
         space.hint = True
     return Scheduled(record)
 
 
-def fire(space: Space, asked: FireSchedule, now: Micros) -> Fired | Passed | Unscheduled:
+def fire(
+    space: Space, asked: FireSchedule, now: Micros
+) -> Fired | Passed | Unscheduled | NotLeading:
     """Fire an instant, and move on to the next."""
+    if (refusal := refused(space, asked.lead)) is not None:
+        return refusal
     record = space.schedules.get(asked.key)
     if record is None:
         return Unscheduled(asked.key)
@@ -105,6 +116,16 @@ def fire(space: Space, asked: FireSchedule, now: Micros) -> Fired | Passed | Uns
         record, next_at=asked.next_at, last_at=last_at, updated_at=now
     )
     return Fired(tuple(started))
+
+
+def _skip(
+    space: Space, record: ScheduleRecord, skipped: Fire | None, now: Micros
+) -> ScheduleRecord:
+    """Note what passed without being fired, where it begins with the next instant."""
+    if skipped is None or not is_what_passed(record, skipped, now):
+        return record
+    _note(space, record.schedule.key, (skipped,), now)
+    return replace(record, last_at=skipped.until)
 
 
 def _note(space: Space, key: str, fires: Iterable[Fire], now: Micros) -> None:

@@ -15,6 +15,7 @@ from typing import assert_never
 from perdure.model import lifecycle
 from perdure.model.changes import ChangeKind, SubscriberRecord, how_left, kind_after
 from perdure.model.events import EventRecord, ListenerRecord
+from perdure.model.leader import NOBODY, LeaderRecord
 from perdure.model.records import (
     TERMINAL,
     Attempt,
@@ -79,6 +80,7 @@ class Space:
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}  # in the order of creation
         self.workers: dict[str, WorkerRow] = {}  # in the order of registration
+        self.leader: LeaderRecord = NOBODY
         self.hint = False
         self.seq = 0
         self.unique: dict[tuple[str, str], str] = {}  # (definition, unique_key) -> who holds it

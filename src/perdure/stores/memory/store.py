@@ -16,6 +16,7 @@ from perdure.clock import Clock, SystemClock
 from perdure.errors import StoreClosed, UsageError
 from perdure.model.changes import ChangePage, SubscriberRecord
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
+from perdure.model.leader import LeaderRecord
 from perdure.model.queues import QueueRecord
 from perdure.model.records import (
     Count,
@@ -251,6 +252,12 @@ class MemoryStore:
         space = self._space()
         with self.data.lock:
             return [worker.record for worker in space.workers.values()]
+
+    async def leader(self) -> LeaderRecord:
+        """Return who leads."""
+        space = self._space()
+        with self.data.lock:
+            return space.leader
 
     async def now(self) -> Micros:
         """Return the store's time."""

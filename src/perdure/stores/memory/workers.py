@@ -18,6 +18,7 @@ from perdure.model.transitions import (
     RescueWorker,
     RetireWorker,
 )
+from perdure.stores.memory.leader import vacate
 from perdure.stores.memory.space import Row, Space, WorkerRow
 
 
@@ -59,7 +60,7 @@ def retire(space: Space, asked: RetireWorker, now: Micros) -> Rescued:
     if worker is None:
         return Rescued()
     rescued = _take_back(space, worker, worker.in_order(), now)
-    del space.workers[asked.worker_id]
+    _remove(space, asked.worker_id, now)
     return rescued
 
 
@@ -92,8 +93,13 @@ def rescue(space: Space, asked: RescueWorker, now: Micros) -> Rescued:
         if lifecycle.begins_anew(before, row.run):
             space.set_waits(row, ())
         space.moved(row, how_left(before, row.run, ChangeKind.RESCUED), now)
-    del space.workers[asked.worker_id]
+    _remove(space, asked.worker_id, now)
     return _rescued(rows)
+
+
+def _remove(space: Space, worker_id: str, now: Micros) -> None:
+    del space.workers[worker_id]
+    vacate(space, worker_id, now)
 
 
 def _beaten(space: Space, worker_id: str) -> Beaten:

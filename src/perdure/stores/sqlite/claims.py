@@ -21,6 +21,7 @@ from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.choosing import Allowance, Asked, Candidate
 from perdure.stores.sqlite.codes import unpack_texts
 from perdure.stores.sqlite.flushing import flush
+from perdure.stores.sqlite.leader import VACANT_TERM
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.schedules import next_fire_at
 from perdure.stores.sqlite.unit import NotQuick, Unit
@@ -34,7 +35,8 @@ NEXT_DUE = (
 # Whether there is anything to do besides giving runs away, in one statement.
 OUTLOOK = f"""
 SELECT ({NEXT_DUE.replace("?", "?1")}), ({gates.NEXT_LOOK.replace("?", "?1")}),
-    EXISTS (SELECT 1 FROM queue WHERE namespace = ?1), ({counting.COUNTED})
+    EXISTS (SELECT 1 FROM queue WHERE namespace = ?1), ({counting.COUNTED}),
+    ({VACANT_TERM.replace("?", "?1")})
 """
 
 _MANY: Final = 20  # runs that a claim may promote or give while the loop waits: 0.3 ms
@@ -107,7 +109,7 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
     """Give claimable runs to a worker. It is the last of a batch."""
     flush(unit)
     outlook = unit.connection.execute(OUTLOOK, (unit.namespace,)).fetchone()
-    next_due_at, next_look_at, are_limits, unit.upto = outlook
+    next_due_at, next_look_at, are_limits, unit.upto, vacant_term = outlook
     versions = versions_of(unit, transition.worker_id)
     if versions is None:
         return Claimed((), unit.now, next_due_at, suspects=False, known=False)
@@ -143,6 +145,7 @@ def claim(unit: Unit, transition: Claim) -> Claimed:
         min(dues, default=None),
         bool(suspects),
         next_fire_at=next_fire_at(unit),
+        vacant_term=vacant_term,
     )
 
 
@@ -234,7 +237,10 @@ def _given_before(unit: Unit, transition: Claim) -> list[Row]:
     """Return what the same claim gave and what still runs under it."""
     whose = (unit.namespace, unit.names.number(transition.worker_id), transition.token)
     found = unit.connection.execute(GIVEN, whose).fetchall()
-    return [rows.full_row(columns, unit.names, unit.payloads) for columns in found]
+    given = [rows.full_row(columns, unit.names, unit.payloads) for columns in found]
+    if transition.fresh_first:
+        given.sort(key=lambda row: row.run.rank is not Rank.FRESH)
+    return given
 
 
 def _give(

@@ -21,6 +21,7 @@ from perdure.model.events import (
     TakeEvent,
     Unlisten,
 )
+from perdure.model.leader import LeaveLead, TakeLead
 from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import Status
 from perdure.model.retention import Prune, PutRetentions
@@ -57,6 +58,7 @@ from perdure.stores.sqlite import (
     attached,
     counting,
     events,
+    leader,
     lineage,
     pruning,
     queues,
@@ -111,6 +113,8 @@ VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     Prune: pruning.prune,
     MoveSubscriber: subscribers.move,
     RemoveSubscriber: subscribers.remove,
+    TakeLead: leader.take,
+    LeaveLead: leader.leave,
 }
 
 _MOST_HELD = 10_000

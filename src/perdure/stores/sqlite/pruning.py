@@ -15,6 +15,7 @@ from perdure.model.transitions import Outcome
 from perdure.stores.sqlite import counting
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.flushing import flush
+from perdure.stores.sqlite.leader import refused
 from perdure.stores.sqlite.searching import Found, Search, retentions
 from perdure.stores.sqlite.unit import Unit
 
@@ -70,6 +71,8 @@ def put(unit: Unit, transition: PutRetentions) -> Outcome:
 
 def prune(unit: Unit, transition: Prune) -> Outcome:
     """Remove ended runs that are over and not needed, and published events."""
+    if (refusal := refused(unit, transition.lead)) is not None:
+        return refusal
     flush(unit)
     search = Search(unit.connection, unit.namespace, unit.names, transition, unit.now)
     removal = _Removal(unit, transition.limit)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from perdure.model.changes import ChangePage, SubscriberRecord
 from perdure.model.events import EventQuery, EventRecord, ListenerRecord
+from perdure.model.leader import LeaderRecord
 from perdure.model.queues import QueueRecord, next_start_at
 from perdure.model.records import (
     Count,
@@ -24,7 +25,16 @@ from perdure.model.records import (
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.model.versions import Pinned
-from perdure.stores.sqlite import counting, events, gates, rows, schedules, searching, subscribers
+from perdure.stores.sqlite import (
+    counting,
+    events,
+    gates,
+    leader,
+    rows,
+    schedules,
+    searching,
+    subscribers,
+)
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import STATUSES, pack_id
 from perdure.stores.sqlite.feed import Feed
@@ -217,6 +227,11 @@ class Reader:
         """Return the registered workers."""
         with self._instant() as namespace:
             return [rows.worker(row, self._names) for row in self._all(WORKERS, namespace)]
+
+    def leader(self) -> LeaderRecord:
+        """Return who leads."""
+        with self._instant() as namespace:
+            return leader.record_of(self._all(leader.FIND, namespace), self._names)
 
     def data_version(self) -> int:
         """Return a number that changes when another connection has committed."""

@@ -18,6 +18,7 @@ from perdure.model.schedules import (
     Fired,
     FireOutcome,
     FireSchedule,
+    Overdue,
     Passed,
     PauseSchedule,
     PutSchedule,
@@ -28,11 +29,14 @@ from perdure.model.schedules import (
     ScheduleRecord,
     Unscheduled,
     fired_run,
+    is_what_passed,
+    loses_instants,
     may_fire,
 )
 from perdure.model.transitions import Outcome, start_of
 from perdure.stores.sqlite import runs
 from perdure.stores.sqlite.flushing import flush
+from perdure.stores.sqlite.leader import refused
 from perdure.stores.sqlite.rows import SqlRow
 from perdure.stores.sqlite.unit import Unit
 
@@ -88,6 +92,10 @@ def put(unit: Unit, transition: PutSchedule) -> Outcome:
         return Scheduled(known)
     else:
         same = known.schedule.timing == schedule.timing
+        if not same:
+            if loses_instants(known, transition, unit.now):
+                return Overdue(known)
+            known = _skip(unit, known, transition.skipped)
         record = replace(
             known,
             schedule=schedule,
@@ -125,10 +133,8 @@ def resume(unit: Unit, transition: ResumeSchedule) -> Outcome:
     if record is None:
         return Unscheduled(transition.key)
     if record.paused_at is not None and record.next_at == transition.expected:
+        record = _skip(unit, record, transition.skipped)
         record = replace(record, paused_at=None, updated_at=unit.now, next_at=transition.next_at)
-        if transition.skipped is not None:
-            record = replace(record, last_at=transition.skipped.until)
-            _note(unit, transition.key, (transition.skipped,))
         _store(unit, record)
         unit.hint = True
     return Scheduled(record)
@@ -136,6 +142,8 @@ def resume(unit: Unit, transition: ResumeSchedule) -> Outcome:
 
 def fire(unit: Unit, transition: FireSchedule) -> Outcome:
     """Fire an instant, and move on to the next."""
+    if (refusal := refused(unit, transition.lead)) is not None:
+        return refusal
     record = _find(unit, transition.key)
     if record is None:
         return Unscheduled(transition.key)
@@ -183,6 +191,14 @@ def _store(unit: Unit, record: ScheduleRecord) -> None:
             record.paused_at,
         ),
     )
+
+
+def _skip(unit: Unit, record: ScheduleRecord, skipped: Fire | None) -> ScheduleRecord:
+    """Note what passed without being fired, where it begins with the next instant."""
+    if skipped is None or not is_what_passed(record, skipped, unit.now):
+        return record
+    _note(unit, record.schedule.key, (skipped,))
+    return replace(record, last_at=skipped.until)
 
 
 def _note(unit: Unit, key: str, fires: Iterable[Fire]) -> None:

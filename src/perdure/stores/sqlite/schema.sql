@@ -197,6 +197,13 @@ CREATE TABLE worker (
 );
 CREATE UNIQUE INDEX worker_id ON worker (namespace, id);
 
+CREATE TABLE leader (            -- who fires schedules and prunes
+    namespace INTEGER PRIMARY KEY,
+    worker INTEGER,              -- NULL: the lead is vacant
+    term INTEGER NOT NULL,       -- the present or last one
+    since INTEGER NOT NULL
+);
+
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY,     -- the order of acceptance
     namespace INTEGER NOT NULL,

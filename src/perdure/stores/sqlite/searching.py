@@ -21,9 +21,9 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from perdure.model.records import Micros, Status
-from perdure.model.retention import DEFAULT, Prune, Retention
+from perdure.model.retention import DEFAULT, Prune, Retention, events_for
 from perdure.stores.sqlite.codes import STATUS_CODES
-from perdure.stores.sqlite.names import Names
+from perdure.stores.sqlite.names import EMPTY, Names
 
 _decoder = msgspec.json.Decoder(Retention)
 
@@ -232,7 +232,7 @@ class Search:
         return found
 
     def _event_places(self) -> Sequence[tuple[int, Micros]]:
-        kept_for = self._asked.events_for
+        kept_for = events_for(self._asked, self._retention(EMPTY))
         if kept_for is None:
             return ()
         return [(type_, self._now - kept_for) for (type_,) in self._all(TYPES)]

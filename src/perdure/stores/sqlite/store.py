@@ -30,6 +30,7 @@ from perdure.model.events import (
     ListenerRecord,
     TakeEvent,
 )
+from perdure.model.leader import LeaderRecord
 from perdure.model.queues import QueueRecord
 from perdure.model.records import (
     Count,
@@ -337,6 +338,10 @@ class SqliteStore:
     async def workers(self) -> list[WorkerRecord]:
         """Return the registered workers."""
         return await self._read(lambda reader: reader.workers(), quick=True)
+
+    async def leader(self) -> LeaderRecord:
+        """Return who leads."""
+        return await self._read(lambda reader: reader.leader(), quick=True)
 
     async def now(self) -> Micros:
         """Return the store's time."""

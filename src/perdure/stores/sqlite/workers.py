@@ -34,6 +34,7 @@ from perdure.stores.sqlite.codes import (
     unpack_texts,
 )
 from perdure.stores.sqlite.flushing import flush
+from perdure.stores.sqlite.leader import vacate
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import Unit
 
@@ -207,6 +208,7 @@ def _keep(unit: Unit, row: Row, before: RunRecord, how: ChangeKind) -> None:
 def _delete(unit: Unit, worker_id: str) -> None:
     unit.connection.execute(DELETE, (unit.namespace, unit.names.number(worker_id)))
     unit.removed.append(worker_id)
+    vacate(unit, worker_id)
 
 
 def _rescued(held: list[Row]) -> Rescued:

@@ -22,6 +22,7 @@ from perdure.testing.contract.desk import (
     grant_of,
     ids,
     save,
+    timer,
 )
 
 
@@ -174,6 +175,17 @@ async def test_the_same_claim_again_gives_the_same_runs(desk: Desk):
     assert ids(again) == ids(first) == ["a", "b"]
     assert [grant_of(run) for run in again.runs] == [grant_of(run) for run in first.runs]
     assert await desk.snapshot() == before
+
+
+async def test_a_repeated_claim_keeps_the_order_of_fresh_ones_first(desk: Desk):
+    """A run that goes on stays behind those that were never claimed before."""
+    await desk.worker()
+    await desk.suspend(await desk.start("old"), timer(START + SECOND))
+    await desk.create("new")
+    desk.clock.advance(SECOND)
+    first = await desk.claim(2, token=77, fresh_first=True)
+    again = await desk.claim(2, token=77, fresh_first=True)
+    assert ids(again) == ids(first) == ["new", "old"]
 
 
 async def test_a_repeated_claim_answers_only_what_still_runs_under_it(desk: Desk):

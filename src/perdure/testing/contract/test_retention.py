@@ -9,6 +9,7 @@ from perdure.model.records import Grant, RunQuery, Status, StepOutcome, Wait, Wa
 from perdure.model.retention import (
     AGAIN,
     DEFAULT,
+    EVENTS,
     FOREVER,
     Prune,
     Pruned,
@@ -402,6 +403,22 @@ async def test_published_events_are_removed_by_their_age(ready: Desk, clock: Man
     assert await ready.do(first) == Published("first")
     assert await prune(ready, 1, events_for=0) == Pruned(events=1, more=True)
     assert (await prune(ready, events_for=0)).events == 1
+
+
+async def test_events_go_by_what_is_kept_of_them(ready: Desk, clock: ManualClock):
+    """Whoever asks: for thirty days where nothing is said, never where that is said."""
+    await ready.do(Publish("e", "T", b"1", 0))
+    await put(ready, replace(DEFAULT, completed=HOUR))
+    clock.advance(30 * DAY - 1)
+    assert await prune(ready, events=True) == Pruned()
+    await put(ready, replace(DEFAULT, completed=None), EVENTS)
+    clock.advance(DAY)
+    asked = Prune(100, events=True)
+    assert await ready.store.prunable(asked) == await ready.do(asked) == Pruned()
+    await put(ready, replace(DEFAULT, completed=31 * DAY), EVENTS)
+    assert await ready.do(asked) == Pruned()
+    await put(ready, DEFAULT, EVENTS)
+    assert await ready.store.prunable(asked) == await ready.do(asked) == Pruned(events=1)
 
 
 async def test_a_new_event_is_no_removed_one(ready: Desk, clock: ManualClock):

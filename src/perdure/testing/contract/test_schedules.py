@@ -11,6 +11,7 @@ from perdure.model.schedules import (
     Fired,
     FireOutcome,
     FireSchedule,
+    Overdue,
     Passed,
     PauseSchedule,
     PutSchedule,
@@ -57,6 +58,36 @@ async def record(desk: Desk, key: str = "k") -> ScheduleRecord:
     return found
 
 
+async def test_another_timing_loses_no_instant(desk: Desk, clock: ManualClock):
+    """What had come is told with the change, and kept; otherwise nothing is changed."""
+    await desk.do(put())
+    clock.advance(3 * HOUR)
+    before = await record(desk)
+    change = put(next_at=START + 9 * HOUR, timing=Timing(every=HOUR))
+    passed = fired(START + HOUR, FireOutcome.SKIPPED, until=START + 2 * HOUR, count=2)
+    late = replace(passed, expected=START + 2 * HOUR)
+    for asked in (change, replace(change, skipped=late)):
+        assert await desk.do(asked) == Overdue(before)
+    assert (await record(desk), await desk.store.fires("k")) == (before, [])
+    told = replace(change, skipped=passed)
+    answer = await desk.do(told)
+    after = await record(desk)
+    assert answer == Scheduled(after)
+    assert (after.next_at, after.last_at, after.revision) == (START + 9 * HOUR, passed.until, 1)
+    assert await desk.store.fires("k") == [replace(passed, at=START + 3 * HOUR)]
+    assert await desk.do(told) == answer
+    assert len(await desk.store.fires("k")) == 1
+
+
+async def test_what_has_not_come_is_no_loss(desk: Desk):
+    """Another timing takes its place, whatever is said to have passed."""
+    await desk.do(put())
+    passed = fired(START + HOUR, FireOutcome.SKIPPED)
+    change = put(next_at=START + 9 * HOUR, timing=Timing(every=HOUR))
+    assert isinstance(await desk.do(replace(change, skipped=passed)), Scheduled)
+    assert await desk.store.fires("k") == []
+
+
 async def test_a_schedule_is_put_once(desk: Desk, clock: ManualClock):
     """The same again changes nothing; all that it says comes back."""
     full = put(
@@ -88,7 +119,9 @@ async def test_another_content_keeps_the_next_instant_of_the_same_timing(
     now = await record(desk)
     assert (now.revision, now.next_at, now.schedule.priority) == (1, START + HOUR, 5)
     assert (now.paused_at, now.created_at, now.updated_at) == (START, START, START + 2 * HOUR)
-    await desk.do(put(next_at=START + 9 * HOUR, timing=Timing(every=HOUR)))
+    passed = fired(START + HOUR, FireOutcome.SKIPPED, until=START + 2 * HOUR, count=2)
+    other = put(next_at=START + 9 * HOUR, timing=Timing(every=HOUR))
+    await desk.do(replace(other, skipped=passed))
     assert ((await record(desk)).revision, (await record(desk)).next_at) == (2, START + 9 * HOUR)
 
 

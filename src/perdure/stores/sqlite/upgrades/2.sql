@@ -11,6 +11,13 @@ ALTER TABLE worker ADD COLUMN cleans TEXT;
 ALTER TABLE worker ADD COLUMN earlier TEXT;
 ALTER TABLE worker ADD COLUMN pinning TEXT;
 
+CREATE TABLE leader (
+    namespace INTEGER PRIMARY KEY,
+    worker INTEGER,
+    term INTEGER NOT NULL,
+    since INTEGER NOT NULL
+);
+
 -- Events.
 
 ALTER TABLE wait ADD COLUMN event_key TEXT;
