@@ -71,7 +71,7 @@ Changes
 
 Wake-ups
     After a commit that may interest another process (a run became claimable or terminal, a
-    control word was set) the store gives a hint to whoever listens. Losing one is harmless: a poll
+    control word was set, something was written to a stream) the store gives a hint to whoever listens. Losing one is harmless: a poll
     stands behind it.
 
 Threads and loops
@@ -92,6 +92,7 @@ from perdure.model.queues import QueueRecord
 from perdure.model.records import Count, Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
+from perdure.model.streams import StreamPage
 from perdure.model.transitions import Outcome, Transition
 
 
@@ -267,6 +268,24 @@ class Store(Protocol):
         """Return from when on the rate of a key allows a start, as it is kept; 0 for nothing kept.
 
         Which rate that is stands in the queue's limits.
+        """
+        ...
+
+    async def stream(
+        self, run_id: str, name: str, after: int = 0, limit: int = 100
+    ) -> StreamPage | None:
+        """Return entries of a stream of a run, oldest first, as of one instant.
+
+        A stream to which nothing was written has none. See :mod:`perdure.model.streams`.
+
+        Args:
+            run_id: of the run.
+            name: of the stream.
+            after: only entries with higher numbers.
+            limit: at most so many (at least 1); fewer, but one, where they are large.
+
+        Returns:
+            The page; None where this namespace has no run of that id.
         """
         ...
 

@@ -57,6 +57,7 @@ from perdure.model.schedules import (
     Scheduled,
     Unscheduled,
 )
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     Beaten,
     CancelRun,
@@ -189,6 +190,10 @@ class Committer:
     def submit(
         self, transition: SaveCheckpoint, *, patient: bool = ...
     ) -> asyncio.Future[Saved | Fenced | Conflict]: ...
+    @overload
+    def submit(
+        self, transition: WriteStream, *, patient: bool = ...
+    ) -> asyncio.Future[Saved | Fenced]: ...
     @overload
     def submit(
         self, transition: Settle, *, patient: bool = ...

@@ -365,6 +365,20 @@ class WorkerRecord(msgspec.Struct, frozen=True, gc=False):
     cleans: tuple[str, ...] = ()
 
 
+class StreamRecord(msgspec.Struct, frozen=True, gc=False):
+    """A stream of a run; see :mod:`perdure.model.streams`.
+
+    Args:
+        name: its own.
+        entries: how many there are, those that close it included.
+        size: bytes of all values.
+    """
+
+    name: str
+    entries: int
+    size: int
+
+
 class History(msgspec.Struct, frozen=True, gc=False):
     """Everything kept of one run."""
 
@@ -373,6 +387,7 @@ class History(msgspec.Struct, frozen=True, gc=False):
     checkpoints: tuple[Checkpoint, ...]
     waits: tuple[Wait, ...]
     audit: tuple[Audit, ...]
+    streams: tuple[StreamRecord, ...] = ()
 
 
 class RunQuery(msgspec.Struct, frozen=True, gc=False):

@@ -58,6 +58,7 @@ from perdure.model.schedules import (
     cause_of_firing,
     fired_run,
 )
+from perdure.model.streams import StreamMark, WriteStream
 
 # --- work ------------------------------------------------------------------------------------
 
@@ -476,6 +477,7 @@ Transition: TypeAlias = (
     CreateRun
     | Claim
     | SaveCheckpoint
+    | WriteStream
     | Settle
     | CancelRun
     | PauseRun
@@ -535,13 +537,15 @@ class ClaimedRun(msgspec.Struct, frozen=True, gc=False):
     """A run with all that is needed to execute it: its record, checkpoints and awaited endings.
 
     ``checkpoints`` are those of the current generation in the order in which they were first
-    recorded; ``endings`` are the terminal runs among those its wait rows name. A run that was
-    never claimed before has neither, and no read is spent on it.
+    recorded; ``endings`` are the terminal runs among those its wait rows name; ``marks`` say how
+    far the current generation has written to its streams, in any order. A run that was never
+    claimed before has none of them, and no read is spent on it.
     """
 
     run: RunRecord
     checkpoints: tuple[Checkpoint, ...] = ()
     endings: tuple[Ending, ...] = ()
+    marks: tuple[StreamMark, ...] = ()
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):

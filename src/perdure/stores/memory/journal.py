@@ -24,6 +24,7 @@ from perdure.model.schedules import (
     RemoveSchedule,
     ResumeSchedule,
 )
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     CancelRun,
     Claim,
@@ -60,6 +61,7 @@ from perdure.stores.memory.space import Space
 
 VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     SaveCheckpoint: runs.save,
+    WriteStream: runs.write,
     Settle: runs.settle,
     CreateRun: runs.create,
     Claim: claims.claim,

@@ -9,16 +9,20 @@ from copy import copy
 from msgspec.structs import replace
 
 from perdure.model.records import (
+    TERMINAL,
     Count,
     Ending,
     History,
     RunQuery,
     RunRecord,
     Status,
+    StreamRecord,
     ascii_lower,
     count_order,
 )
+from perdure.model.streams import StreamEntry, StreamPage
 from perdure.stores.memory.space import Space
+from perdure.stores.memory.streams import StreamRow
 
 
 def endings(space: Space, run_ids: Iterable[str]) -> dict[str, Ending]:
@@ -41,7 +45,24 @@ def history(space: Space, run_id: str) -> History | None:
         checkpoints=tuple(row.checkpoints.values()),
         waits=row.waits,
         audit=tuple(row.audit.values()),
+        streams=tuple(
+            StreamRecord(name, len(row.streams[name].entries), row.streams[name].size)
+            for name in sorted(row.streams)
+        ),
     )
+
+
+def stream(space: Space, run_id: str, name: str, after: int, limit: int) -> StreamPage | None:
+    """Return entries of a stream."""
+    row = space.rows.get(run_id)
+    if row is None:
+        return None
+    written = row.streams.get(name, StreamRow()).entries
+    entries = tuple(
+        StreamEntry(number, entry.generation, entry.at, entry.value)
+        for number, entry in enumerate(written[after : after + limit], after + 1)
+    )
+    return StreamPage(entries, len(written), row.run.seq, row.run.status in TERMINAL)
 
 
 def list_runs(space: Space, query: RunQuery) -> list[RunRecord]:

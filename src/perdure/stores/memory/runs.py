@@ -19,6 +19,7 @@ from perdure.model.records import (
     StepKey,
     StepOutcome,
 )
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     Conflict,
     Created,
@@ -37,6 +38,7 @@ from perdure.model.transitions import (
 from perdure.stores.memory import keys
 from perdure.stores.memory.arrivals import wake_if_arrived
 from perdure.stores.memory.space import Row, Space
+from perdure.stores.memory.streams import StreamRow
 
 
 def create(space: Space, asked: CreateRun, now: Micros) -> Created | Exists | Fenced:
@@ -111,6 +113,22 @@ def save(space: Space, asked: SaveCheckpoint, now: Micros) -> Saved | Fenced | C
     run.updated_at = now
     space.feed.note_step(run, record, now)
     return Saved(run.control, due_at)
+
+
+def write(space: Space, asked: WriteStream, now: Micros) -> Saved | Fenced:  # noqa: ARG001  # of one shape
+    """Add one entry to a stream of a run."""
+    row = space.rows.get(asked.grant.run_id)
+    if row is None or not is_newest(row.run, asked.grant):
+        return Fenced(asked.grant.run_id)
+    run = row.run
+    stream = row.streams.get(asked.stream)
+    if stream is None or not stream.has(run.generation, asked):
+        if run.status is not Status.RUNNING:
+            return Fenced(run.run_id)
+        stream = row.streams.setdefault(asked.stream, StreamRow())
+        stream.add(run.generation, asked)
+        space.hint = True
+    return Saved(run.control)
 
 
 def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:

@@ -31,6 +31,7 @@ from perdure.model.schedules import (
     RemoveSchedule,
     ResumeSchedule,
 )
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     CancelRun,
     Claim,
@@ -63,6 +64,7 @@ from perdure.stores.sqlite import (
     runs,
     saving,
     schedules,
+    streams,
     subscribers,
     workers,
 )
@@ -78,6 +80,7 @@ from perdure.stores.sqlite.unit import INSERT_PLAIN_RUNS, NotNew, NotQuick, Unit
 
 VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     SaveCheckpoint: saving.save,
+    WriteStream: streams.add,
     Settle: runs.settle,
     CreateRun: runs.create,
     Heartbeat: workers.heartbeat,
@@ -347,7 +350,7 @@ def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a
     """Yield the ids of the runs that a batch names, those that it would create if careful."""
     for transition in batch:
         match transition:
-            case SaveCheckpoint() | Settle() | TakeEvent() | GiveUpEvent():
+            case SaveCheckpoint() | WriteStream() | Settle() | TakeEvent() | GiveUpEvent():
                 yield transition.grant.run_id
             case CreateRun():
                 if careful:

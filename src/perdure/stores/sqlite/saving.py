@@ -17,7 +17,7 @@ from perdure.model.records import (
     StepOutcome,
 )
 from perdure.model.transitions import Conflict, Fenced, Outcome, SaveCheckpoint, Saved
-from perdure.stores.sqlite import feed, rows
+from perdure.stores.sqlite import feed, rows, streams
 from perdure.stores.sqlite.bulk import Bulk
 from perdure.stores.sqlite.codes import STEP_OUTCOME_CODES
 from perdure.stores.sqlite.rows import Row
@@ -168,6 +168,7 @@ def clear(unit: Unit, run: RunRecord, generation: int) -> None:
     """Clear away what is recorded of a generation; flush before."""
     for statement in CLEAR:
         unit.connection.execute(statement, (run.seq, generation))
+    streams.forget(unit, run, generation)
 
 
 def _find(unit: Unit, row: Row, key: StepKey) -> _Recorded | None:

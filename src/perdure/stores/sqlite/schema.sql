@@ -340,6 +340,38 @@ CREATE TABLE subscriber (
     PRIMARY KEY (namespace, name)
 ) WITHOUT ROWID;
 
+CREATE TABLE stream (            -- of a run; see model/streams.py
+    id INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    entries INTEGER NOT NULL,
+    size INTEGER NOT NULL         -- bytes of the values
+);
+CREATE UNIQUE INDEX stream_name ON stream (run, name);
+
+CREATE TABLE mark (              -- how far a scope has written
+    stream INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    scope BLOB NOT NULL,
+    path TEXT NOT NULL,
+    written INTEGER NOT NULL,
+    closed INTEGER NOT NULL,
+    PRIMARY KEY (stream, generation, scope)
+) WITHOUT ROWID;
+
+CREATE TABLE entry (             -- what was written
+    stream INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    until INTEGER NOT NULL,     -- the last generation that counts it as written
+    scope BLOB NOT NULL,
+    k INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    at INTEGER NOT NULL,         -- after the run's created_at
+    value BLOB,                  -- NULL closes the stream
+    PRIMARY KEY (stream, number)
+) WITHOUT ROWID;
+
 -- For people with nothing but the sqlite3 command; Perdure itself does not read it.
 CREATE VIEW runs AS
 SELECT

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import pytest_asyncio
 
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import CancelRun, Claim, RetireWorker, RetryRun, Settle
 from perdure.store import Store
 from perdure.testing.contract.desk import DONE, FAIL, SECOND, Desk, fresh_token
@@ -47,6 +48,11 @@ async def _retried(desk: Desk) -> object:
     return RetryRun("r", "q")
 
 
+async def _streamed(desk: Desk) -> object:
+    grant = await desk.start()
+    return WriteStream(grant, "lines", b"", "", 0, b"1", 0)
+
+
 async def _retired(desk: Desk) -> object:
     await desk.start()
     return RetireWorker("w")
@@ -62,10 +68,11 @@ async def test_a_create_hints(desk: Desk, other: Store):
 
 
 @pytest.mark.parametrize(
-    "prepare", [_settled, _cancelled_running, _cancelled_waiting, _retried, _retired]
+    "prepare", [_settled, _cancelled_running, _cancelled_waiting, _retried, _retired, _streamed]
 )
 async def test_what_may_interest_others_hints(desk: Desk, other: Store, prepare: Prepare):
-    """A settle, a cancel, a retry, a worker that gives back: each calls the listener."""
+    """A settle, a cancel, a retry, a worker that gives back: each calls the listener; so does what
+    is written to a stream."""
     await desk.worker()
     transition = await prepare(desk)
     heard = asyncio.Event()

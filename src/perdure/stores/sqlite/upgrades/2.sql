@@ -226,6 +226,38 @@ CREATE TABLE subscriber (
     PRIMARY KEY (namespace, name)
 ) WITHOUT ROWID;
 
+CREATE TABLE stream (
+    id INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    entries INTEGER NOT NULL,
+    size INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX stream_name ON stream (run, name);
+
+CREATE TABLE mark (
+    stream INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    scope BLOB NOT NULL,
+    path TEXT NOT NULL,
+    written INTEGER NOT NULL,
+    closed INTEGER NOT NULL,
+    PRIMARY KEY (stream, generation, scope)
+) WITHOUT ROWID;
+
+CREATE TABLE entry (
+    stream INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    scope BLOB NOT NULL,
+    k INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    value BLOB,
+    PRIMARY KEY (stream, number)
+) WITHOUT ROWID;
+
 DROP VIEW runs;
 CREATE VIEW runs AS
 SELECT
