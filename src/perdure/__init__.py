@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         uuid,
         wait_for_event,
     )
+    from perdure.stream import Stream, StreamItem, stream
     from perdure.unique import Debounce
     from perdure.workflow import Workflow
 
@@ -71,6 +72,8 @@ __all__ = [
     "Selection",
     "Status",
     "Step",
+    "Stream",
+    "StreamItem",
     "Values",
     "Worker",
     "Workflow",
@@ -91,6 +94,7 @@ __all__ = [
     "sleep",
     "sleep_until",
     "step",
+    "stream",
     "uuid",
     "wait_for_event",
     "workflow",
@@ -129,6 +133,7 @@ _HOMES = {
         "uuid",
         "wait_for_event",
     ),
+    "stream": ("Stream", "StreamItem", "stream"),
     "unique": ("Debounce",),
     "workflow": ("Workflow",),
 }

@@ -26,6 +26,7 @@ from perdure._engine.waits import DurableWait, awaited_children, end_of
 from perdure.errors import Leave, Mismatch, PerdureError, UsageError
 from perdure.model.lineage import seed_of
 from perdure.model.records import Control, Ending, Grant, Micros, Wait, WaitKind
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     ClaimedRun,
     Conflict,
@@ -113,6 +114,8 @@ class Activation:
         self._pausing: asyncio.Event | None = None  # set when it is taken back
         self.mismatch: Mismatch | None = None
         self.compensations: list[Compensation] = []
+        self.written = {(one.stream, one.scope): one.written for one in claimed.marks}
+        self.closed = {one.stream for one in claimed.marks if one.closed}
         self._halted: asyncio.Future[None] | None = None  # while nothing new may be done
         self._is_apart = False  # the body has gone, and durable calls of it are refused
         self.root: asyncio.Future[Any] | None = None
@@ -232,7 +235,11 @@ class Activation:
 
     def _refuses(self, call: object) -> bool:
         """Tell whether a call is the body's, which has gone."""
-        return self._is_apart and isinstance(call, Call) and not call.path.startswith(UNDOING)
+        return isinstance(call, Call) and self._is_gone(call.path)
+
+    def _is_gone(self, path: str) -> bool:
+        """Tell whether the code of a path is the body's, which has gone."""
+        return self._is_apart and not path.startswith(UNDOING)
 
     # --- being told to leave -------------------------------------------------------------------
 
@@ -516,20 +523,31 @@ class Activation:
         self.leave(Leaving.LOST)
         raise Leave("the run is no longer held by this worker")
 
-    def record_soon(self, checkpoint: SaveCheckpoint) -> None:
+    def record_soon(self, what: SaveCheckpoint | WriteStream, path: str) -> bool:
         """Commit what nobody waits for, before anything that is recorded later; from any thread.
 
-        A body that is leaving records nothing more.
-        """
-        if self.leaving is None and self._halted is None:
-            if _is_on(self._loop):
-                self._submit(checkpoint)
-            else:
-                self._loop.call_soon_threadsafe(self._submit, checkpoint)
+        A body that is leaving, or that has gone and is undone, records nothing more.
 
-    def _submit(self, checkpoint: SaveCheckpoint) -> None:
-        committed = self.engine.committer.submit(checkpoint, patient=True)
-        committed.add_done_callback(_look_at)
+        Args:
+            what: to commit.
+            path: of the code that records it.
+
+        Returns:
+            Whether it will be committed.
+        """
+        if self.leaving is not None or self._halted is not None or self._is_gone(path):
+            return False
+        if _is_on(self._loop):
+            self._submit(what)
+        else:
+            self._loop.call_soon_threadsafe(self._submit, what)
+        return True
+
+    def _submit(self, what: SaveCheckpoint | WriteStream) -> None:
+        if isinstance(what, SaveCheckpoint):
+            self.engine.committer.submit(what, patient=True).add_done_callback(_look_at)
+        else:
+            self.engine.committer.submit(what, patient=True).add_done_callback(_look_at)
 
     def mismatched(self, error: Mismatch) -> Mismatch:
         """Note that the replay does not fit: the run is paused whatever its body makes of it.
