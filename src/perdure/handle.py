@@ -824,9 +824,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         attempts=tuple(_attempt(attempt) for attempt in history.attempts),
         steps=tuple(step for step in steps if step.generation == run.generation),
         earlier=tuple(step for step in steps if step.generation < run.generation),
-        streams=tuple(
-            StreamSummary(one.name, one.entries, one.size) for one in history.streams
-        ),
+        streams=tuple(StreamSummary(one.name, one.entries, one.size) for one in history.streams),
         orphans=_orphans(run),
         queue=run.queue,
         priority=run.priority,

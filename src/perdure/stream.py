@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from datetime import datetime
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import msgspec
 
 from perdure._engine import late
 from perdure._engine import scope as scopes
-from perdure.ids import check_id
 from perdure._engine.engine import Engine
 from perdure.clock import to_datetime
 from perdure.codec import Schema, schema
 from perdure.errors import UsageError, shown
-from perdure.model import streams as stored
+from perdure.ids import check_id
+
+if TYPE_CHECKING:
+    from perdure.model.streams import StreamEntry
 
 T = TypeVar("T")
 
@@ -105,7 +107,7 @@ class Stream(Generic[T]):
             late.adrift.check(f"{verb}() of stream {self.name!r}")
         return scope
 
-    def item(self, cursor: str, entry: stored.StreamEntry) -> StreamItem[T]:
+    def item(self, cursor: str, entry: StreamEntry) -> StreamItem[T]:
         """Return what is stored as users see it."""
         value = self._items.decode(entry.value or b"null")
         return StreamItem(value, cursor, to_datetime(entry.at), entry.generation)
@@ -168,7 +170,7 @@ def cursor_given(given: object) -> str | None:
     if given is not None:
         if not isinstance(given, str):
             raise UsageError(f"after= takes an item or its cursor, got {shown(given)}")
-        stored.read_cursor(given)
+        late.model_streams.read_cursor(given)
     return given
 
 

@@ -294,6 +294,14 @@ def _rate(_: Desk, row: Row) -> Any:
     return perdure.Rate(**{"limit": 1, "per": "1m", row.parameter: thaw(row.value)})
 
 
+async def _read_stream(desk: Desk, row: Row) -> Any:
+    run = desk.app.get("nobody") if row.value == "nobody" else desk.run
+    asked: dict[str, Any] = {"stream": "lines", "follow": False}
+    if row.value != "nobody":
+        asked[row.parameter] = thaw(row.value)
+    return [item async for item in run.stream(asked.pop("stream"), **asked)]
+
+
 def _compensate(_: Desk, row: Row) -> Any:
     match row.parameter:
         case "args":
@@ -369,6 +377,9 @@ CALLS: dict[str, Call] = {
     "Run.retry": _on_run("retry"),
     "Run.send_event": _send_event,
     "Run.status": _on_run("status"),
+    "Run.stream": _read_stream,
+    "Stream.close": lambda *_: perdure.stream("s").close(),
+    "Stream.write": lambda _, row: perdure.stream("s", int).write(row.value),
     "Run.why": _on_run("why"),
     "Scheduler": lambda _, row: perdure.Scheduler(row.value),
     "Worker": lambda desk, row: Worker(**{"app": desk.app, row.parameter: thaw(row.value)}),
@@ -401,6 +412,9 @@ CALLS: dict[str, Call] = {
     "step": _step,
     "step.options": lambda _, row: step.options(**{row.parameter: thaw(row.value)})("inline", work),
     "step.sync": _step_sync,
+    "stream": lambda _, row: perdure.stream(
+        *(("s", row.value) if row.parameter == "type" else (row.value,))
+    ),
     "wait_for_event": _wait_for_event,
     "workflow": declare("workflow"),
     "uuid": lambda *_: perdure.uuid(),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from perdure.codec import failures
     from perdure.model import events as model_events
     from perdure.model import lifecycle, schedules, transitions
+    from perdure.model import streams as model_streams
 
 __all__ = [
     "MODULES",
@@ -45,6 +46,7 @@ __all__ = [
     "lifecycle",
     "load_all",
     "model_events",
+    "model_streams",
     "news",
     "patches",
     "schedules",
@@ -71,6 +73,7 @@ MODULES: Final = {
     "forks": "perdure._engine.forks",
     "lifecycle": "perdure.model.lifecycle",
     "model_events": "perdure.model.events",
+    "model_streams": "perdure.model.streams",
     "news": "perdure._engine.news",
     "patches": "perdure._engine.patches",
     "schedules": "perdure.model.schedules",

@@ -16,6 +16,7 @@ from perdure.handle import FailedAttempt, StepHistory, readable
 from perdure.model.records import History, Micros, RunRecord
 from perdure.queue import QueueEntry, Rate
 from perdure.schedule import ScheduleEntry
+from perdure.stream import StreamItem
 
 
 def run_fields(run: RunRecord) -> dict[str, Any]:
@@ -71,6 +72,16 @@ def change_fields(change: Change) -> dict[str, Any]:
             "tries": step.tries,
             "due_at": _iso(step.due_at),
         },
+    }
+
+
+def item_fields(item: StreamItem[Any]) -> dict[str, Any]:
+    """Return an item of a stream."""
+    return {
+        "cursor": item.cursor,
+        "at": _iso(item.at),
+        "generation": item.generation,
+        "value": item.value,
     }
 
 
@@ -130,6 +141,10 @@ def history_fields(history: History, engine: Engine) -> dict[str, Any]:
                 "due_at": _instant(wait.due_at),
             }
             for wait in history.waits
+        ],
+        "streams": [
+            {"name": stream.name, "items": stream.items, "size": stream.size}
+            for stream in told.streams
         ],
         "orphans": list(told.orphans),
         "audit": [

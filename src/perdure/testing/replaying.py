@@ -24,6 +24,7 @@ from perdure.app import UNCHANGED, App
 from perdure.codec.failures import error_summary
 from perdure.duration import Duration, named_micros
 from perdure.model.records import History, RunRecord, Status, StepKind
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     ClaimedRun,
     Completed,
@@ -228,8 +229,11 @@ class _Replaying:
         )
 
 
-def _is_patch(transition: Transition) -> bool:
-    return isinstance(transition, SaveCheckpoint) and transition.kind is StepKind.PATCH
+def _is_unawaited(transition: Transition) -> bool:
+    """Tell whether the body goes on without waiting for a record."""
+    if isinstance(transition, SaveCheckpoint):
+        return transition.kind is StepKind.PATCH
+    return isinstance(transition, WriteStream)
 
 
 def _nothing() -> None:
@@ -256,14 +260,14 @@ class _Journal(MemoryStore):
         return bool(self.asked)
 
     async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
-        """Note what was to be written, and never answer: but for which code it goes by."""
-        if all(map(_is_patch, batch)):
+        """Note what was to be written, and never answer, but for what nobody waits for."""
+        if all(map(_is_unawaited, batch)):
             return [Saved() for _ in batch]
         for transition in batch:
             match transition:
                 case Settle():
                     self.verdict = transition.verdict
-                case SaveCheckpoint() if not _is_patch(transition):
+                case SaveCheckpoint() if not _is_unawaited(transition):
                     self.asked.append(transition.key.path)
                 case CreateRun():
                     self.asked.append(transition.definition)

@@ -72,6 +72,14 @@ def _sections(told: dict[str, Any]) -> Iterator[str]:
             ("  KIND", "KEY", "UNTIL"),
             ((f"  {wait['kind']}", wait["key"], wait["due_at"] or "") for wait in told["waits"]),
         )
+    if told["streams"]:
+        yield "streams\n" + table(
+            ("  NAME", "ITEMS", "SIZE"),
+            (
+                (f"  {one['name']}", f"{one['items']:,}", f"{one['size']:,}")
+                for one in told["streams"]
+            ),
+        )
 
 
 def _head(told: dict[str, Any]) -> str:

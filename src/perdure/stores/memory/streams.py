@@ -56,9 +56,7 @@ class StreamRow:
     def add(self, generation: int, asked: WriteStream) -> None:
         """Add an entry."""
         epoch, at, value = asked.grant.epoch, asked.at, asked.value
-        self.entries.append(
-            Entry(generation, generation, asked.scope, asked.k, epoch, at, value)
-        )
+        self.entries.append(Entry(generation, generation, asked.scope, asked.k, epoch, at, value))
         self.marks[generation, asked.scope] = Mark(asked.path, asked.k + 1, value is None)
 
     def marks_of(self, name: str, generation: int) -> Iterator[StreamMark]:
@@ -109,7 +107,9 @@ class StreamRow:
 
     def _mark(self, source: int, generation: int) -> None:
         """Set the marks of a generation by what is kept for it, with the paths of another one."""
-        paths = {scope: mark.path for (number, scope), mark in self.marks.items() if number == source}
+        paths = {
+            scope: mark.path for (number, scope), mark in self.marks.items() if number == source
+        }
         for place in [place for place in self.marks if place[0] == generation]:
             del self.marks[place]
         for entry in self.entries:
@@ -121,9 +121,7 @@ class StreamRow:
         """Tell whether the body of a generation has written an entry, as far as it knows."""
         return entry.generation <= generation <= entry.until
 
-    def _is_kept(
-        self, entry: Entry, cut: lineage.Moment | None, before: StepKey | None
-    ) -> bool:
+    def _is_kept(self, entry: Entry, cut: lineage.Moment | None, before: StepKey | None) -> bool:
         """Tell whether an entry was written before a step, and not inside it."""
         if cut is not None and (entry.epoch, entry.at) >= cut:
             return False

@@ -148,7 +148,7 @@ def _lay_fork(unit: Unit, made: Row, source: RunRecord, transition: ForkRun, end
     for key, result in transition.results:
         place = (run.seq, 0, key.path, key.k, key.scope, key.fingerprint)
         unit.connection.execute(EDIT, (result, *place))
-    streams.copy(unit, source, run, transition.generation, transition.before, end)
+    streams.copy(unit, source, run, transition, end)
 
 
 def _copy(unit: Unit, parameters: dict[str, Any], before: StepKey | None) -> None:

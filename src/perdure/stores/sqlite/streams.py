@@ -14,7 +14,7 @@ from typing import Any, Final
 from perdure.model.lineage import Moment, inside
 from perdure.model.records import Micros, RunRecord, Status, StepKey, StepKind, StreamRecord
 from perdure.model.streams import StreamEntry, StreamMark, StreamPage, WriteStream
-from perdure.model.transitions import Fenced, Outcome, Saved
+from perdure.model.transitions import Fenced, ForkRun, Outcome, Saved
 from perdure.stores.sqlite.bulk import Among, Bulk
 from perdure.stores.sqlite.codes import STEP_KIND_CODES
 from perdure.stores.sqlite.rows import Row, SqlRow
@@ -246,20 +246,17 @@ def keep(unit: Unit, run: RunRecord, before: StepKey, place: int) -> None:
         unit.connection.execute(LAY, {**laid, "generation": run.generation + 1})
 
 
-def copy(  # noqa: PLR0913 -- one call: what of which run becomes what of which
-    unit: Unit, source: RunRecord, made: RunRecord, generation: int, before: StepKey | None, place: int
-) -> None:
+def copy(unit: Unit, source: RunRecord, made: RunRecord, asked: ForkRun, place: int) -> None:
     """Copy what a fork keeps of its source; flush before.
 
     Args:
         unit: the batch.
         source: the run that is forked.
         made: the fork.
-        generation: of the source, that is continued.
-        before: the step before which it is; None for all.
-        place: where its record stands.
+        asked: what to keep.
+        place: where the record stands before which it is.
     """
-    connection = unit.connection
+    connection, generation, before = unit.connection, asked.generation, asked.before
     epoch, at = _NEVER if before is None else _cut(unit, source.seq, generation, place)
     kept = {
         "of": generation,

@@ -49,7 +49,9 @@ def entry(
     return WriteStream(grant, stream, scope, path, k, value, at)
 
 
-async def values(store: Store, run_id: str = "r", name: str = "lines", after: int = 0) -> list[bytes | None]:
+async def values(
+    store: Store, run_id: str = "r", name: str = "lines", after: int = 0
+) -> list[bytes | None]:
     page = await store.stream(run_id, name, after)
     assert page is not None
     return [one.value for one in page.entries]
@@ -288,7 +290,7 @@ async def test_what_was_laid_ready_is_gone_after_a_cancel(desk: Desk):
 
 
 @pytest.mark.parametrize(
-    ("before", "kept", "mark"),
+    "before, kept, mark",
     [(None, [b"0", b"1", b"in", None], 3), (key("b"), [b"0", b"1"], 2), (key("a"), [b"0"], 1)],
 )
 async def test_a_fork_begins_with_what_was_written_by_then(
@@ -305,9 +307,12 @@ async def test_a_fork_begins_with_what_was_written_by_then(
     found = {one.scope: one.written for one in fork.marks}
     assert found[b""] == mark
     assert (INNER in found) == (before is None)
-    assert await desk.apply(
-        entry(grant_of(fork), mark - 1, b"no"), entry(grant_of(fork), mark, b"yes")
-    ) == [Saved()] * 2
+    assert (
+        await desk.apply(
+            entry(grant_of(fork), mark - 1, b"no"), entry(grant_of(fork), mark, b"yes")
+        )
+        == [Saved()] * 2
+    )
     assert await values(desk.store, "f") == [*kept, b"yes"]
     page = await desk.store.stream("f", "lines")
     assert page is not None
@@ -322,7 +327,8 @@ async def test_a_fork_of_a_fork_keeps_the_order_of_both(desk: Desk):
     await desk.do(ForkRun(create, "r", 0, key("b")))
     grant = await desk.claim_one("f")
     await desk.apply(
-        entry(grant, 2, b"2", at=START + 1), save(grant, "b", ended_at=START + 2),
+        entry(grant, 2, b"2", at=START + 1),
+        save(grant, "b", ended_at=START + 2),
         entry(grant, 3, b"3", at=START + 3),
     )
     create = CreateRun("g", "d", b'"in"', fresh_token(), caused_by="fork:f")
