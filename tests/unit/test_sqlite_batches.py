@@ -28,6 +28,7 @@ from perdure.model.records import (
     Wait,
     WaitKind,
 )
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     CancelledByWorker,
     CancelRun,
@@ -79,6 +80,7 @@ KEYS = [
     for k in (0, 1)
 ]
 WORKERS = ["w", "v"]
+STREAMS = ["lines", "other"]
 SHORT_AND_LONG = [b"1", b"2", b"x" * 1_100]
 
 
@@ -105,6 +107,7 @@ class Chance:
         kinds: dict[Callable[[], Transition], int] = {
             self.create: 22,
             self.save: 28,
+            self.write: 10,
             self.settle: 25,
             self.cancel: 7,
             self.retry: 6,
@@ -160,8 +163,15 @@ class Chance:
             b"v",
             tries=self.one(1, 2, 3),
             delay=5 if outcome is StepOutcome.PENDING else None,
+            ended_at=self.random.randrange(50),
             site=self.one("", "s:1"),
         )
+
+    def write(self) -> WriteStream:
+        scope, path = self.one((b"", ""), (b"inside a 4567890", "a/"))
+        value, at = self.one(b"1", b"", b"x" * 1_100, None), self.random.randrange(50)
+        k = self.random.randrange(5)
+        return WriteStream(self.grant(), self.one(*STREAMS), scope, path, k, value, at)
 
     def settle(self) -> Settle:
         return Settle(self.grant(), self.verdict(), cleans=self.is_so(0.3))
@@ -251,7 +261,10 @@ def without_touch(run: RunRecord) -> RunRecord:
 def comparable(outcome: Outcome | History | None) -> object:
     if isinstance(outcome, Claimed):
         runs = tuple(
-            msgspec.structs.replace(given, run=without_touch(given.run)) for given in outcome.runs
+            msgspec.structs.replace(
+                given, run=without_touch(given.run), marks=tuple(sorted(given.marks, key=repr))
+            )
+            for given in outcome.runs
         )
         return msgspec.structs.replace(outcome, runs=runs)
     if isinstance(outcome, History):
@@ -297,6 +310,9 @@ async def test_batches_are_answered_as_in_memory(tmp_path: Path, seed: int):
             for run_id in RUNS:
                 history = await memory.history(run_id)
                 assert comparable(await reader.history(run_id)) == comparable(history), batch
+                for stream in STREAMS:
+                    page = await memory.stream(run_id, stream)
+                    assert await reader.stream(run_id, stream) == page, batch
                 if history is not None:
                     statuses.add(history.run.status)
             assert await reader.workers() == await memory.workers()
