@@ -46,6 +46,7 @@ from perdure.model.transitions import (
     Mismatched,
     Outcome,
     PauseRun,
+    Refused,
     RegisterWorker,
     Released,
     RescueWorker,
@@ -375,3 +376,16 @@ async def test_an_ended_child_that_is_retried_is_waited_for_again(desk: Desk):
     assert await desk.status("parent") is Status.WAITING
     await desk.cancel("one")
     assert await desk.status("parent") is Status.QUEUED
+
+
+async def test_a_fork_sees_what_another_store_has_committed(tmp_path: Path):
+    """What is remembered of its source from earlier batches may be over."""
+    clock = ManualClock()
+    async with stores(tmp_path / "perdure.db", clock) as (_, files):
+        one, other = (Desk(store, clock) for store in files)
+        await one.worker()
+        grant = await one.start("r")
+        await other.settle(grant)
+        create = CreateRun("f", "d", b"1", fresh_token(), caused_by="fork:r")
+        answer = await one.do(ForkRun(create, "r", 0, KEYS[0]))
+        assert answer == Refused("r", Status.COMPLETED, "the step is not recorded")

@@ -357,6 +357,8 @@ def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a
                     yield transition.run_id
                 if transition.by is not None:
                     yield transition.by.run_id
+            case ForkRun():
+                yield from (transition.source, transition.create.run_id)
             case Publish() | SendEvent():
                 if type(transition) is SendEvent:
                     yield transition.run_id
