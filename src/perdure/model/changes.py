@@ -65,6 +65,7 @@ class ChangeKind(StrEnum):
     RESUMED = "resumed"
     RETRIED = "retried"
     RESTARTED = "restarted"
+    CONTINUED = "continued"
     UNDOING = "undoing"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -212,8 +213,10 @@ def how_left(before: RunRecord, run: RunRecord, how: ChangeKind) -> ChangeKind:
     Args:
         before: the run as it was.
         run: as it is now.
-        how: what it is where it was neither restarted nor begins to undo what it did.
+        how: what it is where it did not begin anew and does not begin to undo what it did.
     """
+    if run.continued != before.continued:
+        return ChangeKind.CONTINUED
     if run.generation != before.generation:
         return ChangeKind.RESTARTED
     if run.undoing is not before.undoing and run.undoing is not Undoing.NONE:

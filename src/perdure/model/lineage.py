@@ -6,6 +6,9 @@ step. Where there is nothing to stop at (a fork at the end of the record), every
 What is pending is not kept: timers and attempts begin anew. Events that were taken by waits which
 are kept stay taken in a restarted run; a fork may take only what is accepted from now on.
 
+A run that continues as new keeps nothing of the record; see
+:class:`~perdure.model.transitions.Continued`.
+
 Values that a body derives (``uuid()``, ``random()``) are arguments of recorded steps, so a
 generation that continues another goes on drawing from the same seed. The checkpoint of kind
 ``origin`` says so: it is one of what is kept, and where there is none it is made. Its value is the

@@ -201,7 +201,8 @@ class RunRecord(msgspec.Struct, gc=False):
         token: of the create that made it, so that the same create applied twice is seen as one.
         options: encoded overrides given by the call; None where the definition's own hold.
         attempt: the current attempt of the whole run, counted from 1 in each generation.
-        generation: how often it was restarted. Only the checkpoints of this one count.
+        generation: how often it was restarted or continued as new. Only the checkpoints of this
+            one count.
         started_at: when it was first claimed; None in a generation that was not claimed yet.
         rank: how it is claimed while ``queued``.
         waiting_for, due_at: what a ``waiting`` run waits for, and when it becomes claimable by
@@ -236,6 +237,7 @@ class RunRecord(msgspec.Struct, gc=False):
             them that live.
         closing: its body is over, in the transition that is being applied: the store cancels what
             is attached to it before that is done, and clears both. No store keeps it.
+        continued: how often it has continued as new.
     """
 
     seq: int
@@ -284,6 +286,7 @@ class RunRecord(msgspec.Struct, gc=False):
     on_parent_close: ParentClose = ParentClose.ABANDON
     attaches: bool = False
     closing: bool = False
+    continued: int = 0
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):

@@ -238,6 +238,19 @@ class Suspended(msgspec.Struct, frozen=True, gc=False, tag=True):
     coalesce: Micros = 0
 
 
+class Continued(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Verdict: the body goes on as new: ``queued``, RESUMED, in another generation.
+
+    generation + 1, ``continued`` + 1, ``attempt`` 1; ``input`` is the next body's. Nothing is kept
+    of what was recorded: checkpoints, attempts, wait rows and marks of streams are gone, of every
+    generation. The run keeps its id, unique_key, children and audit, and what it gave out in
+    streams; whoever waits for it waits on. Events that a wait of this generation has taken are
+    taken for good; all others may be taken by the next. ``cleans`` stands.
+    """
+
+    input: bytes
+
+
 class Released(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Verdict: the worker hands an unfinished run back: ``queued``, RESUMED, claimable at once."""
 
@@ -270,7 +283,15 @@ class Undone(msgspec.Struct, frozen=True, gc=False, tag=True):
 
 
 Verdict: TypeAlias = (
-    Completed | Failed | Retrying | Suspended | Released | Mismatched | CancelledByWorker | Undone
+    Completed
+    | Failed
+    | Retrying
+    | Suspended
+    | Continued
+    | Released
+    | Mismatched
+    | CancelledByWorker
+    | Undone
 )
 
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from perdure.model import lifecycle
 from perdure.model.changes import ChangeKind, how_left
+from perdure.model.events import FOR_GOOD
 from perdure.model.records import (
     Checkpoint,
     Grant,
@@ -142,6 +143,8 @@ def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:
     lifecycle.settle(row.run, asked, now)
     space.set_waits(row, ())
     space.release(before)
+    if row.run.continued != before.continued:
+        _forget_record(row, before.generation)
     if row.run.waiting_for is None:
         if isinstance(asked.verdict, Failed) and row.run.undoing is not before.undoing:
             error = asked.verdict.error
@@ -162,6 +165,20 @@ def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:
     space.wake_if_fulfilled(row, now)
     wake_if_arrived(space, row, now)
     return Settled(row.run.status)
+
+
+def _forget_record(row: Row, generation: int) -> None:
+    """Forget what was recorded of a run that continues as new; what it has taken stays taken."""
+    row.checkpoints.clear()
+    row.attempts.clear()
+    taken = {
+        (FOR_GOOD, event): step
+        for (number, event), step in row.taken.items()
+        if number in {generation, FOR_GOOD}
+    }
+    row.taken = taken
+    for stream in row.streams.values():
+        stream.marks.clear()
 
 
 def reopen(row: Row, culprits: Iterable[StepKey], now: Micros) -> None:

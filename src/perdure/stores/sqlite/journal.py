@@ -22,7 +22,7 @@ from perdure.model.events import (
     Unlisten,
 )
 from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
-from perdure.model.records import Status
+from perdure.model.records import Grant, Status
 from perdure.model.retention import Prune, PutRetentions
 from perdure.model.schedules import (
     FireSchedule,
@@ -355,16 +355,20 @@ def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a
             case CreateRun():
                 if careful:
                     yield transition.run_id
-                if transition.by is not None:
-                    yield transition.by.run_id
+                yield from _holder(transition.by)
             case ForkRun():
                 yield from (transition.source, transition.create.run_id)
-            case Publish() | SendEvent():
-                if type(transition) is SendEvent:
-                    yield transition.run_id
-                if transition.by is not None:
-                    yield transition.by.run_id
+            case Publish():
+                yield from _holder(transition.by)
+            case SendEvent():
+                yield transition.run_id
+                yield from _holder(transition.by)
             case CancelRun() | PauseRun() | ResumeRun() | RetryRun() | RestartRun():
                 yield transition.run_id
             case _:
                 pass
+
+
+def _holder(by: Grant | None) -> Iterator[str]:
+    if by is not None:
+        yield by.run_id

@@ -14,6 +14,7 @@ from perdure.model.keys import Throttle
 from perdure.model.records import Control, Micros, ParentClose, RunRecord, Status, WaitKind
 from perdure.model.transitions import (
     CancelRun,
+    Continued,
     Controlled,
     Created,
     CreateRun,
@@ -31,6 +32,7 @@ from perdure.model.transitions import (
     Settle,
     Settled,
     Suspended,
+    Verdict,
 )
 from perdure.stores.sqlite import arrivals, keys, rows, saving, waiting
 from perdure.stores.sqlite.flushing import flush
@@ -42,6 +44,8 @@ T = TypeVar("T", CancelRun, PauseRun, ResumeRun, RetryRun, RestartRun)
 INPUT = "SELECT input FROM run WHERE seq = ?"
 
 AUDITED = "SELECT 1 FROM audit WHERE run = ? AND request_id = ?"
+
+CONTINUE: Final = "UPDATE run SET input = ?, continued = continued + 1 WHERE seq = ?"
 
 SHIFT_WAITS = "UPDATE wait SET due_at = due_at + ? WHERE run = ? AND due_at IS NOT NULL"
 
@@ -61,8 +65,11 @@ ACTIONS: Final = {
 INSERT_AUDIT = f"INSERT INTO audit (run, {rows.AUDIT}) VALUES (?, ?, ?, ?)"
 
 
-_ATTEMPTED = frozenset({Retrying, Failed})
-"""Verdicts after which the attempt may be kept as a row."""
+_TELL_OF_BEFORE = frozenset({Retrying, Failed, Continued})
+"""Verdicts after which it matters how the run was."""
+
+_BEGIN_ANEW = frozenset({Retrying, Continued})
+"""Verdicts that change what is recorded."""
 
 # --- create ----------------------------------------------------------------------------------
 
@@ -149,28 +156,11 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
         if unit.ended:
             flush(unit)  # it may have been woken: the answer is what the run is now
         return lifecycle.settle(run, transition, unit.now)  # fenced, or settled before
-    if run.control is Control.RESTART or type(transition.verdict) is Retrying:
+    if run.control is Control.RESTART or type(transition.verdict) in _BEGIN_ANEW:
         flush(unit)  # what was recorded before belongs to the generation, or attempt, that ends
-    before = copy(run) if run.control or type(transition.verdict) in _ATTEMPTED else None
+    before = copy(run) if run.control or type(transition.verdict) in _TELL_OF_BEFORE else None
     outcome = lifecycle.settle(run, transition, unit.now)
-    how = ChangeKind.RELEASED if before is None else how_left(before, run, ChangeKind.RELEASED)
-    match transition.verdict:
-        case Suspended(waits=waits) if run.waiting_for is not None:
-            unit.set_waits(row, waits)
-            how = ChangeKind.SUSPENDED
-        case Retrying(error=error, culprits=culprits) if run.waiting_for is not None:
-            assert before is not None
-            unit.set_waits(row, ())
-            unit.add_attempt(
-                row, lifecycle.attempt_row(before, "failed", error, unit.now, run.due_at)
-            )
-            saving.reopen(unit, row, culprits)
-            how = ChangeKind.RETRY_SCHEDULED
-        case Failed(error=error) if before is not None and run.undoing is not before.undoing:
-            unit.set_waits(row, ())
-            unit.add_attempt(row, lifecycle.attempt_row(before, "failed", error, unit.now))
-        case _:
-            unit.set_waits(row, ())
+    how = _follow(unit, row, before, transition.verdict)
     unit.change(row, how)
     kinds = {wait.kind for wait in unit.waits_of(row)}
     if WaitKind.CHILD in kinds or WaitKind.EVENT in kinds:
@@ -179,6 +169,39 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
             arrivals.wake_if_arrived(unit, row)
         return Settled(run.status)
     return outcome
+
+
+def _follow(unit: Unit, row: Row, before: RunRecord | None, verdict: Verdict) -> ChangeKind:
+    """Write what else follows from a verdict, and return what happened to the run.
+
+    Args:
+        unit: the batch.
+        row: of the run, as it is now.
+        before: as it was, where that matters.
+        verdict: how its claim ended; it may have been overruled.
+    """
+    run = row.run
+    how = ChangeKind.RELEASED if before is None else how_left(before, run, ChangeKind.RELEASED)
+    match verdict:
+        case Suspended(waits=waits) if run.waiting_for is not None:
+            unit.set_waits(row, waits)
+            return ChangeKind.SUSPENDED
+        case Retrying(error=error, culprits=culprits) if run.waiting_for is not None:
+            assert before is not None
+            due_at = run.due_at
+            unit.add_attempt(row, lifecycle.attempt_row(before, "failed", error, unit.now, due_at))
+            saving.reopen(unit, row, culprits)
+            how = ChangeKind.RETRY_SCHEDULED
+        case Failed(error=error) if before is not None and run.undoing is not before.undoing:
+            unit.add_attempt(row, lifecycle.attempt_row(before, "failed", error, unit.now))
+        case Continued() if before is not None and run.continued != before.continued:
+            saving.forget(unit, before)
+            given = unit.payloads.rewrite(run.input, run.seq, 0)
+            unit.connection.execute(CONTINUE, (given, run.seq))
+        case _:
+            pass
+    unit.set_waits(row, ())
+    return how
 
 
 # --- operators -------------------------------------------------------------------------------

@@ -63,7 +63,8 @@ CREATE TABLE run (
     retention INTEGER,           -- how long it is kept after its end; NULL: as its definition says
     kept_until INTEGER,          -- it was over and needed: when to look at it again
     on_parent_close INTEGER DEFAULT 0, -- 0 abandon 1 cancel 2 wait
-    attaches INTEGER DEFAULT 0   -- it has children whose on_parent_close is not 0, and is not over
+    attaches INTEGER DEFAULT 0,  -- it has children whose on_parent_close is not 0, and is not over
+    continued INTEGER DEFAULT 0  -- how often it has continued as new
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
@@ -209,7 +210,7 @@ CREATE INDEX event_type ON event (namespace, type, at) WHERE run IS NULL;
 CREATE INDEX event_key ON event (namespace, type, key, at) WHERE run IS NULL AND key IS NOT NULL;
 CREATE INDEX event_sent ON event (run, at) WHERE run IS NOT NULL;
 
-CREATE TABLE taken (             -- by which wait of which run
+CREATE TABLE taken (             -- by which wait of which run; generation -1: for good
     run INTEGER NOT NULL,
     generation INTEGER NOT NULL,
     event INTEGER NOT NULL,

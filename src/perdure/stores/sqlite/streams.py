@@ -88,6 +88,8 @@ FORGET: Final = (
     f"DELETE FROM mark WHERE {_STREAMS} AND generation = :generation",
 )
 
+FORGET_MARKS = f"DELETE FROM mark WHERE {_STREAMS}"
+
 # Beside max() the other columns are those of the row that has the maximum.
 LAY = (
     "INSERT INTO mark (stream, generation, scope, path, written, closed)"
@@ -227,6 +229,11 @@ def forget(unit: Unit, run: RunRecord, generation: int) -> None:
     """Forget what was laid ready for a generation; flush before."""
     for statement in FORGET:
         unit.connection.execute(statement, {"run": run.seq, "generation": generation})
+
+
+def forget_marks(unit: Unit, run: RunRecord) -> None:
+    """Forget how far a run has written, in every generation; flush before."""
+    unit.connection.execute(FORGET_MARKS, {"run": run.seq})
 
 
 def keep(unit: Unit, run: RunRecord, before: StepKey, place: int) -> None:
