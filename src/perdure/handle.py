@@ -136,7 +136,8 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
         meta: what the call gave as ``meta``, as its body finds it.
         result: what the body returned, once ``completed``; None until then.
         attempt: the current or last attempt, counted from 1 in each generation.
-        generation: how often it was restarted.
+        generation: how often it was restarted or continued as new.
+        continued: how often it has continued as new.
         phase: ``compensating`` while it undoes what it has done, before it ends as failed or
             cancelled; None otherwise.
         attempts: the ended attempts and crashed claims before it.
@@ -167,6 +168,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     result: R | None
     attempt: int
     generation: int
+    continued: int
     phase: str | None
     crashes: int
     created_at: datetime
@@ -811,6 +813,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         result=None if run.result is None else _lenient(result.decode, run.result),
         attempt=run.attempt,
         generation=run.generation,
+        continued=run.continued,
         phase="compensating" if run.undoing and run.status not in TERMINAL else None,
         crashes=run.crashes,
         created_at=to_datetime(run.created_at),

@@ -67,6 +67,7 @@ class Leaving(StrEnum):
     LOST = "lost"
     TIMEOUT = "timeout"
     MISMATCH = "mismatch"
+    CONTINUED = "continued"
     ENDED = "ended"
 
 
@@ -114,6 +115,7 @@ class Activation:
         self._pausing: asyncio.Event | None = None  # set when it is taken back
         self.mismatch: Mismatch | None = None
         self.compensations: list[Compensation] = []
+        self.next_input: bytes | None = None  # where it continues as new
         self.written = {(one.stream, one.scope): one.written for one in claimed.marks}
         self.closed = {one.stream for one in claimed.marks if one.closed}
         self._halted: asyncio.Future[None] | None = None  # while nothing new may be done
@@ -260,6 +262,27 @@ class Activation:
             self.leaving = why
         self._stop_idling()
         if self.root is not None and not self.root.done():
+            self.root.cancel()
+
+    def continue_as_new(self, data: bytes, branch: Branch) -> None:
+        """Tell the body to leave, because its run goes on with another input; from any thread.
+
+        Args:
+            data: the input of the next generation.
+            branch: the flow of control that says so. It leaves by itself: a cancellation would hit
+                what it awaits on its way out.
+        """
+        if self.leaving is None and self._halted is None:
+            self.next_input = data
+            self.leaving = Leaving.CONTINUED
+            if _is_on(self._loop):
+                self._leave_as_new(branch)
+            else:
+                self._loop.call_soon_threadsafe(self._leave_as_new, branch)
+
+    def _leave_as_new(self, branch: Branch) -> None:
+        self._stop_idling()
+        if branch is not self._branch and self.root is not None and not self.root.done():
             self.root.cancel()
 
     async def unwind(self) -> bool:

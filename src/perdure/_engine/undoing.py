@@ -155,6 +155,11 @@ def here_and_now() -> HereAndNow | None:
     return _here.get()
 
 
+def count_here() -> int:
+    """Return how much the body has registered that is run here and now."""
+    return len(_registered.get() or ())
+
+
 @contextmanager
 def collecting() -> Generator[list[Compensation]]:
     """Collect what a body registers that is run here and now."""

@@ -33,6 +33,8 @@ def run_fields(run: RunRecord) -> dict[str, Any]:
         "limit_key": run.limit_key,
         "tags": list(run.tags),
         "attempt": run.attempt,
+        "generation": run.generation,
+        "continued": run.continued,
         "crashes": run.crashes,
         "parent_id": run.parent_id,
         "on_parent_close": str(run.on_parent_close),

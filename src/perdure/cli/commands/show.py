@@ -93,6 +93,8 @@ def _head(told: dict[str, Any]) -> str:
         ("definition", told["definition"]),
         ("status", status),
         ("attempt", str(told["attempt"])),
+        ("generation", str(told["generation"]) if told["generation"] else None),
+        ("continued", f"{told['continued']} times" if told["continued"] else None),
         ("crashes", str(told["crashes"]) if told["crashes"] else None),
         ("queue", f"{told['queue']}, priority {told['priority']}"),
         ("unique_key", told["unique_key"]),
