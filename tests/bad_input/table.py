@@ -758,6 +758,14 @@ ROWS: list[Row] = [
             (Fresh(generate), "is the name of an argument, or a plain function"),
         )
     ],
+    *[
+        Row(f"{of}.continue_as_new", "args", 1, NotInRun, "it was called outside of one")
+        for of in ("Workflow", "Declared")
+    ],
+    *[
+        Row(f"{of}.continue_as_new", "kwargs", object(), InvalidValue, "", "$.value")
+        for of in ("Workflow", "Declared")
+    ],
     Row("Run.stream", "stream", "nobody", RunNotFound, "there is no run 'nobody' here"),
     Row("Run.stream", "stream", 7, UsageError, "or its name; got 7"),
     Row("Run.stream", "stream", "", InvalidValue, "must not be empty"),

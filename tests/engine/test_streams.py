@@ -1,13 +1,14 @@
 """Streams: what bodies and steps give out is heard once, in order, from wherever one was."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from perdure import App, StreamItem, compensate, sleep, step, stream, workflow
+from perdure import App, StreamItem, compensate, constant, sleep, step, stream, workflow
 from perdure._engine import streams
 from perdure.errors import (
     CursorExpired,
@@ -146,7 +147,7 @@ async def test_a_step_that_is_tried_again_is_heard_from_where_it_had_come(place:
     attempts: list[int] = []
 
     def define(app: App) -> Any:
-        @app.step(max_attempts=2, backoff=_at_once())
+        @app.step(max_attempts=2, backoff=constant("1ms"))
         async def build() -> None:
             attempts.append(1)
             for number in range(3 if len(attempts) == 1 else 5):
@@ -169,12 +170,6 @@ async def test_a_step_that_is_tried_again_is_heard_from_where_it_had_come(place:
             *(f"attempt 2: {number}" for number in (3, 4)),
             *(f"attempt 3: {number}" for number in range(5)),
         ]
-
-
-def _at_once() -> Any:
-    from perdure import constant
-
-    return constant("1ms")
 
 
 async def test_a_step_whose_worker_was_killed_is_heard_once(place: Place):
@@ -207,7 +202,7 @@ async def test_another_attempt_of_the_run_writes_nothing_again(place: Place):
     tries: list[int] = []
 
     def define(app: App) -> Any:
-        @app.workflow(max_attempts=2, backoff=_at_once())
+        @app.workflow(max_attempts=2, backoff=constant("1ms"))
         async def order() -> None:
             lines.write("begin")
             tries.append(1)
@@ -486,8 +481,6 @@ async def test_a_body_reads_streams_in_steps_only(place: Place):
 
 async def test_a_thread_of_the_bodys_own_is_told_where_it_is(place: Place):
     """It would be lost there, silently."""
-    import threading
-
     raised: list[BaseException] = []
 
     def define(app: App) -> Any:

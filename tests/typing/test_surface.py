@@ -563,6 +563,13 @@ def now_utc() -> datetime:
     return datetime.fromtimestamp(0, UTC)
 
 
+def continued(definition: Workflow[[str], str], declaration: Declared[[str], str]) -> str:
+    """End a body's generation: the arguments are those of the body, and nothing is returned."""
+    if declaration.name == "again":
+        declaration.continue_as_new("again")
+    definition.continue_as_new("again")
+
+
 async def retried(definition: Workflow[[str], str]) -> Status:
     """Pause a run and resume it, cancel it, try it again and give it up."""
     run = await definition.delay("1h", "again")

@@ -64,9 +64,8 @@ def _check(own: Definition, asked: Definition) -> None:
 def _refuse_compensations(count: int) -> None:
     if count:
         raise UsageError(
-            f"continue_as_new() was called where {count} calls of compensate() are registered: what "
-            "they undo would be forgotten with the record. Let them end with a child run, or undo "
-            "in the body"
+            f"continue_as_new() was called where {count} calls of compensate() are registered: "
+            "they would be forgotten with the record. Let what they undo be done by a child run"
         )
 
 
