@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         uuid,
         wait_for_event,
     )
-    from perdure.stream import Stream, StreamItem, stream
+    from perdure.streaming import Stream, StreamItem, stream
     from perdure.unique import Debounce
     from perdure.workflow import Workflow
 
@@ -133,7 +133,7 @@ _HOMES = {
         "uuid",
         "wait_for_event",
     ),
-    "stream": ("Stream", "StreamItem", "stream"),
+    "streaming": ("Stream", "StreamItem", "stream"),
     "unique": ("Debounce",),
     "workflow": ("Workflow",),
 }

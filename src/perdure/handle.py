@@ -51,13 +51,13 @@ from perdure.model.records import (
     WorkerRecord,
 )
 from perdure.retry import RetryPolicy
-from perdure.stream import Stream, StreamItem, cursor_given, read, stream_given
 
 if TYPE_CHECKING:
     from perdure._engine.control import Operation
     from perdure._engine.forks import Decorated, Place
     from perdure._runtime.why import Why
     from perdure.model.events import EventRecord, ListenerRecord
+    from perdure.streaming import Stream, StreamItem
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -574,10 +574,11 @@ class Run(Generic[R]):
                 last_seen = item.cursor
         """
         self._refuse_in_body("stream")
-        asked, cursor = stream_given(stream), cursor_given(after)
+        streams = late_services.streaming
+        asked, cursor = streams.stream_given(stream), streams.cursor_given(after)
         if type(follow) is not bool:
             raise UsageError(f"follow is true or false, got {shown(follow)}")
-        return read(self._engine, self.id, asked, cursor, follow=follow)
+        return streams.read(self._engine, self.id, asked, cursor, follow=follow)
 
     async def history(self) -> RunHistory[R]:
         """Return everything recorded of the run, in one read.

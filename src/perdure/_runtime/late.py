@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Final
 from perdure._late import load
 
 if TYPE_CHECKING:
-    from perdure import change
+    from perdure import change, streaming
     from perdure._runtime import pruner, queries, scheduler, why
 
-__all__ = ["MODULES", "change", "pruner", "queries", "scheduler", "why"]
+__all__ = ["MODULES", "change", "pruner", "queries", "scheduler", "streaming", "why"]
 
 MODULES: Final = {
     "change": "perdure.change",
     "pruner": "perdure._runtime.pruner",
     "queries": "perdure._runtime.queries",
     "scheduler": "perdure._runtime.scheduler",
+    "streaming": "perdure.streaming",
     "why": "perdure._runtime.why",
 }
 """Where each is at home: the imports above, for the interpreter."""

@@ -16,7 +16,7 @@ from perdure.handle import FailedAttempt, StepHistory, readable
 from perdure.model.records import History, Micros, RunRecord
 from perdure.queue import QueueEntry, Rate
 from perdure.schedule import ScheduleEntry
-from perdure.stream import StreamItem
+from perdure.streaming import StreamItem
 
 
 def run_fields(run: RunRecord) -> dict[str, Any]:

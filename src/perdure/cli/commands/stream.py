@@ -14,7 +14,7 @@ from perdure.cli._ids import resolve_id
 from perdure.cli._meanings import perform
 from perdure.cli._output import as_json, escape
 from perdure.cli._places import opened, place_of_store, place_options, settings_of
-from perdure.stream import StreamItem
+from perdure.streaming import StreamItem
 
 
 @click.command("stream", short_help="Print what a run gives out in a stream.")
