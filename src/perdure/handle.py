@@ -138,6 +138,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
         attempt: the current or last attempt, counted from 1 in each generation.
         generation: how often it was restarted or continued as new.
         continued: how often it has continued as new.
+        progress: what it has said last of how far it is.
         phase: ``compensating`` while it undoes what it has done, before it ends as failed or
             cancelled; None otherwise.
         attempts: the ended attempts and crashed claims before it.
@@ -169,6 +170,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     attempt: int
     generation: int
     continued: int
+    progress: Any
     phase: str | None
     crashes: int
     created_at: datetime
@@ -580,6 +582,16 @@ class Run(Generic[R]):
             raise UsageError(f"follow is true or false, got {shown(follow)}")
         return streams.read(self._engine, self.id, asked, cursor, follow=follow)
 
+    async def progress(self) -> Any:
+        """Return what the run has said last of how far it is; None for nothing.
+
+        Raises:
+            UsageError: inside a body, outside of its steps.
+            RunNotFound: there is none of this id.
+        """
+        self._refuse_in_body("progress")
+        return _lenient(schema(Any).decode, (await self._record()).progress or b"null")
+
     async def history(self) -> RunHistory[R]:
         """Return everything recorded of the run, in one read.
 
@@ -815,6 +827,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         attempt=run.attempt,
         generation=run.generation,
         continued=run.continued,
+        progress=_lenient(schema(Any).decode, run.progress or b"null"),
         phase="compensating" if run.undoing and run.status not in TERMINAL else None,
         crashes=run.crashes,
         created_at=to_datetime(run.created_at),

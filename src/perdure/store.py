@@ -71,8 +71,8 @@ Changes
 
 Wake-ups
     After a commit that may interest another process (a run became claimable or terminal, a
-    control word was set, something was written to a stream) the store gives a hint to whoever
-    listens. Losing one is harmless: a poll stands behind it.
+    control word was set, a run wrote to a stream or said how far it is) the store gives a hint to
+    whoever listens. Losing one is harmless: a poll stands behind it.
 
 Threads and loops
     A store object belongs to the event loop it was opened in. :meth:`Store.side` gives a second

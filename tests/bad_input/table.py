@@ -766,6 +766,9 @@ ROWS: list[Row] = [
         Row(f"{of}.continue_as_new", "kwargs", object(), InvalidValue, "", "$.value")
         for of in ("Workflow", "Declared")
     ],
+    Row("Run.progress", NO_PARAMETER, "nobody", RunNotFound, "there is no run 'nobody' here"),
+    Row("progress", "value", object(), InvalidValue, ""),
+    Row("progress", "value", "x" * 1_023, PayloadTooLarge, "1,025 bytes encoded, the limit is"),
     Row("Run.stream", "stream", "nobody", RunNotFound, "there is no run 'nobody' here"),
     Row("Run.stream", "stream", 7, UsageError, "or its name; got 7"),
     Row("Run.stream", "stream", "", InvalidValue, "must not be empty"),

@@ -68,6 +68,7 @@ from perdure import (
     linear,
     now,
     patched,
+    progress,
     random,
     sleep,
     sleep_until,
@@ -314,6 +315,7 @@ async def fulfil(order_id: str, *, cents: int = 1) -> str:
     assert_type(await sleep("1ms"), None)
     assert_type(await sleep_until(now()), None)
     assert_type(patched("weigh first"), bool)
+    assert_type(progress(0.5), None)
     assert_type(ticks, Stream[int])
     assert_type(ticks.write(1), None)
     entry = StreamEntry(1, 0, 0, b"1")
@@ -598,6 +600,7 @@ async def many() -> BulkResult:
     async for run in failed:
         assert_type(run.id, str)
     undone = await failed.cancel(compensate=True)
+    assert_type(await app.get("r").progress(), Any)
     async for item in app.get("r").stream(ticks, after="1-2", follow=False):
         assert_type(item, StreamItem[int])
         assert_type(item.value, int)

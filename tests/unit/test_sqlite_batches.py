@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from perdure.model.keys import Debounce, Replace, Throttle
+from perdure.model.progress import SetProgress
 from perdure.model.records import (
     Grant,
     History,
@@ -110,6 +111,7 @@ class Chance:
             self.create: 22,
             self.save: 28,
             self.write: 10,
+            self.say: 4,
             self.settle: 25,
             self.cancel: 7,
             self.retry: 6,
@@ -174,6 +176,9 @@ class Chance:
         value, at = self.one(b"1", b"", b"x" * 1_100, None), self.random.randrange(50)
         k = self.random.randrange(5)
         return WriteStream(self.grant(), self.one(*STREAMS), scope, path, k, value, at)
+
+    def say(self) -> SetProgress:
+        return SetProgress(self.grant(), self.one(b"1", b"2"))
 
     def settle(self) -> Settle:
         return Settle(self.grant(), self.verdict(), cleans=self.is_so(0.3))

@@ -20,11 +20,13 @@ from perdure._engine import telling
 from perdure._engine.calls import check_fit
 from perdure._engine.deadlines import Deadline
 from perdure._engine.journal import Journal, Moment
+from perdure._engine.progress import Progress
 from perdure._engine.scope import Branch, Call, Scope, context_of
 from perdure._engine.turns import Turns
 from perdure._engine.waits import DurableWait, awaited_children, end_of
 from perdure.errors import Leave, Mismatch, PerdureError, UsageError
 from perdure.model.lineage import seed_of
+from perdure.model.progress import SetProgress
 from perdure.model.records import Control, Ending, Grant, Micros, Wait, WaitKind
 from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
@@ -115,6 +117,7 @@ class Activation:
         self._pausing: asyncio.Event | None = None  # set when it is taken back
         self.mismatch: Mismatch | None = None
         self.compensations: list[Compensation] = []
+        self._progress: Progress | None = None
         self.next_input: bytes | None = None  # where it continues as new
         self.written = {(one.stream, one.scope): one.written for one in claimed.marks}
         self.closed = {one.stream for one in claimed.marks if one.closed}
@@ -328,6 +331,8 @@ class Activation:
         self._stop_idling()
         if self._turns is not None:
             self._turns.close()
+        if self._progress is not None:
+            self._progress.close()
         if self.deadline is not None:
             self.deadline.cancel()
         for wait in list(self._waits):
@@ -561,12 +566,37 @@ class Activation:
         if self.leaving is not None or self._halted is not None or self._is_gone(path):
             return False
         if _is_on(self._loop):
-            self._submit(what)
+            self.submit(what)
         else:
-            self._loop.call_soon_threadsafe(self._submit, what)
+            self._loop.call_soon_threadsafe(self.submit, what)
         return True
 
-    def _submit(self, what: SaveCheckpoint | WriteStream) -> None:
+    def say(self, data: bytes, path: str) -> None:
+        """Take note of how far the run says it is; from any thread.
+
+        Args:
+            data: what it says.
+            path: of the code that says it.
+        """
+        if self.leaving is None and self._halted is None and not self._is_gone(path):
+            if _is_on(self._loop):
+                self._say(data)
+            else:
+                self._loop.call_soon_threadsafe(self._say, data)
+
+    def _say(self, data: bytes) -> None:
+        if self._progress is None:
+            self._progress = Progress(self, self._loop)
+        self._progress.say(data)
+
+    def write_progress(self) -> None:
+        """Write what the run has said last, before its claim ends."""
+        if self._progress is not None:
+            self._progress.write()
+            self._progress.close()
+
+    def submit(self, what: SaveCheckpoint | WriteStream | SetProgress) -> None:
+        """Put what nobody waits for into the next batch; on the loop."""
         if isinstance(what, SaveCheckpoint):
             self.engine.committer.submit(what, patient=True).add_done_callback(_look_at)
         else:

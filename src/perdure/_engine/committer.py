@@ -44,6 +44,7 @@ from perdure.model.events import (
     TimedOut,
     Unlisten,
 )
+from perdure.model.progress import SetProgress
 from perdure.model.queues import PauseQueue, PutQueue, QueueKept, ResumeQueue
 from perdure.model.retention import Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.schedules import (
@@ -192,7 +193,7 @@ class Committer:
     ) -> asyncio.Future[Saved | Fenced | Conflict]: ...
     @overload
     def submit(
-        self, transition: WriteStream, *, patient: bool = ...
+        self, transition: WriteStream | SetProgress, *, patient: bool = ...
     ) -> asyncio.Future[Saved | Fenced]: ...
     @overload
     def submit(

@@ -318,6 +318,7 @@ class Executor:
     # --- settling ------------------------------------------------------------------------------
 
     def _settle(self, activation: Activation, verdict: Verdict) -> None:
+        activation.write_progress()
         activation.close()
         self._free(activation)
         settled = self._submit(activation, verdict)
@@ -393,6 +394,7 @@ class Executor:
     def suspend(self, activation: Activation, verdict: Suspended) -> None:
         """Take an idle body out of memory: mark, commit its wake conditions, unwind."""
         activation.leaving = Leaving.SUSPENDED
+        activation.write_progress()
         self._spawn(self._suspend(activation, verdict))
 
     async def _suspend(self, activation: Activation, verdict: Suspended) -> None:

@@ -35,6 +35,7 @@ def run_fields(run: RunRecord) -> dict[str, Any]:
         "attempt": run.attempt,
         "generation": run.generation,
         "continued": run.continued,
+        "progress": None if run.progress is None else value_of(run.progress),
         "crashes": run.crashes,
         "parent_id": run.parent_id,
         "on_parent_close": str(run.on_parent_close),

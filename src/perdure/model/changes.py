@@ -48,7 +48,9 @@ MOST: Final = defaults.MOST_CHANGES
 
 
 class ChangeKind(StrEnum):
-    """What has happened. All but ``step`` gave a run another status, or another reason for it.
+    """What has happened. All but two gave a run another status, or another reason for it.
+
+    ``step`` tells what was recorded, ``progress`` that a running run has said how far it is.
 
     A run with a delay is ``created`` and then ``suspended``, like any other that waits. One that
     was cancelled or has failed, and undoes what it did before it ends, is ``undoing``.
@@ -71,6 +73,7 @@ class ChangeKind(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     STEP = "step"
+    PROGRESS = "progress"
 
 
 class StepNote(msgspec.Struct, frozen=True, gc=False):

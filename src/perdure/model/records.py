@@ -238,6 +238,7 @@ class RunRecord(msgspec.Struct, gc=False):
         closing: its body is over, in the transition that is being applied: the store cancels what
             is attached to it before that is done, and clears both. No store keeps it.
         continued: how often it has continued as new.
+        progress: how far it has said to be; see :mod:`perdure.model.progress`.
     """
 
     seq: int
@@ -287,6 +288,7 @@ class RunRecord(msgspec.Struct, gc=False):
     attaches: bool = False
     closing: bool = False
     continued: int = 0
+    progress: bytes | None = None
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):

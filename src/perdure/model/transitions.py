@@ -28,6 +28,7 @@ from perdure.model.events import (
     Unlisten,
 )
 from perdure.model.keys import KeyRule
+from perdure.model.progress import SetProgress
 from perdure.model.queues import PauseQueue, PutQueue, QueueKept, ResumeQueue
 from perdure.model.records import (
     Checkpoint,
@@ -499,6 +500,7 @@ Transition: TypeAlias = (
     | Claim
     | SaveCheckpoint
     | WriteStream
+    | SetProgress
     | Settle
     | CancelRun
     | PauseRun

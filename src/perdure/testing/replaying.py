@@ -23,6 +23,7 @@ from perdure._engine.scope import install_factory, remove_factory
 from perdure.app import UNCHANGED, App
 from perdure.codec.failures import error_summary
 from perdure.duration import Duration, named_micros
+from perdure.model.progress import SetProgress
 from perdure.model.records import History, RunRecord, Status, StepKind
 from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
@@ -233,7 +234,7 @@ def _is_unawaited(transition: Transition) -> bool:
     """Tell whether the body goes on without waiting for a record."""
     if isinstance(transition, SaveCheckpoint):
         return transition.kind is StepKind.PATCH
-    return isinstance(transition, WriteStream)
+    return isinstance(transition, WriteStream | SetProgress)
 
 
 def _nothing() -> None:

@@ -96,6 +96,7 @@ def _head(told: dict[str, Any]) -> str:
         ("generation", str(told["generation"]) if told["generation"] else None),
         ("continued", f"{told['continued']} times" if told["continued"] else None),
         ("crashes", str(told["crashes"]) if told["crashes"] else None),
+        ("progress", _value(told["progress"])),
         ("queue", f"{told['queue']}, priority {told['priority']}"),
         ("unique_key", told["unique_key"]),
         ("tags", ", ".join(told["tags"]) or None),

@@ -14,6 +14,7 @@ from perdure.model.events import (
     TakeEvent,
     Unlisten,
 )
+from perdure.model.progress import SetProgress
 from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import Micros
 from perdure.model.retention import Prune, PutRetentions
@@ -62,6 +63,7 @@ from perdure.stores.memory.space import Space
 VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     SaveCheckpoint: runs.save,
     WriteStream: runs.write,
+    SetProgress: runs.say,
     Settle: runs.settle,
     CreateRun: runs.create,
     Claim: claims.claim,

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from perdure.model import lifecycle
 from perdure.model.changes import ChangeKind, how_left
 from perdure.model.events import FOR_GOOD
+from perdure.model.progress import SetProgress
 from perdure.model.records import (
     Checkpoint,
     Grant,
@@ -128,6 +129,21 @@ def write(space: Space, asked: WriteStream, now: Micros) -> Saved | Fenced:  # n
             return Fenced(run.run_id)
         stream = row.streams.setdefault(asked.stream, StreamRow())
         stream.add(run.generation, asked)
+        space.hint = True
+    return Saved(run.control)
+
+
+def say(space: Space, asked: SetProgress, now: Micros) -> Saved | Fenced:
+    """Keep how far a run says it is."""
+    row = space.rows.get(asked.grant.run_id)
+    if row is None or not is_newest(row.run, asked.grant):
+        return Fenced(asked.grant.run_id)
+    run = row.run
+    if run.progress != asked.value:
+        if run.status is not Status.RUNNING:
+            return Fenced(run.run_id)
+        run.progress = asked.value
+        space.feed.note(run, ChangeKind.PROGRESS, now)
         space.hint = True
     return Saved(run.control)
 

@@ -85,6 +85,7 @@ CHANGE_KINDS: Final = {
     14: ChangeKind.RESTARTED,
     15: ChangeKind.UNDOING,
     16: ChangeKind.CONTINUED,
+    17: ChangeKind.PROGRESS,
 }
 
 STATUS_CODES: Final = {status: code for code, status in STATUSES.items()}

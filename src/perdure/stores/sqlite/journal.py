@@ -21,6 +21,7 @@ from perdure.model.events import (
     TakeEvent,
     Unlisten,
 )
+from perdure.model.progress import SetProgress
 from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import Grant, Status
 from perdure.model.retention import Prune, PutRetentions
@@ -81,6 +82,7 @@ from perdure.stores.sqlite.unit import INSERT_PLAIN_RUNS, NotNew, NotQuick, Unit
 VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     SaveCheckpoint: saving.save,
     WriteStream: streams.add,
+    SetProgress: runs.say,
     Settle: runs.settle,
     CreateRun: runs.create,
     Heartbeat: workers.heartbeat,
@@ -350,7 +352,14 @@ def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a
     """Yield the ids of the runs that a batch names, those that it would create if careful."""
     for transition in batch:
         match transition:
-            case SaveCheckpoint() | WriteStream() | Settle() | TakeEvent() | GiveUpEvent():
+            case (
+                SaveCheckpoint()
+                | WriteStream()
+                | SetProgress()
+                | Settle()
+                | TakeEvent()
+                | GiveUpEvent()
+            ):
                 yield transition.grant.run_id
             case CreateRun():
                 if careful:

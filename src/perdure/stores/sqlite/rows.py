@@ -59,7 +59,8 @@ class Row(msgspec.Struct, gc=False):
     """A run inside a batch: its record, its id as stored, and the count of its wait rows.
 
     The record is *hot*: it lacks what no transition looks at (input, meta, options, tags, version,
-    priority, parent, root, result, key_passed_to, continued), unless a read asked for all of it.
+    priority, parent, root, result, key_passed_to, continued, progress), unless a read asked for
+    all of it.
     ``slot``: while it runs it counts for the limits of its queue. ``was``: the status as which it
     is counted.
     ``definition`` and ``queue`` are the numbers of their names.
@@ -85,7 +86,7 @@ HOT: Final = (
 FULL: Final = (
     HOT
     + ", version, priority, tags, parent, root, input, meta, options, result, caused_by, retention"
-    + ", key_passed_to, on_parent_close, continued"
+    + ", key_passed_to, on_parent_close, continued, progress"
 )
 
 
@@ -161,7 +162,8 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     run.meta = payloads.read(meta, run.seq, 1)
     run.options = payloads.read(options, run.seq, 2)
     run.result = payloads.read(result, run.seq, 3)
-    run.caused_by, run.retention, passed_to, on_parent_close, run.continued = row[43:48]
+    run.caused_by, run.retention, passed_to, on_parent_close = row[43:47]
+    run.continued, run.progress = row[47:49]
     run.key_passed_to = None if passed_to is None else unpack_id(passed_to)
     run.on_parent_close = PARENT_CLOSES[on_parent_close]
     return found

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from perdure.model import lifecycle
 from perdure.model.changes import ChangeKind, how_left
 from perdure.model.keys import Throttle
+from perdure.model.progress import SetProgress
 from perdure.model.records import Control, Micros, ParentClose, RunRecord, Status, WaitKind
 from perdure.model.transitions import (
     CancelRun,
@@ -29,12 +30,13 @@ from perdure.model.transitions import (
     ResumeRun,
     Retrying,
     RetryRun,
+    Saved,
     Settle,
     Settled,
     Suspended,
     Verdict,
 )
-from perdure.stores.sqlite import arrivals, keys, rows, saving, waiting
+from perdure.stores.sqlite import arrivals, feed, keys, rows, saving, waiting
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import NotNew, Unit
@@ -46,6 +48,10 @@ INPUT = "SELECT input FROM run WHERE seq = ?"
 AUDITED = "SELECT 1 FROM audit WHERE run = ? AND request_id = ?"
 
 CONTINUE: Final = "UPDATE run SET input = ?, continued = continued + 1 WHERE seq = ?"
+
+PROGRESS: Final = "SELECT progress FROM run WHERE seq = ?"
+
+SAY: Final = "UPDATE run SET progress = ?1 WHERE seq = ?2 AND progress IS NOT ?1"
 
 SHIFT_WAITS = "UPDATE wait SET due_at = due_at + ? WHERE run = ? AND due_at IS NOT NULL"
 
@@ -141,6 +147,27 @@ def _is_same(unit: Unit, row: Row, transition: CreateRun) -> bool:
     flush(unit)
     (stored,) = unit.connection.execute(INPUT, (row.run.seq,)).fetchone()
     return unit.payloads.read(stored, row.run.seq, 0) == transition.input
+
+
+# --- progress --------------------------------------------------------------------------------
+
+
+def say(unit: Unit, transition: SetProgress) -> Outcome:
+    """Keep how far a run says it is."""
+    row = unit.row(transition.grant.run_id)
+    if row is None:
+        return Fenced(transition.grant.run_id)
+    run = row.run
+    if run.epoch != transition.grant.epoch or run.grant != transition.grant.token:
+        return Fenced(run.run_id)
+    is_running = run.status is Status.RUNNING
+    if not is_running:
+        (said,) = unit.connection.execute(PROGRESS, (run.seq,)).fetchone()
+        return Saved(run.control) if said == transition.value else Fenced(run.run_id)
+    if unit.connection.execute(SAY, (transition.value, run.seq)).rowcount:
+        unit.feed.append(feed.said(row))
+        unit.hint = True
+    return Saved(run.control)
 
 
 # --- settle ----------------------------------------------------------------------------------

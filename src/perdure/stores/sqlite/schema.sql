@@ -64,7 +64,8 @@ CREATE TABLE run (
     kept_until INTEGER,          -- it was over and needed: when to look at it again
     on_parent_close INTEGER DEFAULT 0, -- 0 abandon 1 cancel 2 wait
     attaches INTEGER DEFAULT 0,  -- it has children whose on_parent_close is not 0, and is not over
-    continued INTEGER DEFAULT 0  -- how often it has continued as new
+    continued INTEGER DEFAULT 0, -- how often it has continued as new
+    progress BLOB                -- what it has said of that
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)

@@ -30,6 +30,7 @@ from perdure.model.events import (
     ListenerRecord,
     TakeEvent,
 )
+from perdure.model.progress import SetProgress
 from perdure.model.queues import QueueRecord
 from perdure.model.records import (
     Count,
@@ -69,7 +70,10 @@ PATIENCE: Final = 30.0
 
 _MOST_INLINE: Final = 4  # transitions in a batch that may be applied on the loop's thread
 _SMALL: Final = frozenset(
-    {CreateRun, SaveCheckpoint, WriteStream, Settle, Claim, Heartbeat, TakeEvent, GiveUpEvent}
+    {
+        *(CreateRun, SaveCheckpoint, WriteStream, SetProgress, Settle, Claim),
+        *(Heartbeat, TakeEvent, GiveUpEvent),
+    }
 )
 _QUICK: Final = 0.000_5  # seconds of the recent commits, on average, for that
 _WEIGHT: Final = 1 / 8  # of the newest commit: one that took 5 ms sends some ten to the thread

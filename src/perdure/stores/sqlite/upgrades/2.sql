@@ -156,6 +156,7 @@ ALTER TABLE run ADD COLUMN kept_until INTEGER;
 ALTER TABLE run ADD COLUMN on_parent_close INTEGER DEFAULT 0;
 ALTER TABLE run ADD COLUMN attaches INTEGER DEFAULT 0;
 ALTER TABLE run ADD COLUMN continued INTEGER DEFAULT 0;
+ALTER TABLE run ADD COLUMN progress BLOB;
 CREATE INDEX run_ended
     ON run (namespace, definition, status + 3 * (reason IS 'declined'), created_at + finished_at)
     WHERE status > 3 AND retention IS NULL AND kept_until IS NULL;
