@@ -47,9 +47,9 @@ Attached children
     The body of a run is over when the run becomes terminal, or begins to undo its steps. Then, in
     the same transition, every attached run that it created and that lives is cancelled by the
     ``CancelRun`` of :func:`perdure.model.lifecycle.cancel_of_attached`: with ``compensate`` where
-    the parent undoes its compensations. Those that have children attached in
-    turn pass it on in the same way. A body that is suspended, retried or restarted is not over.
-    Each ``attaches`` closes once: a child that an operator tries again goes on by itself, until
+    the parent undoes its compensations. Those that have children attached in turn pass it on in the
+    same way. A body that is suspended, retried, restarted or continued as new is not over. Each
+    ``attaches`` closes once: a child that an operator tries again goes on by itself, until
     its parent, tried again too, attaches another child and ends.
 
 Rescue

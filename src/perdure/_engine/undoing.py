@@ -157,7 +157,8 @@ def here_and_now() -> HereAndNow | None:
 
 def count_here() -> int:
     """Return how much the body has registered that is run here and now."""
-    return len(_registered.get() or ())
+    here = _here.get()
+    return 0 if here is None else len(here.registered)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest_asyncio
 from perdure.model.changes import ChangeKind
 from perdure.model.events import SendEvent, TakeEvent, Taken
 from perdure.model.queues import Limits, PutQueue
-from perdure.model.records import Grant, Rank, RunQuery, Status, StepOutcome
+from perdure.model.records import Grant, ParentClose, Rank, RunQuery, Status, StepOutcome
 from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     CancelRun,
@@ -20,6 +20,7 @@ from perdure.model.transitions import (
     Retrying,
     Settle,
     Settled,
+    Suspended,
 )
 from perdure.store import Store
 from perdure.testing.contract.desk import (
@@ -144,6 +145,24 @@ async def test_whoever_waits_for_it_waits_on(desk: Desk):
     assert await desk.store.endings(["r"]) == {}
     await desk.settle(await desk.claim_one("r"))
     assert await desk.status("parent") is Status.QUEUED
+
+
+async def test_what_is_attached_to_it_lives_until_its_last_generation_ends(desk: Desk):
+    """The body is not over before."""
+    grant = await desk.start()
+    close = ParentClose.CANCEL
+    await desk.create("child", parent_id="r", by=grant, on_parent_close=close)
+    await desk.settle(grant, AGAIN)
+    assert await desk.status("child") is Status.QUEUED
+    claimed = await desk.claim()
+    grants = {given.run.run_id: grant_of(given) for given in claimed.runs}
+    await desk.settle(grants["child"], timer_of_child(desk))
+    await desk.settle(grants["r"])
+    assert await desk.status("child") is Status.CANCELLED
+
+
+def timer_of_child(desk: Desk) -> Suspended:
+    return Suspended((timer(desk.clock.now() + SECOND),))
 
 
 async def test_it_keeps_its_unique_key(desk: Desk):
