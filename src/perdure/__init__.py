@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         gather,
         now,
         patched,
+        progress,
         random,
         sleep,
         sleep_until,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         uuid,
         wait_for_event,
     )
+    from perdure.streaming import Stream, StreamItem, stream
     from perdure.unique import Debounce
     from perdure.workflow import Workflow
 
@@ -71,6 +73,8 @@ __all__ = [
     "Selection",
     "Status",
     "Step",
+    "Stream",
+    "StreamItem",
     "Values",
     "Worker",
     "Workflow",
@@ -87,10 +91,12 @@ __all__ = [
     "linear",
     "now",
     "patched",
+    "progress",
     "random",
     "sleep",
     "sleep_until",
     "step",
+    "stream",
     "uuid",
     "wait_for_event",
     "workflow",
@@ -122,6 +128,7 @@ _HOMES = {
         "gather",
         "now",
         "patched",
+        "progress",
         "random",
         "sleep",
         "sleep_until",
@@ -129,6 +136,7 @@ _HOMES = {
         "uuid",
         "wait_for_event",
     ),
+    "streaming": ("Stream", "StreamItem", "stream"),
     "unique": ("Debounce",),
     "workflow": ("Workflow",),
 }

@@ -62,7 +62,8 @@ class Change(msgspec.Struct, frozen=True):
             which ``app.changes(after=…)`` reads on. Only the store reads it.
         kind: what happened: ``created``, ``claimed``, ``suspended``, ``retry_scheduled``,
             ``woken``, ``released``, ``rescued``, ``paused``, ``resumed``, ``retried``,
-            ``restarted``, ``undoing``, ``completed``, ``failed``, ``cancelled``, or ``step``.
+            ``restarted``, ``continued``, ``undoing``, ``completed``, ``failed``, ``cancelled``;
+            ``step``, or ``progress``: it has said how far it is.
         at: when, aware UTC, by the store's clock.
         run_id, name, queue: of which run.
         status: of the run after it.

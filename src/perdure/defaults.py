@@ -44,6 +44,9 @@ ON_PARENT_CLOSE: Final = "abandon"
 PAYLOAD_LIMIT: Final = 1 << 20
 """Bytes of one encoded input, meta, result or error."""
 
+PROGRESS_LIMIT: Final = 1 << 10
+"""Bytes of what a run says of its progress: it stands in the row of the run."""
+
 OF_DEFINITIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "workflow": {
         "max_attempts": WORKFLOW_MAX_ATTEMPTS,

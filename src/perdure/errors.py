@@ -21,7 +21,7 @@ PerdureError
 ├── RunConflict                 an id or unique_key is taken by a run made from other values
 ├── EventConflict               an event's id is taken by another event
 ├── ScheduleNotFound            no schedule of that key in this namespace
-├── CursorExpired               what followed on a position of the change feed is gone
+├── CursorExpired               what followed on a position or a cursor is gone
 ├── InvalidTransition           the run's status does not allow this verb
 ├── ResultTimeout               the run did not finish within the caller's patience
 ├── RunUnsuccessful             awaiting a result found no result
@@ -179,10 +179,10 @@ class ScheduleNotFound(PerdureError, LookupError):
 
 
 class CursorExpired(PerdureError, LookupError):
-    """The changes after this position are not, or no longer, those that follow on it.
+    """What follows on this position is not, or no longer, what followed on it.
 
-    They were removed because of their age or number, or the database is another one, or it was put
-    back to an earlier time.
+    Changes were removed because of their age or number, or the database is another one, or it was
+    put back to an earlier time. A stream's cursor is of another run.
     """
 
     code = "P137"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import msgspec
 
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from perdure._engine.forks import Decorated, Place
     from perdure._runtime.why import Why
     from perdure.model.events import EventRecord, ListenerRecord
+    from perdure.streaming import Stream, StreamItem
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -65,6 +66,20 @@ _untyped: Schema[Mapping[str, Any]] = schema(dict[str, Any])
 
 PAUSE_LOOK = 0.05
 """Seconds between looks at a run that is to be paused by another process."""
+
+
+class StreamSummary(msgspec.Struct, frozen=True):
+    """A stream of a run.
+
+    Attributes:
+        name: its own.
+        items: how many were written, a close included.
+        size: bytes of all of them.
+    """
+
+    name: str
+    items: int
+    size: int
 
 
 class FailedAttempt(msgspec.Struct, frozen=True):
@@ -121,12 +136,15 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
         meta: what the call gave as ``meta``, as its body finds it.
         result: what the body returned, once ``completed``; None until then.
         attempt: the current or last attempt, counted from 1 in each generation.
-        generation: how often it was restarted.
+        generation: how often it was restarted or continued as new.
+        continued: how often it has continued as new.
+        progress: what it has said last of how far it is.
         phase: ``compensating`` while it undoes what it has done, before it ends as failed or
             cancelled; None otherwise.
         attempts: the ended attempts and crashed claims before it.
         steps: of the present generation, in the order in which they were first recorded.
         earlier: the steps of the generations before it.
+        streams: what it has given out, by the names of its streams.
         version: of the definition: that which it is pinned to, else that which it was created from.
         pinned: it goes on with that version alone.
         key_passed_to: the id of the run that its unique_key passed to before it had ended: one that
@@ -152,6 +170,8 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     result: R | None
     attempt: int
     generation: int
+    continued: int
+    progress: Any
     phase: str | None
     crashes: int
     created_at: datetime
@@ -165,6 +185,7 @@ class RunHistory(msgspec.Struct, Generic[R], frozen=True):
     attempts: tuple[FailedAttempt, ...]
     steps: tuple[StepHistory, ...]
     earlier: tuple[StepHistory, ...]
+    streams: tuple[StreamSummary, ...]
     orphans: tuple[str, ...]
     queue: str
     priority: int
@@ -570,6 +591,65 @@ class Run(Generic[R]):
             self._engine, self.id, late.sending.Outgoing.of(event, type, key, id), call_site(2)
         )
 
+    @overload
+    def stream(
+        self, stream: Stream[T], /, *, after: StreamItem[T] | str | None = None, follow: bool = True
+    ) -> AsyncGenerator[StreamItem[T], None]: ...
+    @overload
+    def stream(
+        self, stream: str, /, *, after: StreamItem[Any] | str | None = None, follow: bool = True
+    ) -> AsyncGenerator[StreamItem[Any], None]: ...
+    def stream(
+        self,
+        stream: Stream[Any] | str,
+        /,
+        *,
+        after: StreamItem[Any] | str | None = None,
+        follow: bool = True,
+    ) -> AsyncGenerator[StreamItem[Any], None]:
+        """Read what the run gives out, from any process, while it executes or later.
+
+        It ends where the stream is closed or the run has ended. The items of all generations come
+        in the order of writing; they are kept as long as the run.
+
+        Args:
+            stream: what :func:`perdure.stream` returned, or a name; then an item is what JSON makes
+                of it.
+            after: the item that was read last, or its cursor, which survives restarts of the run
+                and of everybody; from the first by default.
+            follow: wait for what comes; false to stop at the newest.
+
+        Raises:
+            RunNotFound: while reading: there is none of this id.
+            CursorExpired: while reading: ``after`` is of another run, or of what a restored backup
+                lost.
+            InvalidValue: while reading: an item does not fit the type. Or a name or a cursor is
+                none.
+            UsageError: inside a body, outside of its steps; or an argument is wrong.
+
+        Example::
+
+            async for item in run.stream(lines, after=last_seen):
+                print(item.value)
+                last_seen = item.cursor
+        """
+        self._refuse_in_body("stream")
+        streams = late_services.streaming
+        asked, cursor = streams.stream_given(stream), streams.cursor_given(after)
+        if type(follow) is not bool:
+            raise UsageError(f"follow is true or false, got {shown(follow)}")
+        return streams.read(self._engine, self.id, asked, cursor, follow=follow)
+
+    async def progress(self) -> Any:
+        """Return what the run has said last of how far it is; None for nothing.
+
+        Raises:
+            UsageError: inside a body, outside of its steps.
+            RunNotFound: there is none of this id.
+        """
+        self._refuse_in_body("progress")
+        return _lenient(schema(Any).decode, (await self._record()).progress or b"null")
+
     async def history(self) -> RunHistory[R]:
         """Return everything recorded of the run, in one read.
 
@@ -813,6 +893,8 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         result=None if run.result is None else _lenient(result.decode, run.result),
         attempt=run.attempt,
         generation=run.generation,
+        continued=run.continued,
+        progress=_lenient(schema(Any).decode, run.progress or b"null"),
         phase="compensating" if run.undoing and run.status not in TERMINAL else None,
         crashes=run.crashes,
         created_at=to_datetime(run.created_at),
@@ -826,6 +908,7 @@ def readable(history: History, engine: Engine, result: Schema[R]) -> RunHistory[
         attempts=tuple(_attempt(attempt) for attempt in history.attempts),
         steps=tuple(step for step in steps if step.generation == run.generation),
         earlier=tuple(step for step in steps if step.generation < run.generation),
+        streams=tuple(StreamSummary(one.name, one.entries, one.size) for one in history.streams),
         orphans=_orphans(run),
         queue=run.queue,
         priority=run.priority,

@@ -27,9 +27,9 @@ from perdure._engine.definition import StepSpec, check_function
 from perdure._engine.scope import Call, Scope, call_site
 from perdure._engine.unawaited import reads_as
 from perdure.clock import SystemClock, to_datetime, to_micros_instant
-from perdure.codec import Arguments, fingerprint, schema
+from perdure.codec import Arguments, Schema, fingerprint, schema
 from perdure.duration import Duration, named_micros
-from perdure.errors import DefinitionError, NotInRun, UsageError, shown
+from perdure.errors import DefinitionError, NotInRun, PayloadTooLarge, UsageError, shown
 from perdure.event import type_name
 from perdure.handle import Run
 from perdure.ids import Ids, check_id
@@ -608,6 +608,49 @@ def patched(name: str, /) -> bool:
     scope = scopes.current()
     check_name(name, "a patch's name")
     return True if scope is None else late.patches.decide(scope.activation, name, call_site(2))
+
+
+# --- how far a run is ----------------------------------------------------------------------------
+
+_said: Schema[Any] = schema(Any)
+
+
+def progress(value: Any, /) -> None:
+    """Say how far the run is, for people who look at it meanwhile.
+
+    Called in a body or in a step, as often as one likes: it waits for nothing, the last word
+    counts, and it is written at most twice a second and before the run leaves its worker. What a
+    body says while it replays what is recorded was said before, and is left out. Whoever has the
+    run reads it with ``run.progress()``.
+
+    Outside of any run, and where a body is run here and now, the value is checked and dropped.
+
+    Args:
+        value: whatever JSON can say, up to a KiB: ``0.4``, ``"packed 4 of 10"``,
+            ``{"done": 4, "of": 10}``.
+
+    Raises:
+        InvalidValue: it cannot be encoded.
+        PayloadTooLarge: it is over a KiB.
+        NotInRun: called in a thread that the body started by itself.
+
+    Example::
+
+        for number, parcel in enumerate(parcels):
+            progress(number / len(parcels))
+            await pack(parcel)
+    """
+    data = _said.encode(value, verb="progress()")
+    if len(data) > defaults.PROGRESS_LIMIT:
+        raise PayloadTooLarge(
+            f"what progress() says is {len(data):,} bytes encoded, the limit is "
+            f"{defaults.PROGRESS_LIMIT:,}; give out what is longer in a stream"
+        )
+    scope = scopes.current()
+    if scope is None:
+        late.adrift.check("progress()")
+    else:
+        late.progress.say(scope, data)
 
 
 # --- what a step may ask about itself ----------------------------------------------------------

@@ -47,9 +47,9 @@ Attached children
     The body of a run is over when the run becomes terminal, or begins to undo its steps. Then, in
     the same transition, every attached run that it created and that lives is cancelled by the
     ``CancelRun`` of :func:`perdure.model.lifecycle.cancel_of_attached`: with ``compensate`` where
-    the parent undoes its compensations. Those that have children attached in
-    turn pass it on in the same way. A body that is suspended, retried or restarted is not over.
-    Each ``attaches`` closes once: a child that an operator tries again goes on by itself, until
+    the parent undoes its compensations. Those that have children attached in turn pass it on in the
+    same way. A body that is suspended, retried, restarted or continued as new is not over. Each
+    ``attaches`` closes once: a child that an operator tries again goes on by itself, until
     its parent, tried again too, attaches another child and ends.
 
 Rescue
@@ -75,8 +75,8 @@ Changes
 
 Wake-ups
     After a commit that may interest another process (a run became claimable or terminal, a
-    control word was set, the lead became vacant) the store gives a hint to whoever listens. Losing
-    one is harmless: a poll stands behind it.
+    control word was set, the lead became vacant, a run wrote to a stream or said how far it is) the
+    store gives a hint to whoever listens. Losing one is harmless: a poll stands behind it.
 
 Threads and loops
     A store object belongs to the event loop it was opened in. :meth:`Store.side` gives a second
@@ -97,6 +97,7 @@ from perdure.model.queues import QueueRecord
 from perdure.model.records import Count, Ending, History, Micros, RunQuery, RunRecord, WorkerRecord
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
+from perdure.model.streams import StreamPage
 from perdure.model.transitions import Outcome, Transition
 from perdure.model.versions import Pinned
 
@@ -281,6 +282,24 @@ class Store(Protocol):
         """Return from when on the rate of a key allows a start, as it is kept; 0 for nothing kept.
 
         Which rate that is stands in the queue's limits.
+        """
+        ...
+
+    async def stream(
+        self, run_id: str, name: str, after: int = 0, limit: int = 100
+    ) -> StreamPage | None:
+        """Return entries of a stream of a run, oldest first, as of one instant.
+
+        A stream to which nothing was written has none. See :mod:`perdure.model.streams`.
+
+        Args:
+            run_id: of the run.
+            name: of the stream.
+            after: only entries with higher numbers.
+            limit: at most so many (at least 1); fewer, but one, where they are large.
+
+        Returns:
+            The page; None where this namespace has no run of that id.
         """
         ...
 

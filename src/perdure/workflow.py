@@ -307,10 +307,20 @@ class Calls(Generic[P, R]):
 
     @reads_as("run(…) without `await`")
     async def _run_here(self, bound: Bound, data: bytes) -> R:
-        value = await self._body(bound, data)
+        value = await self._to_the_end(bound, data)
         verb = f"{bound.definition.name!r} returned"
         result: R = bound.definition.result.round_trip(value, verb=verb)[1]
         return result
+
+    async def _to_the_end(self, bound: Bound, data: bytes) -> Any:
+        """Run a body here and now, again with other input as often as it continues as new."""
+        continuing = late.continuing
+        while True:
+            try:
+                with continuing.running_here(bound.definition):
+                    return await self._body(bound, data)
+            except continuing.GoesOn as signal:
+                data = signal.data
 
     async def _body(self, bound: Bound, data: bytes) -> Any:
         definition = bound.definition
@@ -767,6 +777,51 @@ class Definable(Calls[P, R]):
             return function
 
         return keep
+
+    def continue_as_new(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        """End this run's generation, and let the run begin again with other arguments.
+
+        It is called in the run's own body, which ends there: like a suspension it raises what
+        ``except Exception`` does not catch, branches are cancelled, and clean-up in ``finally``
+        records nothing. So a body that would loop for ever, and whose record would grow for ever,
+        keeps nothing but its arguments.
+
+        The run is the same: its id, ``unique_key``, options, children and what it gave out in
+        streams stay, and whoever awaits its result awaits that of the last generation. What was
+        recorded of it is forgotten: steps, attempts, timers. Events that it has taken stay taken,
+        others are there for the next generation. A cancel or a restart that was asked for before
+        wins; after a pause the next generation waits.
+
+        Where the body is run here and now, it is run again here and now.
+
+        Args:
+            *args: of the body, as for ``enqueue``.
+            **kwargs: of the body.
+
+        Raises:
+            InvalidValue: an argument does not fit; the body goes on.
+            PayloadTooLarge: the encoded input is over the limit.
+            UsageError: called in a step, in a body run inline or in a run of another definition;
+                or the body has registered compensations, which would be forgotten.
+            NotInRun: called outside of a body.
+
+        Example::
+
+            @app.workflow
+            async def poll(cursor: str) -> None:
+                for _ in range(100):
+                    cursor = await fetch(cursor)
+                    await sleep("1m")
+                poll.continue_as_new(cursor)
+        """
+        bound = self._find(False)
+        data = self._input(bound, args, kwargs)
+        scope = scopes.current()
+        if scope is None:
+            late.adrift.check("continue_as_new()")
+            count = late.undoing.count_here()
+            late.continuing.go_on_here(bound.definition, data, count)
+        late.continuing.go_on(scope, bound.definition, data)
 
     def __call__(self, *_: P.args, **__: P.kwargs) -> NoReturn:
         """Refuse: calling a definition could mean two things.

@@ -294,6 +294,14 @@ def _rate(_: Desk, row: Row) -> Any:
     return perdure.Rate(**{"limit": 1, "per": "1m", row.parameter: thaw(row.value)})
 
 
+async def _read_stream(desk: Desk, row: Row) -> Any:
+    run = desk.app.get("nobody") if row.value == "nobody" else desk.run
+    asked: dict[str, Any] = {"stream": "lines", "follow": False}
+    if row.value != "nobody":
+        asked[row.parameter] = thaw(row.value)
+    return [item async for item in run.stream(asked.pop("stream"), **asked)]
+
+
 def _compensate(_: Desk, row: Row) -> Any:
     match row.parameter:
         case "args":
@@ -346,6 +354,7 @@ CALLS: dict[str, Call] = {
     "App.include": lambda desk, row: desk.app.include(thaw(row.value)),
     "Backoff": _constructed(Backoff),
     "Declared()": _refuse_call("declared"),
+    "Declared.continue_as_new": called("continue_as_new", of="declared"),
     "Declared.delay": called("delay", "1h", of="declared"),
     "Declared.enqueue": called("enqueue", of="declared"),
     "Declared.enqueue_many": lambda desk, row: desk.declared.enqueue_many(thaw(row.value)),
@@ -375,6 +384,10 @@ CALLS: dict[str, Call] = {
     "Run.retry": _on_run("retry"),
     "Run.send_event": _send_event,
     "Run.status": _on_run("status"),
+    "Run.progress": _on_run("progress"),
+    "Run.stream": _read_stream,
+    "Stream.close": lambda *_: perdure.stream("s").close(),
+    "Stream.write": lambda _, row: perdure.stream("s", int).write(row.value),
     "Run.why": _on_run("why"),
     "Scheduler": lambda _, row: perdure.Scheduler(row.value),
     "Worker": lambda desk, row: Worker(**{"app": desk.app, row.parameter: thaw(row.value)}),
@@ -382,6 +395,7 @@ CALLS: dict[str, Call] = {
     "Worker.start": _start,
     "Worker.stop": lambda desk, row: Worker(desk.app).stop(thaw(row.value)),
     "Workflow()": _refuse_call("anything"),
+    "Workflow.continue_as_new": called("continue_as_new"),
     "Workflow.delay": called("delay", "1h"),
     "Workflow.enqueue": called("enqueue"),
     "Workflow.enqueue_many": _enqueue_many,
@@ -401,12 +415,16 @@ CALLS: dict[str, Call] = {
     "linear": _constructed(perdure.linear),
     "now": lambda *_: perdure.now(),
     "patched": lambda _, row: perdure.patched(row.value),
+    "progress": lambda _, row: perdure.progress(thaw(row.value)),
     "random": lambda *_: perdure.random(),
     "sleep": _sleep,
     "sleep_until": _sleep_until,
     "step": _step,
     "step.options": lambda _, row: step.options(**{row.parameter: thaw(row.value)})("inline", work),
     "step.sync": _step_sync,
+    "stream": lambda _, row: perdure.stream(
+        *(("s", row.value) if row.parameter == "type" else (row.value,))
+    ),
     "wait_for_event": _wait_for_event,
     "workflow": declare("workflow"),
     "uuid": lambda *_: perdure.uuid(),

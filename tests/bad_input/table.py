@@ -764,6 +764,27 @@ ROWS: list[Row] = [
             (Fresh(generate), "is the name of an argument, or a plain function"),
         )
     ],
+    *[
+        Row(f"{of}.continue_as_new", "args", 1, NotInRun, "it was called outside of one")
+        for of in ("Workflow", "Declared")
+    ],
+    *[
+        Row(f"{of}.continue_as_new", "kwargs", object(), InvalidValue, "", "$.value")
+        for of in ("Workflow", "Declared")
+    ],
+    Row("Run.progress", NO_PARAMETER, "nobody", RunNotFound, "there is no run 'nobody' here"),
+    Row("progress", "value", object(), InvalidValue, ""),
+    Row("progress", "value", "x" * 1_023, PayloadTooLarge, "1,025 bytes encoded, the limit is"),
+    Row("Run.stream", "stream", "nobody", RunNotFound, "there is no run 'nobody' here"),
+    Row("Run.stream", "stream", 7, UsageError, "or its name; got 7"),
+    Row("Run.stream", "stream", "", InvalidValue, "must not be empty"),
+    Row("Run.stream", "after", 7, UsageError, "takes an item or its cursor, got 7"),
+    Row("Run.stream", "after", "x", InvalidValue, "is no cursor of a stream"),
+    Row("Run.stream", "after", "999999-1", CursorExpired, "is of another run"),
+    Row("Run.stream", "follow", "no", UsageError, "follow is true or false, got 'no'"),
+    Row("Stream.write", "value", "no number", InvalidValue, "the item written to stream 's'"),
+    Row("stream", "type", named, DefinitionError, ""),
+    *each({"stream": "name"}, NO_NAMES[:8], InvalidValue),
     Row("Debounce", "delay", "0s", UsageError, "delay must be longer than nothing, got '0s'"),
     Row("Debounce", "max_wait", "1ms", UsageError, "max_wait must be no shorter than delay"),
     Row("Workflow()", "_", (1,), UsageError, "anything(…) could mean two things"),
@@ -914,6 +935,10 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("App.close", NO_PARAMETER): "closing one that is not open is harmless",
     ("App.position", NO_PARAMETER): "it takes nothing, and there may be no change",
     ("App.subscribers", NO_PARAMETER): "it takes nothing, and there may be none",
+    ("Stream", "*"): "made by stream()",
+    ("Stream.close", NO_PARAMETER): "it takes nothing, and outside of a run it does nothing",
+    ("Stream.item", "*"): "for the layers beside; what it is given was stored",
+    ("StreamItem", "*"): "a record that Run.stream makes",
     ("Change", "*"): "a record that App.changes makes",
     ("App.versions", NO_PARAMETER): "it takes nothing, and there may be none",
     ("App.queues", NO_PARAMETER): "it takes nothing, and there may be none",

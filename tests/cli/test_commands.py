@@ -812,3 +812,40 @@ def test_output_that_cannot_be_written(shop: str, yard: Path):
         )
     assert done.returncode == 9
     assert json.loads(done.stderr)["error"]["what"].startswith("OSError was raised")
+
+
+STREAMING = """
+from perdure import App, stream
+
+app = App("{url}")
+lines = stream("lines")
+
+@app.workflow
+async def order() -> None:
+    lines.write("text \\x1b[31m")
+    lines.write({{"number": 1}})
+"""
+
+
+def test_stream(command: Perdure, tmp_path: Path):
+    """Items as lines, as JSON, from a cursor on; what is not there has its exit code."""
+    (tmp_path / "streaming.py").write_text(STREAMING.format(url=URL), "utf-8")
+    assert command("migrate", "--url", URL).code == 0
+    assert command("start", "order", "--id", "r", "--app", "streaming:app").code == 0
+    assert command("worker", "--burst", "--log-level", "error", "--app", "streaming:app").code == 0
+    shown = command("stream", "r", "lines", "--follow", "--url", URL)
+    assert (shown.code, shown.out) == (0, 'text \\x1b[31m\n{"number": 1}\n')
+    items = [
+        json.loads(line)
+        for line in command("stream", "r", "lines", "--jsonl", "--url", URL).out.splitlines()
+    ]
+    assert [item["value"] for item in items] == ["text \x1b[31m", {"number": 1}]
+    behind = command("stream", "r", "lines", "--after", items[0]["cursor"], "--url", URL)
+    assert behind.out == '{"number": 1}\n'
+    assert command("stream", "r", "nothing", "--url", URL).out == ""
+    assert command("stream", "r", "lines", "--after", "9-9", "--url", URL).code == 3
+    assert command("stream", "r", "lines", "--after", "x", "--url", URL).code == 2
+    assert command("stream", "nobody", "lines", "--url", URL).code == 3
+    told = only_json(command("show", "r", "--json", "--url", URL))
+    assert told["streams"] == [{"name": "lines", "items": 2, "size": 29}]
+    assert "lines" in command("show", "r", "--url", URL).out

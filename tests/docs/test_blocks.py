@@ -65,6 +65,7 @@ COMMANDS = {
             "perdure tail order-1",
             "perdure tail --kind failed --kind retried",
             "perdure subscribers",
+            "perdure stream order-1 lines",
             "perdure check",
             "perdure pull order-1 --out order-1.json",
             "perdure replay order-1.json",

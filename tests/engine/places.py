@@ -202,6 +202,10 @@ class Mortal:
         """Return how much there is to remove."""
         return await self._read(self.inner.prunable, asked)
 
+    async def stream(self, run_id: str, name: str, after: int = 0, limit: int = 100) -> Any:
+        """Return entries of a stream."""
+        return await self._read(self.inner.stream, run_id, name, after, limit)
+
     async def changes(self, after: str | None = None, limit: int = 100) -> Any:
         """Return the changes that follow on a position."""
         return await self._read(lambda: self.inner.changes(after, limit))

@@ -11,6 +11,7 @@ from perdure.model.queues import QueueRecord
 from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
+from perdure.model.streams import StreamPage
 from perdure.model.transitions import Outcome, Transition
 from perdure.model.versions import Pinned
 from perdure.store import Capabilities
@@ -168,6 +169,11 @@ class FaultyStore:
 
     async def prunable(self, asked: Prune) -> Pruned:
         return await self._read(lambda: self._inner.prunable(asked))
+
+    async def stream(
+        self, run_id: str, name: str, after: int = 0, limit: int = 100
+    ) -> StreamPage | None:
+        return await self._read(lambda: self._inner.stream(run_id, name, after, limit))
 
     async def changes(self, after: str | None = None, limit: int = 100) -> ChangePage:
         return await self._read(lambda: self._inner.changes(after, limit))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import App, step
+from perdure import App, step, stream
 from perdure.errors import AppNotReady, StepInterrupted, UsageError
 from perdure.testing import Effects, Hung, Kit, NotCrashSafe, crash_everywhere
 from tests.testing import shop
@@ -198,3 +198,45 @@ async def test_a_step_that_begins_at_most_once_is_crashed_at_its_start_too():
     report = await crash_everywhere(app, release)
     assert report.commits[:2] == ("step 'announce' is pending", "step 'announce' is ok")
     assert begun < report.runs + 1, "not again where it was interrupted, nor where it was done"
+
+
+async def test_items_of_streams_are_commits_and_are_written_once():
+    """Whatever attempt of the step writes them, and wherever its worker died."""
+    app = App()
+    lines = stream("lines", str)
+
+    @app.step
+    async def build() -> None:
+        for number in range(3):
+            lines.write(str(number))
+
+    @app.workflow
+    async def order() -> None:
+        lines.write("begin")
+        await build()
+        lines.close()
+
+    report = await crash_everywhere(app, order)
+    written = "an item of stream 'lines' is written"
+    assert report.commits == (*[written] * 4, "step 'build' is ok", written, "the run is completed")
+    assert report.visited == len(report.commits)
+
+
+async def test_an_item_that_differs_after_a_crash_is_told():
+    """An item that only another execution writes is not what was undisturbed."""
+    app = App()
+    lines = stream("lines", int)
+    executed: list[int] = []
+
+    @app.step
+    async def build() -> None:
+        executed.append(1)
+        for number in range(len(executed)):
+            lines.write(number)
+
+    @app.workflow
+    async def order() -> None:
+        await build()
+
+    with pytest.raises(NotCrashSafe, match="to stream 'lines' 1 times, undisturbed 0"):
+        await crash_everywhere(app, order)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perdure import App, step
+from perdure import App, step, stream
 from perdure.errors import AppNotReady, InvalidValue, UnknownDefinition
 from perdure.model.records import History
 from perdure.testing import Hung, Kit, Orphaned, dump_history, load_history, replay
@@ -199,3 +199,18 @@ async def test_a_history_survives_json():
     for broken in ("", "{}", text[:-1], text.replace('"perdure_history":1', '"perdure_history":9')):
         with pytest.raises(InvalidValue, match="history"):
             load_history(broken)
+
+
+async def test_items_of_streams_hold_no_replay_up():
+    """Nobody waits for them, and what is recorded behind them is found."""
+    lines = stream("lines", str)
+
+    async def body(text: str) -> str:
+        lines.write(text)
+        first = await step("first", echo, text)
+        lines.write(first)
+        lines.close()
+        return first
+
+    report = await replay(await recorded(declared(body), "a"), declared(body))
+    assert (report.ended, report.same_result) == ("completed", True)

@@ -50,6 +50,8 @@ from perdure import (
     Selection,
     Status,
     Step,
+    Stream,
+    StreamItem,
     Values,
     Worker,
     Workflow,
@@ -66,10 +68,12 @@ from perdure import (
     linear,
     now,
     patched,
+    progress,
     random,
     sleep,
     sleep_until,
     step,
+    stream,
     telemetry,
     uuid,
     wait_for_event,
@@ -80,6 +84,7 @@ from perdure.errors import RunFailed, UsageError
 from perdure.handle import EventEntry, ListenerEntry, VersionEntry, WorkerEntry
 from perdure.model.records import Count, WaitKind
 from perdure.model.retention import Pruned
+from perdure.model.streams import StreamEntry
 from perdure.queue import QueueEntry
 from perdure.schedule import FireEntry, ScheduleEntry, ScheduleHandle
 
@@ -142,6 +147,7 @@ async def around() -> AsyncGenerator[Services, None]:
 
 
 app = App("memory://", services=Services())
+ticks = stream("ticks", int)
 others: list[App[Services]] = [
     App(services=make),
     App(services=lend, services_scope="process"),
@@ -309,6 +315,13 @@ async def fulfil(order_id: str, *, cents: int = 1) -> str:
     assert_type(await sleep("1ms"), None)
     assert_type(await sleep_until(now()), None)
     assert_type(patched("weigh first"), bool)
+    assert_type(progress(0.5), None)
+    assert_type(ticks, Stream[int])
+    assert_type(ticks.write(1), None)
+    entry = StreamEntry(1, 0, 0, b"1")
+    assert_type(ticks.item("1-1", entry), StreamItem[int])
+    assert_type(ticks.close(), None)
+    assert_type(stream("anything"), Stream[Any])
     return f"{receipt} {now().isoformat()} {uuid()} {random().random()}"
 
 
@@ -557,6 +570,13 @@ def now_utc() -> datetime:
     return datetime.fromtimestamp(0, UTC)
 
 
+def continued(definition: Workflow[[str], str], declaration: Declared[[str], str]) -> str:
+    """End a body's generation: the arguments are those of the body, and nothing is returned."""
+    if declaration.name == "again":
+        declaration.continue_as_new("again")
+    definition.continue_as_new("again")
+
+
 async def retried(definition: Workflow[[str], str]) -> Status:
     """Pause a run and resume it, cancel it, try it again and give it up."""
     run = await definition.delay("1h", "again")
@@ -606,6 +626,15 @@ async def many() -> BulkResult:
     async for run in failed:
         assert_type(run.id, str)
     undone = await failed.cancel(compensate=True)
+    assert_type(await app.get("r").progress(), Any)
+    async for item in app.get("r").stream(ticks, after="1-2", follow=False):
+        assert_type(item, StreamItem[int])
+        assert_type(item.value, int)
+        assert_type(item.cursor, str)
+        assert_type(item.at, datetime)
+        assert_type(item.generation, int)
+        async for other in app.get("r").stream("anything", after=item):
+            assert_type(other.value, Any)
     for bulk in (await failed.pause(), await failed.resume(), undone):
         assert_type(bulk.done, tuple[str, ...])
         assert_type(bulk.refused, tuple[str, ...])

@@ -51,6 +51,7 @@ def test_the_table_says_what_is_promised():
         "MOST_CHANGES": 1_000_000,
         "ON_PARENT_CLOSE": "abandon",
         "PAYLOAD_LIMIT": 1 << 20,
+        "PROGRESS_LIMIT": 1 << 10,
         "OF_DEFINITIONS": {
             "workflow": {
                 "max_attempts": 1,

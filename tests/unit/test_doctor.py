@@ -11,6 +11,7 @@ from perdure._runtime.doctor import Report, examine
 from perdure.codec.failures import encode_error
 from perdure.model.leader import TakeLead
 from perdure.model.records import History, RunRecord, Status
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import Failed
 from perdure.stores.memory import MemoryData, MemoryStore
 from perdure.stores.sqlite import SqliteStore
@@ -30,6 +31,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     await desk.cancel("cancelled")
     grant = await desk.start("parent")
     await desk.do(save(grant, "step"))
+    await desk.apply(*(WriteStream(grant, "lines", b"", "", k, b"1", 0) for k in range(2)))
     await desk.suspend(grant, child("queued"))
     await desk.suspend(await desk.start("sleeping"), timer(2**60))
     await desk.start("running")
@@ -98,6 +100,9 @@ DAMAGES = {
         "failed",
     ),
     "DELETE FROM wait": ("never-woken", "parent"),
+    "DELETE FROM entry WHERE number = 2": ("stream", "parent"),
+    "UPDATE stream SET entries = 3": ("stream", "parent"),
+    "UPDATE entry SET generation = 1": ("stream-generation", "parent"),
     "UPDATE wait SET key = 'completed' WHERE kind = 2": ("join-missed", "parent"),
 }
 

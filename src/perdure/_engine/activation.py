@@ -20,12 +20,15 @@ from perdure._engine import telling
 from perdure._engine.calls import check_fit
 from perdure._engine.deadlines import Deadline
 from perdure._engine.journal import Journal, Moment
+from perdure._engine.progress import Progress
 from perdure._engine.scope import Branch, Call, Scope, context_of
 from perdure._engine.turns import Turns
 from perdure._engine.waits import DurableWait, awaited_children, end_of
 from perdure.errors import Leave, Mismatch, PerdureError, UsageError
 from perdure.model.lineage import seed_of
+from perdure.model.progress import SetProgress
 from perdure.model.records import Control, Ending, Grant, Micros, Wait, WaitKind
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     ClaimedRun,
     Conflict,
@@ -66,6 +69,7 @@ class Leaving(StrEnum):
     LOST = "lost"
     TIMEOUT = "timeout"
     MISMATCH = "mismatch"
+    CONTINUED = "continued"
     ENDED = "ended"
 
 
@@ -113,6 +117,10 @@ class Activation:
         self._pausing: asyncio.Event | None = None  # set when it is taken back
         self.mismatch: Mismatch | None = None
         self.compensations: list[Compensation] = []
+        self._progress: Progress | None = None
+        self.next_input: bytes | None = None  # where it continues as new
+        self.written = {(one.stream, one.scope): one.written for one in claimed.marks}
+        self.closed = {one.stream for one in claimed.marks if one.closed}
         self._halted: asyncio.Future[None] | None = None  # while nothing new may be done
         self._is_apart = False  # the body has gone, and durable calls of it are refused
         self.root: asyncio.Future[Any] | None = None
@@ -232,7 +240,11 @@ class Activation:
 
     def _refuses(self, call: object) -> bool:
         """Tell whether a call is the body's, which has gone."""
-        return self._is_apart and isinstance(call, Call) and not call.path.startswith(UNDOING)
+        return isinstance(call, Call) and self._is_gone(call.path)
+
+    def _is_gone(self, path: str) -> bool:
+        """Tell whether the code of a path is the body's, which has gone."""
+        return self._is_apart and not path.startswith(UNDOING)
 
     # --- being told to leave -------------------------------------------------------------------
 
@@ -253,6 +265,27 @@ class Activation:
             self.leaving = why
         self._stop_idling()
         if self.root is not None and not self.root.done():
+            self.root.cancel()
+
+    def continue_as_new(self, data: bytes, branch: Branch) -> None:
+        """Tell the body to leave, because its run goes on with another input; from any thread.
+
+        Args:
+            data: the input of the next generation.
+            branch: the flow of control that says so. It leaves by itself: a cancellation would hit
+                what it awaits on its way out.
+        """
+        if self.leaving is None and self._halted is None:
+            self.next_input = data
+            self.leaving = Leaving.CONTINUED
+            if _is_on(self._loop):
+                self._leave_as_new(branch)
+            else:
+                self._loop.call_soon_threadsafe(self._leave_as_new, branch)
+
+    def _leave_as_new(self, branch: Branch) -> None:
+        self._stop_idling()
+        if branch is not self._branch and self.root is not None and not self.root.done():
             self.root.cancel()
 
     async def unwind(self) -> bool:
@@ -298,6 +331,8 @@ class Activation:
         self._stop_idling()
         if self._turns is not None:
             self._turns.close()
+        if self._progress is not None:
+            self._progress.close()
         if self.deadline is not None:
             self.deadline.cancel()
         for wait in list(self._waits):
@@ -516,20 +551,56 @@ class Activation:
         self.leave(Leaving.LOST)
         raise Leave("the run is no longer held by this worker")
 
-    def record_soon(self, checkpoint: SaveCheckpoint) -> None:
+    def record_soon(self, what: SaveCheckpoint | WriteStream, path: str) -> bool:
         """Commit what nobody waits for, before anything that is recorded later; from any thread.
 
-        A body that is leaving records nothing more.
-        """
-        if self.leaving is None and self._halted is None:
-            if _is_on(self._loop):
-                self._submit(checkpoint)
-            else:
-                self._loop.call_soon_threadsafe(self._submit, checkpoint)
+        A body that is leaving, or that has gone and is undone, records nothing more.
 
-    def _submit(self, checkpoint: SaveCheckpoint) -> None:
-        committed = self.engine.committer.submit(checkpoint, patient=True)
-        committed.add_done_callback(_look_at)
+        Args:
+            what: to commit.
+            path: of the code that records it.
+
+        Returns:
+            Whether it will be committed.
+        """
+        if self.leaving is not None or self._halted is not None or self._is_gone(path):
+            return False
+        if _is_on(self._loop):
+            self.submit(what)
+        else:
+            self._loop.call_soon_threadsafe(self.submit, what)
+        return True
+
+    def say(self, data: bytes, path: str) -> None:
+        """Take note of how far the run says it is; from any thread.
+
+        Args:
+            data: what it says.
+            path: of the code that says it.
+        """
+        if self.leaving is None and self._halted is None and not self._is_gone(path):
+            if _is_on(self._loop):
+                self._say(data)
+            else:
+                self._loop.call_soon_threadsafe(self._say, data)
+
+    def _say(self, data: bytes) -> None:
+        if self._progress is None:
+            self._progress = Progress(self, self._loop)
+        self._progress.say(data)
+
+    def write_progress(self) -> None:
+        """Write what the run has said last, before its claim ends."""
+        if self._progress is not None:
+            self._progress.write()
+            self._progress.close()
+
+    def submit(self, what: SaveCheckpoint | WriteStream | SetProgress) -> None:
+        """Put what nobody waits for into the next batch; on the loop."""
+        if isinstance(what, SaveCheckpoint):
+            self.engine.committer.submit(what, patient=True).add_done_callback(_look_at)
+        else:
+            self.engine.committer.submit(what, patient=True).add_done_callback(_look_at)
 
     def mismatched(self, error: Mismatch) -> Mismatch:
         """Note that the replay does not fit: the run is paused whatever its body makes of it.

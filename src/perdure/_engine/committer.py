@@ -45,6 +45,7 @@ from perdure.model.events import (
     Unlisten,
 )
 from perdure.model.leader import Leading, LeaveLead, NotLeading, TakeLead
+from perdure.model.progress import SetProgress
 from perdure.model.queues import PauseQueue, PutQueue, QueueKept, ResumeQueue
 from perdure.model.retention import Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.schedules import (
@@ -59,6 +60,7 @@ from perdure.model.schedules import (
     Scheduled,
     Unscheduled,
 )
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     Beaten,
     CancelRun,
@@ -192,6 +194,10 @@ class Committer:
     def submit(
         self, transition: SaveCheckpoint, *, patient: bool = ...
     ) -> asyncio.Future[Saved | Fenced | Conflict]: ...
+    @overload
+    def submit(
+        self, transition: WriteStream | SetProgress, *, patient: bool = ...
+    ) -> asyncio.Future[Saved | Fenced]: ...
     @overload
     def submit(
         self, transition: Settle, *, patient: bool = ...

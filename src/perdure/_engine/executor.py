@@ -32,6 +32,7 @@ from perdure.model.transitions import (
     CancelledByWorker,
     ClaimedRun,
     Completed,
+    Continued,
     Failed,
     Fenced,
     Mismatched,
@@ -114,7 +115,8 @@ class Executor:
     ) -> bool:
         """Tell whether a run wants the event that started it; settle it where it does not."""
         cause, where = activation.run.caused_by, definition.where
-        if where is None or cause is None or not cause.startswith("event:"):
+        is_first = not activation.run.continued  # else the input is no event any more
+        if where is None or not is_first or cause is None or not cause.startswith("event:"):
             return True
         event = args[0] if args else kwargs[definition.arguments.only() or ""]
         try:
@@ -233,6 +235,9 @@ class Executor:
         match activation.leaving:
             case Leaving.CANCELLED:
                 return CancelledByWorker()
+            case Leaving.CONTINUED:
+                assert activation.next_input is not None
+                return Continued(activation.next_input)
             case (
                 Leaving.RELEASED
                 | Leaving.PAUSED
@@ -313,6 +318,7 @@ class Executor:
     # --- settling ------------------------------------------------------------------------------
 
     def _settle(self, activation: Activation, verdict: Verdict) -> None:
+        activation.write_progress()
         activation.close()
         self._free(activation)
         settled = self._submit(activation, verdict)
@@ -388,6 +394,7 @@ class Executor:
     def suspend(self, activation: Activation, verdict: Suspended) -> None:
         """Take an idle body out of memory: mark, commit its wake conditions, unwind."""
         activation.leaving = Leaving.SUSPENDED
+        activation.write_progress()
         self._spawn(self._suspend(activation, verdict))
 
     async def _suspend(self, activation: Activation, verdict: Suspended) -> None:

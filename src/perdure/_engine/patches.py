@@ -32,7 +32,7 @@ def decide(activation: Activation, name: str, site: str) -> bool:
     if decided is None:
         # One of two threads that come here at once decides for both.
         decided = patches.setdefault(name, not activation.journal.replaying)
-        activation.record_soon(_record(activation, name, site, taken=decided))
+        activation.record_soon(_record(activation, name, site, taken=decided), name)
     return decided
 
 

@@ -22,6 +22,7 @@ from perdure.model.records import Control, Micros, RunRecord, Status, StepKind, 
 from perdure.model.transitions import (
     Completed,
     Conflict,
+    Continued,
     Failed,
     Fenced,
     Mismatched,
@@ -39,6 +40,7 @@ from perdure.telemetry import (
     OfRun,
     RunCancelled,
     RunCompleted,
+    RunContinued,
     RunFailed,
     RunPaused,
     RunReleased,
@@ -184,6 +186,8 @@ def _of_verdict(activation: Activation, verdict: Verdict, answer: Settled) -> li
             return [_suspended(engine, run, verdict)]
         case Released() if RunReleased in kinds:
             return [RunReleased(**_place(engine, run))]
+        case Continued() if answer.status is Status.QUEUED and RunContinued in kinds:
+            return [RunContinued(**_place(engine, run))]
         case _:
             return []
 

@@ -155,6 +155,12 @@ def here_and_now() -> HereAndNow | None:
     return _here.get()
 
 
+def count_here() -> int:
+    """Return how much the body has registered that is run here and now."""
+    here = _here.get()
+    return 0 if here is None else len(here.registered)
+
+
 @contextmanager
 def collecting() -> Generator[list[Compensation]]:
     """Collect what a body registers that is run here and now."""

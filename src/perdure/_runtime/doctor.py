@@ -29,6 +29,7 @@ from perdure.model.records import (
     StepOutcome,
     WaitKind,
 )
+from perdure.model.streams import StreamPage
 from perdure.store import Store
 
 PAGE: Final = 1_000
@@ -77,6 +78,7 @@ class _View(msgspec.Struct, frozen=True):
     got: RunRecord | None
     endings: dict[str, Ending]
     workers: frozenset[str]
+    streams: tuple[StreamPage, ...]  # the newest entry of each
 
 
 async def examine(store: Store) -> Report:
@@ -204,11 +206,15 @@ async def _view(store: Store, run_id: str) -> _View | None:
         return None
     children = [wait.key for wait in history.waits if wait.kind is WaitKind.CHILD]
     workers = await store.workers() if history.run.status is Status.RUNNING else []
+    pages = [
+        await store.stream(run_id, stream.name, stream.entries - 1) for stream in history.streams
+    ]
     return _View(
         history,
         await store.get(run_id),
         await store.endings([run_id, *children]),
         frozenset(worker.worker_id for worker in workers),
+        tuple(page for page in pages if page is not None),
     )
 
 
@@ -225,6 +231,7 @@ def _wrong(view: _View) -> Said:
     yield from _of_errors(history)
     yield from _of_attempts(history)
     yield from _of_waits(history, view.endings)
+    yield from _of_streams(view)
 
 
 def _of_claims(run: RunRecord, workers: frozenset[str]) -> Said:
@@ -395,6 +402,22 @@ def _of_waits(history: History, endings: dict[str, Ending]) -> Said:
     is_due = run.coalesce > 0 and run.due_at is not None
     if not is_due and any(children <= endings.keys() for children in joins.values()):
         yield "join-missed", "is waiting for children that have all ended, and was not woken"
+
+
+def _of_streams(view: _View) -> Said:
+    for stream, page in zip(view.history.streams, view.streams, strict=True):
+        numbers = [entry.number for entry in page.entries]
+        if page.last != stream.entries or numbers != [stream.entries]:
+            yield (
+                "stream",
+                (
+                    f"has a stream {stream.name!r} of {stream.entries:,} entries, and the newest"
+                    f" is number {page.last:,} ({numbers})"
+                ),
+            )
+        beyond = [entry for entry in page.entries if entry.generation > view.history.run.generation]
+        if beyond:
+            yield "stream-generation", f"has entries of a later generation in {stream.name!r}"
 
 
 # --- several runs --------------------------------------------------------------------------------

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Final
 from perdure._late import load
 
 if TYPE_CHECKING:
-    from perdure import change
+    from perdure import change, streaming
     from perdure._runtime import firer, pruner, queries, why, why_schedule
 
-__all__ = ["MODULES", "change", "firer", "pruner", "queries", "why", "why_schedule"]
+__all__ = ["MODULES", "change", "firer", "pruner", "queries", "streaming", "why", "why_schedule"]
 
 MODULES: Final = {
     "change": "perdure.change",
     "firer": "perdure._runtime.firer",
     "pruner": "perdure._runtime.pruner",
     "queries": "perdure._runtime.queries",
+    "streaming": "perdure.streaming",
     "why": "perdure._runtime.why",
     "why_schedule": "perdure._runtime.why_schedule",
 }

@@ -16,6 +16,7 @@ from perdure.handle import FailedAttempt, StepHistory, WorkerEntry, readable
 from perdure.model.records import History, Micros, RunRecord
 from perdure.queue import QueueEntry, Rate
 from perdure.schedule import FireEntry, ScheduleEntry
+from perdure.streaming import StreamItem
 
 
 def run_fields(run: RunRecord) -> dict[str, Any]:
@@ -32,6 +33,9 @@ def run_fields(run: RunRecord) -> dict[str, Any]:
         "limit_key": run.limit_key,
         "tags": list(run.tags),
         "attempt": run.attempt,
+        "generation": run.generation,
+        "continued": run.continued,
+        "progress": None if run.progress is None else value_of(run.progress),
         "crashes": run.crashes,
         "parent_id": run.parent_id,
         "on_parent_close": str(run.on_parent_close),
@@ -72,6 +76,16 @@ def change_fields(change: Change) -> dict[str, Any]:
             "tries": step.tries,
             "due_at": _iso(step.due_at),
         },
+    }
+
+
+def item_fields(item: StreamItem[Any]) -> dict[str, Any]:
+    """Return an item of a stream."""
+    return {
+        "cursor": item.cursor,
+        "at": _iso(item.at),
+        "generation": item.generation,
+        "value": item.value,
     }
 
 
@@ -131,6 +145,10 @@ def history_fields(history: History, engine: Engine) -> dict[str, Any]:
                 "due_at": _instant(wait.due_at),
             }
             for wait in history.waits
+        ],
+        "streams": [
+            {"name": stream.name, "items": stream.items, "size": stream.size}
+            for stream in told.streams
         ],
         "orphans": list(told.orphans),
         "audit": [

@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "queue": "Pause, resume or limit a queue.",
     "runs": "List runs, newest first.",
     "show": "Show a run with its attempts and steps.",
+    "stream": "Print what a run gives out in a stream.",
     "tail": "Print what happens to runs.",
     "subscribers": "List who reads changes under a name, or remove one.",
     "why": "Say why a run is not moving, or a schedule does not fire.",

@@ -65,7 +65,7 @@ MEANINGS: Final[dict[type[PerdureError], Meaning]] = {
     ),
     CursorExpired: (
         ExitCode.NOT_FOUND,
-        "the changes after that position are gone",
+        "what came after that position is gone",
         "read from the beginning: leave --after out",
     ),
     InvalidTransition: (

@@ -48,7 +48,9 @@ MOST: Final = defaults.MOST_CHANGES
 
 
 class ChangeKind(StrEnum):
-    """What has happened. All but ``step`` gave a run another status, or another reason for it.
+    """What has happened. All but two gave a run another status, or another reason for it.
+
+    ``step`` tells what was recorded, ``progress`` that a running run has said how far it is.
 
     A run with a delay is ``created`` and then ``suspended``, like any other that waits. One that
     was cancelled or has failed, and undoes what it did before it ends, is ``undoing``.
@@ -65,11 +67,13 @@ class ChangeKind(StrEnum):
     RESUMED = "resumed"
     RETRIED = "retried"
     RESTARTED = "restarted"
+    CONTINUED = "continued"
     UNDOING = "undoing"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
     STEP = "step"
+    PROGRESS = "progress"
 
 
 class StepNote(msgspec.Struct, frozen=True, gc=False):
@@ -212,8 +216,10 @@ def how_left(before: RunRecord, run: RunRecord, how: ChangeKind) -> ChangeKind:
     Args:
         before: the run as it was.
         run: as it is now.
-        how: what it is where it was neither restarted nor begins to undo what it did.
+        how: what it is where it did not begin anew and does not begin to undo what it did.
     """
+    if run.continued != before.continued:
+        return ChangeKind.CONTINUED
     if run.generation != before.generation:
         return ChangeKind.RESTARTED
     if run.undoing is not before.undoing and run.undoing is not Undoing.NONE:

@@ -7,14 +7,16 @@ after all (its predicate) is for the worker that claims it.
 
 A wait of a run takes the oldest event that fits: of its type, with its key if it names one,
 published to all or sent to this run, accepted since the run was created, not the one that started
-it, and taken by no other wait of this run's generation. Which event it was is recorded with the
-taking, in one transaction; so is that none came in time. An event that was accepted at or before
-the deadline is taken, however late the worker looks; one that came after it never is.
+it, and taken by no other wait of this run's generation, nor of one that continued as new. Which
+event it was is recorded with the taking, in one transaction; so is that none came in time. An event
+that was accepted at or before the deadline is taken, however late the worker looks; one that came
+after it never is.
 """
 
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Final
 
 import msgspec
 
@@ -261,6 +263,10 @@ def is_same(event: EventRecord, asked: Publish | SendEvent) -> bool:
         asked.payload,
         run_id,
     )
+
+
+FOR_GOOD: Final = -1
+"""Stands for the generation of what was taken before a run continued as new."""
 
 
 def may_take(run: RunRecord, event: EventRecord) -> bool:

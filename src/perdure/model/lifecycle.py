@@ -16,6 +16,7 @@
 
       queued, waiting, running: pause ─► paused ─► resume ─► queued or waiting, as it was
       any: restart ─► queued, in a new generation; running: once its claim has ended
+      running: continued ─► queued, in a new generation, with another input
 
 Each function takes a run's record, changes it in place and returns the outcome; where the guard
 does not hold it returns the refusal and changes nothing. Stores call them inside their own
@@ -47,6 +48,7 @@ from perdure.model.transitions import (
     CancelledByWorker,
     CancelRun,
     Completed,
+    Continued,
     Controlled,
     CreateRun,
     Failed,
@@ -243,8 +245,8 @@ def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
     :func:`attempt_row` of the record as it was and reopen the culprits; for ``Suspended`` replace
     the wait rows and wake at once where a join is fulfilled already; for every other verdict
     delete the wait rows; for ``Failed`` that leaves the run queued add :func:`attempt_row` of the
-    record as it was. Where a cancel or a restart was accepted the verdict is not looked at: go
-    by the answer's status.
+    record as it was; where ``continued`` has risen forget what was recorded. Where a cancel or a
+    restart was accepted the verdict is not looked at: go by the answer's status.
     """
     if run.epoch != transition.grant.epoch or run.grant != transition.grant.token:
         return Fenced(run.run_id)
@@ -282,6 +284,8 @@ def _judge(run: RunRecord, verdict: Verdict, now: Micros) -> None:
             run.waiting_for = _waiting_for(verdict, run.due_at)
             run.coalesce = verdict.coalesce
             run.updated_at = now
+        case Continued():
+            _continue(run, verdict, now)
         case Released():
             queue_again(run, now)
         case Mismatched():
@@ -547,6 +551,15 @@ def restarted_row(run: RunRecord, now: Micros) -> Attempt:
         return attempt_row(run, "restarted", None, now)
     ended_at = now if run.finished_at is None else run.finished_at
     return attempt_row(run, str(run.status), run.error, ended_at)
+
+
+def _continue(run: RunRecord, verdict: Continued, now: Micros) -> None:
+    """Queue the run in its next generation, with the input that its body has left it."""
+    control, cleans = run.control, run.cleans
+    _begin_again(run, now)
+    run.control, run.cleans = control, cleans
+    run.input = verdict.input
+    run.continued += 1
 
 
 def _begin_again(run: RunRecord, now: Micros) -> None:

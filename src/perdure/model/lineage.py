@@ -6,11 +6,18 @@ step. Where there is nothing to stop at (a fork at the end of the record), every
 What is pending is not kept: timers and attempts begin anew. Events that were taken by waits which
 are kept stay taken in a restarted run; a fork may take only what is accepted from now on.
 
+A run that continues as new keeps nothing of the record; see
+:class:`~perdure.model.transitions.Continued`.
+
 Values that a body derives (``uuid()``, ``random()``) are arguments of recorded steps, so a
 generation that continues another goes on drawing from the same seed. The checkpoint of kind
 ``origin`` says so: it is one of what is kept, and where there is none it is made. Its value is the
 seed's text and its ``started_at`` the time from which ``now()`` counts. It is no call, and nobody
 asks for it.
+
+Streams: see :mod:`perdure.model.streams`. What was written before a step is what was written before
+the earliest of the moments at which that step, and what was first recorded after it, came to stand
+as they do: so nothing is kept that may depend on what is done again.
 
 In a fork the epochs of what is kept are counted backwards from 0, so that they are those of no
 claim of its own and keep their order.
@@ -18,14 +25,20 @@ claim of its own and keep their order.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeAlias
 
 from perdure.model.records import Checkpoint, Micros, RunRecord, StepKey, StepKind, StepOutcome
 
 ORIGIN: Final = StepKey(b"", "", b"perdure.origin\0", 0)
 
 
+Moment: TypeAlias = tuple[int, Micros]
+"""An epoch, and a time within it."""
+
 _FORK: Final = "fork:"
+
+_NO_CALLS: Final = frozenset({StepKind.PATCH, StepKind.ORIGIN})
 
 
 def cause_of_fork(run_id: str) -> str:
@@ -43,6 +56,16 @@ def is_kept(record: Checkpoint, before: StepKey | None) -> bool:
     if record.outcome is StepOutcome.PENDING:
         return False
     return before is None or not record.key.path.startswith(inside(before))
+
+
+def cut_at(records: Iterable[Checkpoint]) -> Moment | None:
+    """Return the moment before which entries of streams are kept; None for all.
+
+    Args:
+        records: the step that is continued from, and what was first recorded after it.
+    """
+    calls = (record for record in records if record.kind not in _NO_CALLS)
+    return min(((record.epoch, record.ended_at) for record in calls), default=None)
 
 
 def inside(step: StepKey) -> str:

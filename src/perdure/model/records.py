@@ -201,7 +201,8 @@ class RunRecord(msgspec.Struct, gc=False):
         token: of the create that made it, so that the same create applied twice is seen as one.
         options: encoded overrides given by the call; None where the definition's own hold.
         attempt: the current attempt of the whole run, counted from 1 in each generation.
-        generation: how often it was restarted. Only the checkpoints of this one count.
+        generation: how often it was restarted or continued as new. Only the checkpoints of this
+            one count.
         started_at: when it was first claimed; None in a generation that was not claimed yet.
         rank: how it is claimed while ``queued``.
         waiting_for, due_at: what a ``waiting`` run waits for, and when it becomes claimable by
@@ -239,6 +240,8 @@ class RunRecord(msgspec.Struct, gc=False):
         version: of the definition that it was created from; empty for not known.
         pin: the only version of the definition with which it goes on; None for any. See
             :mod:`perdure.model.versions`.
+        continued: how often it has continued as new.
+        progress: how far it has said to be; see :mod:`perdure.model.progress`.
     """
 
     seq: int
@@ -288,6 +291,8 @@ class RunRecord(msgspec.Struct, gc=False):
     attaches: bool = False
     closing: bool = False
     pin: str | None = None
+    continued: int = 0
+    progress: bytes | None = None
 
     @property
     def code(self) -> str:
@@ -377,6 +382,20 @@ class WorkerRecord(msgspec.Struct, frozen=True, gc=False):
     pinning: tuple[str, ...] = ()
 
 
+class StreamRecord(msgspec.Struct, frozen=True, gc=False):
+    """A stream of a run; see :mod:`perdure.model.streams`.
+
+    Args:
+        name: its own.
+        entries: how many there are, those that close it included.
+        size: bytes of all values.
+    """
+
+    name: str
+    entries: int
+    size: int
+
+
 class History(msgspec.Struct, frozen=True, gc=False):
     """Everything kept of one run."""
 
@@ -385,6 +404,7 @@ class History(msgspec.Struct, frozen=True, gc=False):
     checkpoints: tuple[Checkpoint, ...]
     waits: tuple[Wait, ...]
     audit: tuple[Audit, ...]
+    streams: tuple[StreamRecord, ...] = ()
 
 
 class RunQuery(msgspec.Struct, frozen=True, gc=False):

@@ -82,8 +82,8 @@ class Prune(msgspec.Struct, frozen=True, gc=False):
     At most ``limit`` runs and as many events; fewer where they are large, so that it takes no
     longer than other writes can wait. Of each definition and way to end those that ended first go
     first. With a run goes everything that is kept of it: checkpoints, attempts, waits, audit
-    entries, payloads, and the events that were sent to it. A run that was needed may be looked at
-    again only an hour later. Idempotent as it is: what is removed is removed once.
+    entries, payloads, streams, and the events that were sent to it. A run that was needed may be
+    looked at again only an hour later. Idempotent as it is: what is removed is removed once.
 
     Where ``older_than`` is given, those are over that ended at least so long ago, whatever their
     retention says. ``statuses`` and ``definitions`` narrow: any of these; empty for all.

@@ -29,6 +29,7 @@ from perdure.model.events import (
 )
 from perdure.model.keys import KeyRule
 from perdure.model.leader import Leading, LeaveLead, NotLeading, TakeLead
+from perdure.model.progress import SetProgress
 from perdure.model.queues import PauseQueue, PutQueue, QueueKept, ResumeQueue
 from perdure.model.records import (
     Checkpoint,
@@ -60,6 +61,7 @@ from perdure.model.schedules import (
     cause_of_firing,
     fired_run,
 )
+from perdure.model.streams import StreamMark, WriteStream
 from perdure.model.versions import PinRun
 
 # --- work ------------------------------------------------------------------------------------
@@ -245,6 +247,19 @@ class Suspended(msgspec.Struct, frozen=True, gc=False, tag=True):
     coalesce: Micros = 0
 
 
+class Continued(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Verdict: the body goes on as new: ``queued``, RESUMED, in another generation.
+
+    generation + 1, ``continued`` + 1, ``attempt`` 1; ``input`` is the next body's. Nothing is kept
+    of what was recorded: checkpoints, attempts, wait rows and marks of streams are gone, of every
+    generation. The run keeps its id, unique_key, children and audit, and what it gave out in
+    streams; whoever waits for it waits on. Events that a wait of this generation has taken are
+    taken for good; all others may be taken by the next. ``cleans`` stands.
+    """
+
+    input: bytes
+
+
 class Released(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Verdict: the worker hands an unfinished run back: ``queued``, RESUMED, claimable at once."""
 
@@ -278,7 +293,15 @@ class Undone(msgspec.Struct, frozen=True, gc=False, tag=True):
 
 
 Verdict: TypeAlias = (
-    Completed | Failed | Retrying | Suspended | Released | Mismatched | CancelledByWorker | Undone
+    Completed
+    | Failed
+    | Retrying
+    | Suspended
+    | Continued
+    | Released
+    | Mismatched
+    | CancelledByWorker
+    | Undone
 )
 
 
@@ -493,6 +516,8 @@ Transition: TypeAlias = (
     CreateRun
     | Claim
     | SaveCheckpoint
+    | WriteStream
+    | SetProgress
     | Settle
     | CancelRun
     | PauseRun
@@ -555,13 +580,15 @@ class ClaimedRun(msgspec.Struct, frozen=True, gc=False):
     """A run with all that is needed to execute it: its record, checkpoints and awaited endings.
 
     ``checkpoints`` are those of the current generation in the order in which they were first
-    recorded; ``endings`` are the terminal runs among those its wait rows name. A run that was
-    never claimed before has neither, and no read is spent on it.
+    recorded; ``endings`` are the terminal runs among those its wait rows name; ``marks`` say how
+    far the current generation has written to its streams, in any order. A run that was never
+    claimed before has none of them, and no read is spent on it.
     """
 
     run: RunRecord
     checkpoints: tuple[Checkpoint, ...] = ()
     endings: tuple[Ending, ...] = ()
+    marks: tuple[StreamMark, ...] = ()
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):

@@ -10,7 +10,7 @@ Hook
 │   └── LeaderHook      LeaderElected, LeaderLost
 ├── ScheduleHook        ScheduleTriggered, ScheduleMissed
 └── OfRun               has the run's id, definition, queue, attempt
-    ├── RunHook         RunStarted, RunResumed, RunSuspended, RunReleased, RunPaused,
+    ├── RunHook         RunStarted, RunResumed, RunSuspended, RunReleased, RunContinued, RunPaused,
     │                   RunCompleted, RunFailed, RunRetryScheduled, RunCancelled
     └── StepHook        StepStarted, StepCompleted, StepFailed, StepRetryScheduled, StepCancelled
 """
@@ -246,6 +246,10 @@ class RunSuspended(RunHook, frozen=True, kw_only=True):
 
 class RunReleased(RunHook, frozen=True, kw_only=True):
     """The worker has handed the unfinished run back, because it stops."""
+
+
+class RunContinued(RunHook, frozen=True, kw_only=True):
+    """The body has ended its generation; the run goes on as new, with other arguments."""
 
 
 class RunPaused(RunHook, frozen=True, kw_only=True):

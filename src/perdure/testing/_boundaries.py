@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from perdure._engine.definition import StepSpec
 from perdure._engine.engine import StandIn
 from perdure.model.records import StepKey
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import CreateRun, Outcome, SaveCheckpoint, Settle, Transition
 from perdure.store import Store
 from perdure.testing import _inside as inside
@@ -24,6 +25,8 @@ def commit_named(transition: Transition) -> str | None:
             return f"{transition.kind} {transition.key.path!r} is {transition.outcome}"
         case Settle():
             return f"the run is {type(transition.verdict).__name__.lower()}"
+        case WriteStream():
+            return f"an item of stream {transition.stream!r} is written"
         case CreateRun(by=by) if by is not None:
             return f"a run of {transition.definition!r} is created"
         case _:

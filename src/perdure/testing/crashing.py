@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
@@ -88,6 +88,7 @@ class _Ended:
     result: bytes | None
     steps: Counter[tuple[Any, ...]] = field(hash=False)
     interrupted: Counter[tuple[Any, ...]] = field(hash=False)
+    items: Counter[tuple[str, bytes | None]] = field(hash=False)
 
 
 async def crash_everywhere(
@@ -104,13 +105,14 @@ async def crash_everywhere(
 ) -> Crashes:
     """Crash a workflow before and after each of its commits, and let a fresh worker continue.
 
-    First an undisturbed run tells its commits: every recorded step, every child run, and every
-    time the run leaves its worker. Then for each of them two runs are crashed, before it is applied
-    and after it was applied but before the worker heard of it. All waits are skipped. Asserted is
-    that
+    First an undisturbed run tells its commits: every recorded step, every child run, every item of
+    a stream, and every time the run leaves its worker. Then for each of them two runs are crashed,
+    before it is applied and after it was applied but before the worker heard of it. All waits are
+    skipped. Asserted is that
 
     - every run, children included, ends as undisturbed: status, result, error;
     - each step's outcome is recorded exactly once, and the same steps are;
+    - each item of a stream is written exactly once;
     - each effect of the undisturbed run happened, and no other did;
     - an effect happened more often than undisturbed only where the step that made it was executing
       when its process died, so that nothing of it was recorded; and then only once more. That is
@@ -421,7 +423,23 @@ class _Trial:
         if run.error is not None:
             summary = error_summary(run.error)
             outcome += f" ({summary.type}: {summary.message})"
-        return _Ended(run.definition, outcome, run.result, steps, interrupted)
+        items: Counter[tuple[str, bytes | None]] = Counter()
+        for stream in history.streams:
+            async for value in _values(stage.store, run.run_id, stream.name):
+                items[stream.name, value] += 1
+        return _Ended(run.definition, outcome, run.result, steps, interrupted, items)
+
+
+async def _values(store: Store, run_id: str, stream: str) -> AsyncIterator[bytes | None]:
+    """Yield what is written to a stream of a run, as it is stored."""
+    number = last = 0
+    while number < last or not number:
+        page = await store.stream(run_id, stream, number)
+        assert page is not None
+        last = page.last
+        for entry in page.entries:
+            number = entry.number
+            yield entry.value
 
 
 def _is_interrupted(record: Checkpoint) -> bool:
@@ -491,4 +509,13 @@ def _compared_runs(run_id: str, expected: _Ended, found: _Ended) -> list[str]:
                 f"undisturbed {expected.steps[step]}"
             )
     problems += [f"{what} interrupted {path}({text})" for path, _, _, text in +interrupted]
+    # A step that is not executed again leaves off where it was.
+    wrong = found.items - expected.items
+    if not found.interrupted:
+        wrong += expected.items - found.items
+    for stream, value in sorted(wrong, key=repr):
+        problems.append(
+            f"{what} wrote {value!r} to stream {stream!r} {found.items[stream, value]} times, "
+            f"undisturbed {expected.items[stream, value]}"
+        )
     return problems

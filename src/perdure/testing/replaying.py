@@ -23,7 +23,9 @@ from perdure._engine.scope import install_factory, remove_factory
 from perdure.app import UNCHANGED, App
 from perdure.codec.failures import error_summary
 from perdure.duration import Duration, named_micros
+from perdure.model.progress import SetProgress
 from perdure.model.records import History, RunRecord, Status, StepKind
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     ClaimedRun,
     Completed,
@@ -229,8 +231,11 @@ class _Replaying:
         )
 
 
-def _is_patch(transition: Transition) -> bool:
-    return isinstance(transition, SaveCheckpoint) and transition.kind is StepKind.PATCH
+def _is_unawaited(transition: Transition) -> bool:
+    """Tell whether the body goes on without waiting for a record."""
+    if isinstance(transition, SaveCheckpoint):
+        return transition.kind is StepKind.PATCH
+    return isinstance(transition, WriteStream | SetProgress)
 
 
 def _nothing() -> None:
@@ -257,14 +262,14 @@ class _Journal(MemoryStore):
         return bool(self.asked)
 
     async def apply(self, batch: Sequence[Transition]) -> list[Outcome]:
-        """Note what was to be written, and never answer: but for which code it goes by."""
-        if all(map(_is_patch, batch)):
+        """Note what was to be written, and never answer, but for what nobody waits for."""
+        if all(map(_is_unawaited, batch)):
             return [Saved() for _ in batch]
         for transition in batch:
             match transition:
                 case Settle():
                     self.verdict = transition.verdict
-                case SaveCheckpoint() if not _is_patch(transition):
+                case SaveCheckpoint() if not _is_unawaited(transition):
                     self.asked.append(transition.key.path)
                 case CreateRun():
                     self.asked.append(transition.definition)

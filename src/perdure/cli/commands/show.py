@@ -72,6 +72,14 @@ def _sections(told: dict[str, Any]) -> Iterator[str]:
             ("  KIND", "KEY", "UNTIL"),
             ((f"  {wait['kind']}", wait["key"], wait["due_at"] or "") for wait in told["waits"]),
         )
+    if told["streams"]:
+        yield "streams\n" + table(
+            ("  NAME", "ITEMS", "SIZE"),
+            (
+                (f"  {one['name']}", f"{one['items']:,}", f"{one['size']:,}")
+                for one in told["streams"]
+            ),
+        )
 
 
 def _head(told: dict[str, Any]) -> str:
@@ -86,7 +94,10 @@ def _head(told: dict[str, Any]) -> str:
         ("status", status),
         ("version", _code(told)),
         ("attempt", str(told["attempt"])),
+        ("generation", str(told["generation"]) if told["generation"] else None),
+        ("continued", f"{told['continued']} times" if told["continued"] else None),
         ("crashes", str(told["crashes"]) if told["crashes"] else None),
+        ("progress", _value(told["progress"])),
         ("queue", f"{told['queue']}, priority {told['priority']}"),
         ("unique_key", told["unique_key"]),
         ("tags", ", ".join(told["tags"]) or None),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from perdure.model.events import EventRecord, may_take
+from perdure.model.events import FOR_GOOD, EventRecord, may_take
 from perdure.model.records import Micros, Status, WaitKind
 from perdure.stores.memory.space import Row, Space
 
@@ -20,7 +20,7 @@ def fitting(
             and key in {None, event.key}
             and (due_at is None or event.at <= due_at)
             and may_take(row.run, event)
-            and (generation, event.seq) not in row.taken
+            and not row.taken.keys() & {(generation, event.seq), (FOR_GOOD, event.seq)}
         ):
             yield event
 

@@ -215,4 +215,9 @@ def _claimed(space: Space, row: Row) -> ClaimedRun:
         if generation == row.run.generation
     )
     children = dict.fromkeys(wait.key for wait in row.waits if wait.kind is WaitKind.CHILD)
-    return ClaimedRun(copy(row.run), checkpoints, tuple(endings(space, children).values()))
+    marks = tuple(
+        mark
+        for name, stream in row.streams.items()
+        for mark in stream.marks_of(name, row.run.generation)
+    )
+    return ClaimedRun(copy(row.run), checkpoints, tuple(endings(space, children).values()), marks)

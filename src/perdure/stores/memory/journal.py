@@ -15,6 +15,7 @@ from perdure.model.events import (
     Unlisten,
 )
 from perdure.model.leader import LeaveLead, TakeLead
+from perdure.model.progress import SetProgress
 from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import Micros
 from perdure.model.retention import Prune, PutRetentions
@@ -25,6 +26,7 @@ from perdure.model.schedules import (
     RemoveSchedule,
     ResumeSchedule,
 )
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     CancelRun,
     Claim,
@@ -63,6 +65,8 @@ from perdure.stores.memory.space import Space
 
 VERBS: Final[dict[type[Any], Callable[[Space, Any, Micros], Outcome]]] = {
     SaveCheckpoint: runs.save,
+    WriteStream: runs.write,
+    SetProgress: runs.say,
     Settle: runs.settle,
     CreateRun: runs.create,
     Claim: claims.claim,

@@ -56,6 +56,7 @@ def restart(space: Space, asked: RestartRun, now: Micros) -> Controlled | Refuse
             origin, kept = _kept(row, before, asked.from_step)
             _lay(row, before.generation + 1, [*origin, *kept])
             _keep_taken(row, before.generation, kept)
+            _keep_marks(row, before.generation, asked.from_step)
         row.attempts.append(lifecycle.restarted_row(before, now))
     if before.status in TERMINAL:
         space.strike_ended(before)
@@ -92,7 +93,11 @@ def fork(
             )
             for record in kept
         ]
-        _lay(space.rows[asked.create.run_id], 0, [*origin, *copies])
+        made = space.rows[asked.create.run_id]
+        _lay(made, 0, [*origin, *copies])
+        cut = _cut(source, asked.generation, asked.before)
+        for name, stream in source.streams.items():
+            made.streams[name] = stream.copied(continued, cut, asked.before)
     return created
 
 
@@ -125,6 +130,21 @@ def _keep_taken(row: Row, generation: int, kept: Iterable[Checkpoint]) -> None:
     for (number, event), step in list(row.taken.items()):
         if number == generation and step in keys:
             row.taken[generation + 1, event] = step
+
+
+def _keep_marks(row: Row, generation: int, before: StepKey) -> None:
+    cut = _cut(row, generation, before)
+    for stream in row.streams.values():
+        stream.keep(generation, cut, before)
+
+
+def _cut(row: Row, generation: int, before: StepKey | None) -> lineage.Moment | None:
+    """Return the moment before which entries of streams are kept; None for all."""
+    if before is None:
+        return None
+    records = [record for (number, _), record in row.checkpoints.items() if number == generation]
+    end = next(number for number, record in enumerate(records) if record.key == before)
+    return lineage.cut_at(records[end:])
 
 
 def _with_result(record: Checkpoint, result: bytes | None) -> Checkpoint:

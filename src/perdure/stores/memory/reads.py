@@ -16,11 +16,14 @@ from perdure.model.records import (
     RunQuery,
     RunRecord,
     Status,
+    StreamRecord,
     ascii_lower,
     count_order,
 )
+from perdure.model.streams import StreamEntry, StreamPage
 from perdure.model.versions import Pinned
 from perdure.stores.memory.space import Space
+from perdure.stores.memory.streams import StreamRow
 
 
 def endings(space: Space, run_ids: Iterable[str]) -> dict[str, Ending]:
@@ -43,7 +46,24 @@ def history(space: Space, run_id: str) -> History | None:
         checkpoints=tuple(row.checkpoints.values()),
         waits=row.waits,
         audit=tuple(row.audit.values()),
+        streams=tuple(
+            StreamRecord(name, len(row.streams[name].entries), row.streams[name].size)
+            for name in sorted(row.streams)
+        ),
     )
+
+
+def stream(space: Space, run_id: str, name: str, after: int, limit: int) -> StreamPage | None:
+    """Return entries of a stream."""
+    row = space.rows.get(run_id)
+    if row is None:
+        return None
+    written = row.streams.get(name, StreamRow()).entries
+    entries = tuple(
+        StreamEntry(number, entry.generation, entry.at, entry.value)
+        for number, entry in enumerate(written[after : after + limit], after + 1)
+    )
+    return StreamPage(entries, len(written), row.run.seq, row.run.status in TERMINAL)
 
 
 def list_runs(space: Space, query: RunQuery) -> list[RunRecord]:

@@ -9,6 +9,8 @@ from msgspec.structs import replace
 
 from perdure.model import lifecycle
 from perdure.model.changes import ChangeKind, how_left
+from perdure.model.events import FOR_GOOD
+from perdure.model.progress import SetProgress
 from perdure.model.records import (
     Checkpoint,
     Grant,
@@ -19,6 +21,7 @@ from perdure.model.records import (
     StepKey,
     StepOutcome,
 )
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     Conflict,
     Created,
@@ -37,6 +40,7 @@ from perdure.model.transitions import (
 from perdure.stores.memory import keys
 from perdure.stores.memory.arrivals import wake_if_arrived
 from perdure.stores.memory.space import Row, Space
+from perdure.stores.memory.streams import StreamRow
 
 
 def create(space: Space, asked: CreateRun, now: Micros) -> Created | Exists | Fenced:
@@ -113,6 +117,37 @@ def save(space: Space, asked: SaveCheckpoint, now: Micros) -> Saved | Fenced | C
     return Saved(run.control, due_at)
 
 
+def write(space: Space, asked: WriteStream, now: Micros) -> Saved | Fenced:  # noqa: ARG001  # of one shape
+    """Add one entry to a stream of a run."""
+    row = space.rows.get(asked.grant.run_id)
+    if row is None or not is_newest(row.run, asked.grant):
+        return Fenced(asked.grant.run_id)
+    run = row.run
+    stream = row.streams.get(asked.stream)
+    if stream is None or not stream.has(run.generation, asked):
+        if run.status is not Status.RUNNING:
+            return Fenced(run.run_id)
+        stream = row.streams.setdefault(asked.stream, StreamRow())
+        stream.add(run.generation, asked)
+        space.hint = True
+    return Saved(run.control)
+
+
+def say(space: Space, asked: SetProgress, now: Micros) -> Saved | Fenced:
+    """Keep how far a run says it is."""
+    row = space.rows.get(asked.grant.run_id)
+    if row is None or not is_newest(row.run, asked.grant):
+        return Fenced(asked.grant.run_id)
+    run = row.run
+    if run.progress != asked.value:
+        if run.status is not Status.RUNNING:
+            return Fenced(run.run_id)
+        run.progress = asked.value
+        space.feed.note(run, ChangeKind.PROGRESS, now)
+        space.hint = True
+    return Saved(run.control)
+
+
 def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:
     """End a claim with a verdict."""
     row = space.rows.get(asked.grant.run_id)
@@ -124,6 +159,8 @@ def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:
     lifecycle.settle(row.run, asked, now)
     space.set_waits(row, ())
     space.release(before)
+    if row.run.continued != before.continued:
+        _forget_record(row, before.generation)
     if row.run.waiting_for is None:
         if isinstance(asked.verdict, Failed) and row.run.undoing is not before.undoing:
             error = asked.verdict.error
@@ -144,6 +181,20 @@ def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:
     space.wake_if_fulfilled(row, now)
     wake_if_arrived(space, row, now)
     return Settled(row.run.status)
+
+
+def _forget_record(row: Row, generation: int) -> None:
+    """Forget what was recorded of a run that continues as new; what it has taken stays taken."""
+    row.checkpoints.clear()
+    row.attempts.clear()
+    taken = {
+        (FOR_GOOD, event): step
+        for (number, event), step in row.taken.items()
+        if number in {generation, FOR_GOOD}
+    }
+    row.taken = taken
+    for stream in row.streams.values():
+        stream.marks.clear()
 
 
 def reopen(row: Row, culprits: Iterable[StepKey], now: Micros) -> None:

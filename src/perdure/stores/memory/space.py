@@ -36,6 +36,7 @@ from perdure.model.schedules import Fire, ScheduleRecord
 from perdure.stores.memory.feed import Feed
 from perdure.stores.memory.kept import Kept
 from perdure.stores.memory.ready import Due, Heap, Ready
+from perdure.stores.memory.streams import StreamRow
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class Row:
     audit: dict[str, Audit] = field(default_factory=dict[str, Audit])
     taken: dict[tuple[int, int], StepKey] = field(default_factory=dict[tuple[int, int], StepKey])
     counted_as: Status | None = None
+    streams: dict[str, StreamRow] = field(default_factory=dict[str, StreamRow])
 
 
 @dataclass(slots=True)
@@ -344,6 +346,8 @@ def clear_ready(row: Row, generation: int) -> None:
         del row.checkpoints[identity]
     for place in [place for place in row.taken if place[0] == following]:
         del row.taken[place]
+    for stream in row.streams.values():
+        stream.forget(following)
 
 
 def _way(run: RunRecord) -> tuple[Status, str | None]:

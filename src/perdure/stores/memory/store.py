@@ -29,6 +29,7 @@ from perdure.model.records import (
 )
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
+from perdure.model.streams import StreamPage
 from perdure.model.transitions import Outcome, Transition
 from perdure.model.versions import Pinned
 from perdure.store import Capabilities
@@ -228,6 +229,14 @@ class MemoryStore:
         space = self._space()
         with self.data.lock:
             return space.ready.next_start_of_key(queue, limit_key)
+
+    async def stream(
+        self, run_id: str, name: str, after: int = 0, limit: int = 100
+    ) -> StreamPage | None:
+        """Return entries of a stream of a run, oldest first."""
+        space = self._space()
+        with self.data.lock:
+            return reads.stream(space, run_id, name, after, limit)
 
     async def changes(self, after: str | None = None, limit: int = 100) -> ChangePage:
         """Return the changes that follow on a position."""

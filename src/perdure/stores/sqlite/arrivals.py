@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeAlias
 
+from perdure.model.events import FOR_GOOD
 from perdure.model.records import Micros, Status, WaitKind
 from perdure.stores.sqlite.codes import WAIT_KIND_CODES
 from perdure.stores.sqlite.rows import Row
@@ -20,7 +21,7 @@ _EVER: Final = 2**62
 
 _FREE = (
     " AND at >= ? AND at <= ? AND cause IS NOT ? AND NOT EXISTS (SELECT 1 FROM taken"
-    " WHERE taken.run = ? AND taken.generation = ? AND taken.event = event.seq)"
+    f" WHERE taken.run = ? AND taken.generation IN (?, {FOR_GOOD}) AND taken.event = event.seq)"
     " ORDER BY at, seq LIMIT 1"
 )
 

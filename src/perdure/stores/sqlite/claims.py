@@ -16,7 +16,7 @@ from perdure.model.changes import ChangeKind
 from perdure.model.records import Checkpoint, Ending, Micros, Rank, Status
 from perdure.model.transitions import Claim, Claimed, ClaimedRun
 from perdure.model.versions import Versions
-from perdure.stores.sqlite import choosing, counting, feed, gates, rows
+from perdure.stores.sqlite import choosing, counting, feed, gates, rows, streams
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.choosing import Allowance, Asked, Candidate
 from perdure.stores.sqlite.codes import unpack_texts
@@ -287,11 +287,17 @@ def _with_history(unit: Unit, given: list[Row], resumed: list[Row]) -> tuple[Cla
     """Add checkpoints and endings where there may be any, and note the runs as held."""
     checkpoints = _checkpoints(unit, resumed)
     endings = _endings(unit, [row for row in given if row.waits])
+    marks = streams.marks(unit, resumed)
     claimed: list[ClaimedRun] = []
     for row in given:
         run = row.run
         claimed.append(
-            ClaimedRun(run, tuple(checkpoints.get(run.seq, ())), tuple(endings.get(run.seq, ())))
+            ClaimedRun(
+                run,
+                tuple(checkpoints.get(run.seq, ())),
+                tuple(endings.get(run.seq, ())),
+                tuple(marks.get(run.seq, ())),
+            )
         )
         # The store keeps a copy: the run that is handed out is a value.
         unit.rows[run.run_id] = Row(

@@ -84,6 +84,8 @@ CHANGE_KINDS: Final = {
     13: ChangeKind.STEP,
     14: ChangeKind.RESTARTED,
     15: ChangeKind.UNDOING,
+    16: ChangeKind.CONTINUED,
+    17: ChangeKind.PROGRESS,
 }
 
 STATUS_CODES: Final = {status: code for code, status in STATUSES.items()}

@@ -72,6 +72,7 @@ _REMOVED: Final = 2 * _BETWEEN_LOOKS  # rows at most: each has at least one entr
 
 _CLAIMED: Final = CHANGE_KIND_CODES[ChangeKind.CLAIMED]
 _COMPLETED: Final = CHANGE_KIND_CODES[ChangeKind.COMPLETED]
+_PROGRESS: Final = CHANGE_KIND_CODES[ChangeKind.PROGRESS]
 _STEP: Final = CHANGE_KIND_CODES[ChangeKind.STEP]
 _WOKEN: Final = CHANGE_KIND_CODES[ChangeKind.WOKEN]
 
@@ -230,6 +231,12 @@ def moved(row: Row, how: ChangeKind) -> Entry:
         return row.key, said
     waiting_for = None if run.waiting_for is None else WAIT_KIND_CODES[run.waiting_for]
     return row.key, (*said, waiting_for, run.due_at, run.reason)
+
+
+def said(row: Row) -> Entry:
+    """Return the entry of a running run that has said how far it is."""
+    run = row.run
+    return row.key, (_PROGRESS, row.definition, row.queue, run.attempt, run.epoch)
 
 
 def woken(columns: SqlRow) -> Entry:
@@ -437,6 +444,7 @@ def _step(said: Sequence[Any]) -> StepNote:
 
 _STATUSES: Final = {
     ChangeKind.CLAIMED: Status.RUNNING,
+    ChangeKind.PROGRESS: Status.RUNNING,
     ChangeKind.PAUSED: Status.PAUSED,
     ChangeKind.COMPLETED: Status.COMPLETED,
     ChangeKind.FAILED: Status.FAILED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.stores.sqlite import saving, waiting
+from perdure.stores.sqlite import saving, streams, waiting
 from perdure.stores.sqlite.unit import Unit
 
 
@@ -13,6 +13,7 @@ def flush(unit: Unit) -> None:
         NotNew: a run that was taken for new is not.
     """
     saving.write(unit)
+    streams.write(unit)
     unit.write_runs()
     waiting.write(unit)  # looks at the runs' statuses, and may wake some
     unit.write_runs()

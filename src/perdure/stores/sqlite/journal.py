@@ -22,8 +22,9 @@ from perdure.model.events import (
     Unlisten,
 )
 from perdure.model.leader import LeaveLead, TakeLead
+from perdure.model.progress import SetProgress
 from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
-from perdure.model.records import Status
+from perdure.model.records import Grant, Status
 from perdure.model.retention import Prune, PutRetentions
 from perdure.model.schedules import (
     FireSchedule,
@@ -32,6 +33,7 @@ from perdure.model.schedules import (
     RemoveSchedule,
     ResumeSchedule,
 )
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     CancelRun,
     Claim,
@@ -66,6 +68,7 @@ from perdure.stores.sqlite import (
     runs,
     saving,
     schedules,
+    streams,
     subscribers,
     workers,
 )
@@ -81,6 +84,8 @@ from perdure.stores.sqlite.unit import INSERT_PLAIN_RUNS, NotNew, NotQuick, Unit
 
 VERBS: Final[dict[type[Any], Callable[[Unit, Any], Outcome]]] = {
     SaveCheckpoint: saving.save,
+    WriteStream: streams.add,
+    SetProgress: runs.say,
     Settle: runs.settle,
     CreateRun: runs.create,
     Heartbeat: workers.heartbeat,
@@ -353,19 +358,32 @@ def _named(batch: Sequence[Transition], *, careful: bool) -> Iterator[str]:  # a
     """Yield the ids of the runs that a batch names, those that it would create if careful."""
     for transition in batch:
         match transition:
-            case SaveCheckpoint() | Settle() | TakeEvent() | GiveUpEvent():
+            case (
+                SaveCheckpoint()
+                | WriteStream()
+                | SetProgress()
+                | Settle()
+                | TakeEvent()
+                | GiveUpEvent()
+            ):
                 yield transition.grant.run_id
             case CreateRun():
                 if careful:
                     yield transition.run_id
-                if transition.by is not None:
-                    yield transition.by.run_id
-            case Publish() | SendEvent():
-                if type(transition) is SendEvent:
-                    yield transition.run_id
-                if transition.by is not None:
-                    yield transition.by.run_id
+                yield from _holder(transition.by)
+            case ForkRun():
+                yield from (transition.source, transition.create.run_id)
+            case Publish():
+                yield from _holder(transition.by)
+            case SendEvent():
+                yield transition.run_id
+                yield from _holder(transition.by)
             case CancelRun() | PauseRun() | ResumeRun() | RetryRun() | RestartRun() | PinRun():
                 yield transition.run_id
             case _:
                 pass
+
+
+def _holder(by: Grant | None) -> Iterator[str]:
+    if by is not None:
+        yield by.run_id

@@ -24,7 +24,7 @@ from perdure.model.transitions import (
     Refused,
     RestartRun,
 )
-from perdure.stores.sqlite import keys, rows, runs, saving, waiting
+from perdure.stores.sqlite import keys, rows, runs, saving, streams, waiting
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import Unit
@@ -134,6 +134,7 @@ def _lay_next(unit: Unit, run: RunRecord, step: StepKey, end: int) -> None:
     _put_origin(unit, run, replace(run, generation=following))
     _copy(unit, {**copied, "end": end, "backwards": 0, "earlier": 0}, step)
     unit.connection.execute(COPY_TAKEN, (run.seq, run.generation))
+    streams.keep(unit, run, step, end)
 
 
 def _lay_fork(unit: Unit, made: Row, source: RunRecord, transition: ForkRun, end: int) -> None:
@@ -147,6 +148,7 @@ def _lay_fork(unit: Unit, made: Row, source: RunRecord, transition: ForkRun, end
     for key, result in transition.results:
         place = (run.seq, 0, key.path, key.k, key.scope, key.fingerprint)
         unit.connection.execute(EDIT, (result, *place))
+    streams.copy(unit, source, run, transition, end)
 
 
 def _copy(unit: Unit, parameters: dict[str, Any], before: StepKey | None) -> None:

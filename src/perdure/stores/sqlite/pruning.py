@@ -5,6 +5,7 @@ What is over is found in :mod:`perdure.stores.sqlite.searching`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -12,7 +13,7 @@ import msgspec
 
 from perdure.model.retention import AGAIN, DEFAULT, Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.transitions import Outcome
-from perdure.stores.sqlite import counting
+from perdure.stores.sqlite import counting, streams
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.leader import refused
@@ -116,7 +117,8 @@ class _Removal:
         needed = [seq for seq, _, is_needed in found if is_needed]
         LOOK_AGAIN.run(connection, needed, self._unit.now + AGAIN)
         free = [(seq, pages) for seq, pages, is_needed in found if not is_needed]
-        steps = dict(WEIGHTS.all(connection, [seq for seq, _ in free]))
+        steps = Counter(dict(WEIGHTS.all(connection, [seq for seq, _ in free])))
+        steps.update(dict(streams.WEIGHTS.all(connection, [seq for seq, _ in free])))
         taken = _light([(seq, 1 + pages + steps.get(seq, 0)) for seq, pages in free], self._left)
         self._left -= sum(1 + pages + steps.get(seq, 0) for seq, pages in free[: len(taken)])
         if len(taken) < len(free) or self._left <= 0:
@@ -128,7 +130,7 @@ class _Removal:
         if not seqs:
             return
         counting.remove(unit.connection, seqs)
-        for statement in OF_RUNS:
+        for statement in (*streams.OF_RUNS, *OF_RUNS):
             statement.run(unit.connection, seqs)
         counting.removed(unit.connection)
         unit.payloads.delete(seqs)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any, Final
 
 from perdure.model.changes import ChangePage, SubscriberRecord
@@ -24,6 +25,7 @@ from perdure.model.records import (
 )
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
+from perdure.model.streams import StreamPage
 from perdure.model.versions import Pinned
 from perdure.stores.sqlite import (
     counting,
@@ -33,6 +35,7 @@ from perdure.stores.sqlite import (
     rows,
     schedules,
     searching,
+    streams,
     subscribers,
 )
 from perdure.stores.sqlite.bulk import Among
@@ -108,7 +111,18 @@ class Reader:
                 ),
                 waits=tuple(rows.wait(row) for row in self._all(WAITS, run.seq)),
                 audit=tuple(rows.audit(row, run_id) for row in self._all(AUDITS, run.seq)),
+                streams=streams.records(self._all(streams.OF_RUN, run.seq)),
             )
+
+    def stream(self, run_id: str, name: str, after: int, limit: int) -> StreamPage | None:
+        """Return entries of a stream, those that fit in a page."""
+        with self._instant() as namespace:
+            found = self._all(streams.PLACE, name, namespace, pack_id(run_id))
+            if not found:
+                return None
+            stream = found[0][3]
+            with closing(self.connection.execute(streams.PAGE, (stream, after, limit))) as entries:
+                return streams.page(found[0], entries)
 
     def list_runs(self, query: RunQuery) -> list[RunRecord]:
         """Return the runs that match, newest first."""

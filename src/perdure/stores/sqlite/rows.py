@@ -60,8 +60,10 @@ class Row(msgspec.Struct, gc=False):
     """A run inside a batch: its record, its id as stored, and the count of its wait rows.
 
     The record is *hot*: it lacks what no transition looks at (input, meta, options, tags, version,
-    priority, parent, root, result, key_passed_to), unless a read asked for all of it. ``slot``:
-    while it runs it counts for the limits of its queue. ``was``: the status as which it is counted.
+    priority, parent, root, result, key_passed_to, continued, progress), unless a read asked for
+    all of it.
+    ``slot``: while it runs it counts for the limits of its queue. ``was``: the status as which it
+    is counted.
     ``definition`` and ``queue`` are the numbers of their names.
     """
 
@@ -85,7 +87,7 @@ HOT: Final = (
 FULL: Final = (
     HOT
     + ", version, priority, tags, parent, root, input, meta, options, result, caused_by, retention"
-    + ", key_passed_to, on_parent_close"
+    + ", key_passed_to, on_parent_close, continued, progress"
 )
 
 
@@ -163,6 +165,7 @@ def full_row(row: SqlRow, names: Names, payloads: Payloads) -> Row:
     run.options = payloads.read(options, run.seq, 2)
     run.result = payloads.read(result, run.seq, 3)
     run.caused_by, run.retention, passed_to, on_parent_close = row[44:48]
+    run.continued, run.progress = row[48:50]
     run.key_passed_to = None if passed_to is None else unpack_id(passed_to)
     run.on_parent_close = PARENT_CLOSES[on_parent_close]
     return found

@@ -11,9 +11,11 @@ from typing import Final, TypeVar
 from perdure.model import lifecycle
 from perdure.model.changes import ChangeKind, how_left
 from perdure.model.keys import Throttle
+from perdure.model.progress import SetProgress
 from perdure.model.records import Control, Micros, ParentClose, RunRecord, Status, WaitKind
 from perdure.model.transitions import (
     CancelRun,
+    Continued,
     Controlled,
     Created,
     CreateRun,
@@ -28,12 +30,14 @@ from perdure.model.transitions import (
     ResumeRun,
     Retrying,
     RetryRun,
+    Saved,
     Settle,
     Settled,
     Suspended,
+    Verdict,
 )
 from perdure.model.versions import PinRun
-from perdure.stores.sqlite import arrivals, keys, rows, saving, waiting
+from perdure.stores.sqlite import arrivals, feed, keys, rows, saving, waiting
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import NotNew, Unit
@@ -43,6 +47,12 @@ T = TypeVar("T", CancelRun, PauseRun, ResumeRun, RetryRun, RestartRun)
 INPUT = "SELECT input FROM run WHERE seq = ?"
 
 AUDITED = "SELECT 1 FROM audit WHERE run = ? AND request_id = ?"
+
+CONTINUE: Final = "UPDATE run SET input = ?, continued = continued + 1 WHERE seq = ?"
+
+PROGRESS: Final = "SELECT progress FROM run WHERE seq = ?"
+
+SAY: Final = "UPDATE run SET progress = ?1 WHERE seq = ?2 AND progress IS NOT ?1"
 
 SHIFT_WAITS = "UPDATE wait SET due_at = due_at + ? WHERE run = ? AND due_at IS NOT NULL"
 
@@ -64,8 +74,11 @@ PIN = "UPDATE run SET pin = ?, updated_at = ? - created_at WHERE seq = ?"
 INSERT_AUDIT = f"INSERT INTO audit (run, {rows.AUDIT}) VALUES (?, ?, ?, ?)"
 
 
-_ATTEMPTED = frozenset({Retrying, Failed})
-"""Verdicts after which the attempt may be kept as a row."""
+_TELL_OF_BEFORE = frozenset({Retrying, Failed, Continued})
+"""Verdicts after which it matters how the run was."""
+
+_BEGIN_ANEW = frozenset({Retrying, Continued})
+"""Verdicts that change what is recorded."""
 
 # --- create ----------------------------------------------------------------------------------
 
@@ -139,6 +152,27 @@ def _is_same(unit: Unit, row: Row, transition: CreateRun) -> bool:
     return unit.payloads.read(stored, row.run.seq, 0) == transition.input
 
 
+# --- progress --------------------------------------------------------------------------------
+
+
+def say(unit: Unit, transition: SetProgress) -> Outcome:
+    """Keep how far a run says it is."""
+    row = unit.row(transition.grant.run_id)
+    if row is None:
+        return Fenced(transition.grant.run_id)
+    run = row.run
+    if run.epoch != transition.grant.epoch or run.grant != transition.grant.token:
+        return Fenced(run.run_id)
+    is_running = run.status is Status.RUNNING
+    if not is_running:
+        (said,) = unit.connection.execute(PROGRESS, (run.seq,)).fetchone()
+        return Saved(run.control) if said == transition.value else Fenced(run.run_id)
+    if unit.connection.execute(SAY, (transition.value, run.seq)).rowcount:
+        unit.feed.append(feed.said(row))
+        unit.hint = True
+    return Saved(run.control)
+
+
 # --- settle ----------------------------------------------------------------------------------
 
 
@@ -152,28 +186,11 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
         if unit.ended:
             flush(unit)  # it may have been woken: the answer is what the run is now
         return lifecycle.settle(run, transition, unit.now)  # fenced, or settled before
-    if run.control is Control.RESTART or type(transition.verdict) is Retrying:
+    if run.control is Control.RESTART or type(transition.verdict) in _BEGIN_ANEW:
         flush(unit)  # what was recorded before belongs to the generation, or attempt, that ends
-    before = copy(run) if run.control or type(transition.verdict) in _ATTEMPTED else None
+    before = copy(run) if run.control or type(transition.verdict) in _TELL_OF_BEFORE else None
     outcome = lifecycle.settle(run, transition, unit.now)
-    how = ChangeKind.RELEASED if before is None else how_left(before, run, ChangeKind.RELEASED)
-    match transition.verdict:
-        case Suspended(waits=waits) if run.waiting_for is not None:
-            unit.set_waits(row, waits)
-            how = ChangeKind.SUSPENDED
-        case Retrying(error=error, culprits=culprits) if run.waiting_for is not None:
-            assert before is not None
-            unit.set_waits(row, ())
-            unit.add_attempt(
-                row, lifecycle.attempt_row(before, "failed", error, unit.now, run.due_at)
-            )
-            saving.reopen(unit, row, culprits)
-            how = ChangeKind.RETRY_SCHEDULED
-        case Failed(error=error) if before is not None and run.undoing is not before.undoing:
-            unit.set_waits(row, ())
-            unit.add_attempt(row, lifecycle.attempt_row(before, "failed", error, unit.now))
-        case _:
-            unit.set_waits(row, ())
+    how = _follow(unit, row, before, transition.verdict)
     unit.change(row, how)
     kinds = {wait.kind for wait in unit.waits_of(row)}
     if WaitKind.CHILD in kinds or WaitKind.EVENT in kinds:
@@ -182,6 +199,39 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
             arrivals.wake_if_arrived(unit, row)
         return Settled(run.status)
     return outcome
+
+
+def _follow(unit: Unit, row: Row, before: RunRecord | None, verdict: Verdict) -> ChangeKind:
+    """Write what else follows from a verdict, and return what happened to the run.
+
+    Args:
+        unit: the batch.
+        row: of the run, as it is now.
+        before: as it was, where that matters.
+        verdict: how its claim ended; it may have been overruled.
+    """
+    run = row.run
+    how = ChangeKind.RELEASED if before is None else how_left(before, run, ChangeKind.RELEASED)
+    match verdict:
+        case Suspended(waits=waits) if run.waiting_for is not None:
+            unit.set_waits(row, waits)
+            return ChangeKind.SUSPENDED
+        case Retrying(error=error, culprits=culprits) if run.waiting_for is not None:
+            assert before is not None
+            due_at = run.due_at
+            unit.add_attempt(row, lifecycle.attempt_row(before, "failed", error, unit.now, due_at))
+            saving.reopen(unit, row, culprits)
+            how = ChangeKind.RETRY_SCHEDULED
+        case Failed(error=error) if before is not None and run.undoing is not before.undoing:
+            unit.add_attempt(row, lifecycle.attempt_row(before, "failed", error, unit.now))
+        case Continued() if before is not None and run.continued != before.continued:
+            saving.forget(unit, before)
+            given = unit.payloads.rewrite(run.input, run.seq, 0)
+            unit.connection.execute(CONTINUE, (given, run.seq))
+        case _:
+            pass
+    unit.set_waits(row, ())
+    return how
 
 
 # --- operators -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
+from perdure.model.events import FOR_GOOD
 from perdure.model.records import (
     Checkpoint,
     Control,
@@ -17,7 +18,7 @@ from perdure.model.records import (
     StepOutcome,
 )
 from perdure.model.transitions import Conflict, Fenced, Outcome, SaveCheckpoint, Saved
-from perdure.stores.sqlite import feed, rows
+from perdure.stores.sqlite import feed, rows, streams
 from perdure.stores.sqlite.bulk import Bulk
 from perdure.stores.sqlite.codes import STEP_OUTCOME_CODES
 from perdure.stores.sqlite.rows import Row
@@ -69,6 +70,17 @@ REOPEN = (
 CLEAR: Final = (
     "DELETE FROM checkpoint WHERE run = ? AND generation = ?",
     "DELETE FROM taken WHERE run = ? AND generation = ?",
+)
+
+# What this generation has taken is taken for good; what earlier ones had is free.
+FORGET: Final = (
+    "DELETE FROM checkpoint WHERE run = :run",
+    "DELETE FROM attempt WHERE run = :run",
+    (
+        f"UPDATE taken SET generation = {FOR_GOOD}, checkpoint = 0"
+        " WHERE run = :run AND generation = :generation"
+    ),
+    f"DELETE FROM taken WHERE run = :run AND generation <> {FOR_GOOD}",
 )
 
 NEWEST = "SELECT max(seq) FROM checkpoint"
@@ -168,6 +180,14 @@ def clear(unit: Unit, run: RunRecord, generation: int) -> None:
     """Clear away what is recorded of a generation; flush before."""
     for statement in CLEAR:
         unit.connection.execute(statement, (run.seq, generation))
+    streams.forget(unit, run, generation)
+
+
+def forget(unit: Unit, run: RunRecord) -> None:
+    """Forget what is recorded of a run that continues as new; ``run`` as it was; flush before."""
+    for statement in FORGET:
+        unit.connection.execute(statement, {"run": run.seq, "generation": run.generation})
+    streams.forget_marks(unit, run)
 
 
 def _find(unit: Unit, row: Row, key: StepKey) -> _Recorded | None:

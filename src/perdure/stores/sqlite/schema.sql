@@ -64,7 +64,9 @@ CREATE TABLE run (
     kept_until INTEGER,          -- it was over and needed: when to look at it again
     on_parent_close INTEGER DEFAULT 0, -- 0 abandon 1 cancel 2 wait
     attaches INTEGER DEFAULT 0,  -- it has children whose on_parent_close is not 0, and is not over
-    pin INTEGER DEFAULT 0        -- the version with which alone it goes on; 0: any
+    pin INTEGER DEFAULT 0,       -- the version with which alone it goes on; 0: any
+    continued INTEGER DEFAULT 0, -- how often it has continued as new
+    progress BLOB                -- how far it has said to be
 );
 CREATE UNIQUE INDEX run_id ON run (namespace, id);
 CREATE UNIQUE INDEX run_unique ON run (namespace, definition, unique_key)
@@ -220,7 +222,7 @@ CREATE INDEX event_type ON event (namespace, type, at) WHERE run IS NULL;
 CREATE INDEX event_key ON event (namespace, type, key, at) WHERE run IS NULL AND key IS NOT NULL;
 CREATE INDEX event_sent ON event (run, at) WHERE run IS NOT NULL;
 
-CREATE TABLE taken (             -- by which wait of which run
+CREATE TABLE taken (             -- by which wait of which run; generation -1: for good
     run INTEGER NOT NULL,
     generation INTEGER NOT NULL,
     event INTEGER NOT NULL,
@@ -349,6 +351,38 @@ CREATE TABLE subscriber (
     created_at INTEGER NOT NULL,
     moved_at INTEGER NOT NULL,
     PRIMARY KEY (namespace, name)
+) WITHOUT ROWID;
+
+CREATE TABLE stream (            -- of a run; see model/streams.py
+    id INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    entries INTEGER NOT NULL,
+    size INTEGER NOT NULL         -- bytes of the values
+);
+CREATE UNIQUE INDEX stream_name ON stream (run, name);
+
+CREATE TABLE mark (              -- how far a scope has written
+    stream INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    scope BLOB NOT NULL,
+    path TEXT NOT NULL,
+    written INTEGER NOT NULL,
+    closed INTEGER NOT NULL,
+    PRIMARY KEY (stream, generation, scope)
+) WITHOUT ROWID;
+
+CREATE TABLE entry (             -- what was written
+    stream INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    until INTEGER NOT NULL,     -- the last generation that counts it as written
+    scope BLOB NOT NULL,
+    k INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    at INTEGER NOT NULL,         -- after the run's created_at
+    value BLOB,                  -- NULL closes the stream
+    PRIMARY KEY (stream, number)
 ) WITHOUT ROWID;
 
 -- For people with nothing but the sqlite3 command; Perdure itself does not read it.

@@ -31,6 +31,7 @@ from perdure.model.events import (
     TakeEvent,
 )
 from perdure.model.leader import LeaderRecord
+from perdure.model.progress import SetProgress
 from perdure.model.queues import QueueRecord
 from perdure.model.records import (
     Count,
@@ -43,6 +44,7 @@ from perdure.model.records import (
 )
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, ScheduleRecord
+from perdure.model.streams import StreamPage, WriteStream
 from perdure.model.transitions import (
     Claim,
     CreateRun,
@@ -70,7 +72,10 @@ PATIENCE: Final = 30.0
 
 _MOST_INLINE: Final = 4  # transitions in a batch that may be applied on the loop's thread
 _SMALL: Final = frozenset(
-    {CreateRun, SaveCheckpoint, Settle, Claim, Heartbeat, TakeEvent, GiveUpEvent}
+    {
+        *(CreateRun, SaveCheckpoint, WriteStream, SetProgress, Settle, Claim),
+        *(Heartbeat, TakeEvent, GiveUpEvent),
+    }
 )
 _QUICK: Final = 0.000_5  # seconds of the recent commits, on average, for that
 _WEIGHT: Final = 1 / 8  # of the newest commit: one that took 5 ms sends some ten to the thread
@@ -318,6 +323,14 @@ class SqliteStore:
     async def next_start_of_key(self, queue: str, limit_key: str) -> Micros:
         """Return from when on the rate of a key allows a start."""
         return await self._read(lambda reader: reader.next_start_of_key(queue, limit_key))
+
+    async def stream(
+        self, run_id: str, name: str, after: int = 0, limit: int = 100
+    ) -> StreamPage | None:
+        """Return entries of a stream of a run, oldest first."""
+        return await self._read(
+            lambda reader: reader.stream(run_id, name, after, limit), quick=limit <= 100
+        )
 
     async def changes(self, after: str | None = None, limit: int = 100) -> ChangePage:
         """Return the changes that follow on a position."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 from perdure.model import lifecycle
 from perdure.model.changes import ChangeKind
 from perdure.model.records import TERMINAL, Attempt, Micros, RunRecord, Status, Wait
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import CreateRun, Outcome, SaveCheckpoint
 from perdure.stores.sqlite import counting, feed, gates, rows
 from perdure.stores.sqlite.bulk import Among, Bulk
@@ -125,6 +126,7 @@ class Unit:
         self.outcomes: list[Outcome] = []
         self.feed: list[Entry | None] = []  # None: what turned out to be no change
         self.saves: list[tuple[int, int, SaveCheckpoint, Row]] = []
+        self.written: list[tuple[WriteStream, int, int, Micros]] = []
         self.waits: dict[int, tuple[Row, tuple[Wait, ...], bool]] = {}
         self.ended: list[StoredId] = []
         self.closing: list[Row] = []

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import pytest_asyncio
 
+from perdure.model.progress import SetProgress
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import CancelRun, Claim, RetireWorker, RetryRun, Settle
 from perdure.model.versions import PinRun
 from perdure.store import Store
@@ -48,6 +50,15 @@ async def _retried(desk: Desk) -> object:
     return RetryRun("r", "q")
 
 
+async def _streamed(desk: Desk) -> object:
+    grant = await desk.start()
+    return WriteStream(grant, "lines", b"", "", 0, b"1", 0)
+
+
+async def _said(desk: Desk) -> object:
+    return SetProgress(await desk.start(), b"1")
+
+
 async def _retired(desk: Desk) -> object:
     await desk.start()
     return RetireWorker("w")
@@ -68,10 +79,20 @@ async def test_a_create_hints(desk: Desk, other: Store):
 
 
 @pytest.mark.parametrize(
-    "prepare", [_settled, _cancelled_running, _cancelled_waiting, _retried, _retired, _pinned]
+    "prepare",
+    [
+        _settled,
+        _cancelled_running,
+        _cancelled_waiting,
+        _retried,
+        _retired,
+        _pinned,
+        _streamed,
+        _said,
+    ],
 )
 async def test_what_may_interest_others_hints(desk: Desk, other: Store, prepare: Prepare):
-    """A settle, a cancel, a retry, a worker that gives back, a pin: each calls the listener."""
+    """A settle, a cancel, a retry, a worker that gives back, a pin, an item of a stream."""
     await desk.worker()
     transition = await prepare(desk)
     heard = asyncio.Event()

@@ -168,6 +168,8 @@ ALTER TABLE run ADD COLUMN retention INTEGER;
 ALTER TABLE run ADD COLUMN kept_until INTEGER;
 ALTER TABLE run ADD COLUMN on_parent_close INTEGER DEFAULT 0;
 ALTER TABLE run ADD COLUMN attaches INTEGER DEFAULT 0;
+ALTER TABLE run ADD COLUMN continued INTEGER DEFAULT 0;
+ALTER TABLE run ADD COLUMN progress BLOB;
 CREATE INDEX run_ended
     ON run (namespace, definition, status + 3 * (reason IS 'declined'), created_at + finished_at)
     WHERE status > 3 AND retention IS NULL AND kept_until IS NULL;
@@ -237,6 +239,38 @@ CREATE TABLE subscriber (
     created_at INTEGER NOT NULL,
     moved_at INTEGER NOT NULL,
     PRIMARY KEY (namespace, name)
+) WITHOUT ROWID;
+
+CREATE TABLE stream (
+    id INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    entries INTEGER NOT NULL,
+    size INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX stream_name ON stream (run, name);
+
+CREATE TABLE mark (
+    stream INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    scope BLOB NOT NULL,
+    path TEXT NOT NULL,
+    written INTEGER NOT NULL,
+    closed INTEGER NOT NULL,
+    PRIMARY KEY (stream, generation, scope)
+) WITHOUT ROWID;
+
+CREATE TABLE entry (
+    stream INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    scope BLOB NOT NULL,
+    k INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    value BLOB,
+    PRIMARY KEY (stream, number)
 ) WITHOUT ROWID;
 
 DROP VIEW runs;
