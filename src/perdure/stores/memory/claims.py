@@ -104,7 +104,7 @@ def claim(space: Space, asked: Claim, now: Micros) -> Claimed:
     space.ready.open_gates(now)
     allowance = Allowance(space, now)
     given = [row for row in worker.held.values() if row.run.grant == asked.token]
-    given.sort(key=lambda row: place_of(row.run))
+    given.sort(key=lambda row: (_comes_behind(row.run, asked), place_of(row.run)))
     runs = tuple(
         _claimed(space, row)
         for row in given or _give_paused(allowance, worker, asked) or _give(allowance, asked)
@@ -113,6 +113,10 @@ def claim(space: Space, asked: Claim, now: Micros) -> Claimed:
     dues = [due for due in (space.next_due_at(), allowance.next_start_at) if due is not None]
     next_due_at = min(dues, default=None)
     return Claimed(runs, now, next_due_at, suspects, next_fire_at=next_fire_at(space))
+
+
+def _comes_behind(run: RunRecord, asked: Claim) -> bool:
+    return asked.fresh_first and run.rank is not Rank.FRESH
 
 
 def _give_paused(allowance: Allowance, worker: WorkerRow, asked: Claim) -> list[Row]:

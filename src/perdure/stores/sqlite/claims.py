@@ -228,7 +228,10 @@ def _given_before(unit: Unit, transition: Claim) -> list[Row]:
     """Return what the same claim gave and what still runs under it."""
     whose = (unit.namespace, unit.names.number(transition.worker_id), transition.token)
     found = unit.connection.execute(GIVEN, whose).fetchall()
-    return [rows.full_row(columns, unit.names, unit.payloads) for columns in found]
+    given = [rows.full_row(columns, unit.names, unit.payloads) for columns in found]
+    if transition.fresh_first:
+        given.sort(key=lambda row: row.run.rank is not Rank.FRESH)
+    return given
 
 
 def _give(
