@@ -8,8 +8,9 @@ from datetime import datetime
 
 import pytest
 
-from perdure import App, Status, Worker, now, step
-from perdure.errors import StoreBusy
+from perdure import App, Status, Worker, now, step, wait_for_event
+from perdure.errors import EventTimeout, OutcomeUnknown, StoreBusy
+from perdure.model.events import TakeEvent
 from perdure.model.records import Grant, StepOutcome
 from perdure.model.transitions import Claim, CreateRun, RegisterWorker
 from perdure.stores.memory import MemoryStore
@@ -224,6 +225,74 @@ def test_a_function_made_in_a_body_is_let_go():
     Alone().run(main)
     gc.collect()
     assert [reference() for reference in made] == [None]
+
+
+def test_a_body_awaits_a_run_of_another_also_while_the_store_is_away():
+    """That the store cannot say whether there is such a run is no error of the body."""
+    alone = Alone()
+
+    class Away(MemoryStore):
+        times = 7
+
+        async def get(self, run_id):
+            if self.times and asyncio.current_task().get_coro().__name__ != "main":
+                self.times -= 1
+                raise OutcomeUnknown("no answer")
+            return await super().get(run_id)
+
+    async def main(app: App) -> str:
+        @app.workflow
+        async def other() -> str:
+            return "done"
+
+        @app.workflow
+        async def work(run_id: str) -> str:
+            return await other.get(run_id).result()
+
+        async with app, Worker(app):
+            run = await other.enqueue()
+            return await (await work.enqueue(run.id)).result(timeout="1m")
+
+    store = Away(clock=alone.clock)
+    assert alone.run(main, store) == "done"
+    assert store.times == 0
+
+
+def test_a_wait_for_an_event_does_not_ask_in_circles():
+    """Where the store's clock was set back, its deadline has come here and not yet there."""
+    alone = Alone()
+    back = 0
+
+    class SetBack:
+        def now(self) -> int:
+            return alone.clock.now() - back
+
+    class Counting(MemoryStore):
+        asked = 0
+
+        async def apply(self, batch):
+            self.asked += sum(isinstance(one, TakeEvent) for one in batch)
+            return await super().apply(batch)
+
+    async def main(app: App) -> None:
+        nonlocal back
+
+        @app.workflow
+        async def work() -> None:
+            busy = asyncio.create_task(asyncio.sleep(10.0))  # keeps it in memory
+            with pytest.raises(EventTimeout):
+                await wait_for_event("never", timeout="3s")
+            await busy
+
+        async with app, Worker(app):
+            run = await work.enqueue()
+            await asyncio.sleep(2.9)
+            back = 100_000
+            await run.result(timeout="1m")
+
+    store = Counting(clock=SetBack())
+    alone.run(main, store)
+    assert store.asked < 200
 
 
 @pytest.mark.xfail(

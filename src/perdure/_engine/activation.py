@@ -51,6 +51,9 @@ REPLAY_WORTH_COALESCING = 0.002
 COALESCE_LIMIT: Micros = 500_000
 """The longest that a parent's wake-up is held back to be joined by others."""
 
+ASK_AGAIN = 0.001
+"""Seconds at least between two questions for the same event: the store's clock alone decides when a
+wait is over, and may have been set back since it was heard."""
 
 UNDOING = "~undo/"
 """What the paths of the steps that undo something begin with; no step's name may."""
@@ -571,6 +574,8 @@ class Activation:
         branch.waits += 1
         if condition.due_at is not None:
             remaining = max(0, condition.due_at - self.engine.store_now()) / 1e6
+            if condition.kind is WaitKind.EVENT:
+                remaining = max(remaining, ASK_AGAIN)
             wait.timer = self._loop.call_later(remaining, self._elapsed, wait)
         if condition.kind is WaitKind.CHILD:
             self.engine.watcher.watch(condition.key, self._awaited_ended)
