@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from perdure import App, Status, Worker, now, step, wait_for_event
+from perdure import App, Status, Worker, now, sleep, step, wait_for_event
 from perdure.errors import EventTimeout, OutcomeUnknown, StoreBusy
 from perdure.model.events import TakeEvent
 from perdure.model.records import Grant, StepOutcome
@@ -293,6 +293,27 @@ def test_a_wait_for_an_event_does_not_ask_in_circles():
     store = Counting(clock=SetBack())
     alone.run(main, store)
     assert store.asked < 200
+
+
+def test_a_sleep_given_up_as_it_begins_is_not_left_open():
+    """Its beginning is being written when the body cancels it."""
+    alone = Alone()
+
+    async def main(app: App) -> list[StepOutcome]:
+        @app.workflow
+        async def work() -> None:
+            rival = asyncio.ensure_future(sleep("1h"))
+            await asyncio.sleep(0.05)
+            rival.cancel()
+            await step("quick", asyncio.sleep, 0.0)
+
+        async with app, Worker(app):
+            run = await work.enqueue()
+            await run.result(timeout="1m")
+            history = await app.engine.store.history(run.id)
+            return [record.outcome for record in history.checkpoints if record.key.path == "sleep"]
+
+    assert alone.run(main, BusyStore(clock=alone.clock)) == [StepOutcome.CANCELLED]
 
 
 @pytest.mark.xfail(

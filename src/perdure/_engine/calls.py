@@ -616,13 +616,12 @@ async def sleep(call: Call, delay: Micros) -> None:
     recorded, scope = call.record, here(call)
     activation = scope.activation
     await activation.check(call, in_step=call.scope.in_step)
-    if recorded is None or recorded.tries == 0:  # given up by an attempt of the run that failed
-        started_at = activation.engine.store_now()
-        due_at = await _begin_sleep(call, delay, started_at)
-    else:
-        started_at, due_at = recorded.started_at, recorded.due_at or 0
-    condition = until(WaitKind.SLEEP, call.path, due_at, activation.next_join())
+    begins = recorded is None or recorded.tries == 0  # 0: given up by an attempt that failed
+    started_at = activation.engine.store_now() if begins else recorded.started_at
     try:
+        # Cancelled while its beginning is being recorded, it is given up like any other.
+        due_at = await _begin_sleep(call, delay, started_at) if begins else recorded.due_at or 0
+        condition = until(WaitKind.SLEEP, call.path, due_at, activation.next_join())
         await activation.wait(scope.branch, condition)
     except asyncio.CancelledError:
         give_up(call, lambda: _slept(call, StepOutcome.CANCELLED, started_at))
