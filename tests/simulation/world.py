@@ -26,6 +26,7 @@ from perdure.model.transitions import (
     Outcome,
     RescueWorker,
     SaveCheckpoint,
+    Saved,
     Settle,
     Settled,
     Transition,
@@ -428,8 +429,8 @@ class World:
                 case Claim(), Claimed(), Claimed():
                     given = [[(c.run.run_id, c.run.epoch) for c in x.runs] for x in (one, two)]
                     is_same = given[0] == given[1]
-                case Settle(), Settled(), Fenced():  # claimed again by the claim of this very batch
-                    is_same = type(batch[-1]) is Claim
+                case Settle() | SaveCheckpoint(), Settled() | Saved(), Fenced():
+                    is_same = type(batch[-1]) is Claim  # the run was claimed again by this one
                 case Settle(), _, _:
                     is_same = one == two
                 case SaveCheckpoint(), _, _:  # the settle behind it may have changed what it says

@@ -559,7 +559,7 @@ class Play:
         assert not await self.desk.store.list_runs(RunQuery((Status.QUEUED,)))
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(10))
 async def test_limits_are_exact_and_nothing_is_left_behind(
     desk: Desk, clock: ManualClock, seed: int
 ):
