@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 REFUSALS = (StoreBusy, StoreBusy, StoreFull, StoreReadOnly)
 KEYLESS = (PauseQueue, ResumeQueue, PutSchedule, RemoveSchedule)
-"""Transitions that have no key but what they say, and so undo a later one where they are applied once
-more behind it. A network store whose requests outlive their answers needs request ids in them."""
+"""Transitions that have no key but what they say: applied once more behind a later one they undo
+that. A network store whose requests outlive their answers needs request ids in them."""
 
 OF_WRITES = ("twice", "ghost", "dies", "dies_after")
 
