@@ -24,7 +24,7 @@ from perdure.errors import EventTimeout, RunCancelled, RunFailed, StepTimeout
 from perdure.model.records import StepOutcome
 from perdure.retry import constant
 from perdure.workflow import Workflow
-from tests.simulation.effects import ON_CANCEL
+from tests.simulation.effects import CLEANS, ON_CANCEL
 from tests.simulation.programs import (
     Announce,
     Await,
@@ -95,7 +95,7 @@ def declare(app: App, process: "Process") -> dict[str, Workflow]:
         return await on_cancel(process)
 
     app.queue(NARROW, **process.world.limits)
-    settings = {LIMITED: {"queue": NARROW}, "pay/ment": {"on_cancel": clean}}
+    settings = {LIMITED: {"queue": NARROW}, CLEANS: {"on_cancel": clean}}
     definitions = {
         name: app.workflow(name=name, **settings.get(name, {}))(bind()) for name in NAMES
     }

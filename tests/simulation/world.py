@@ -457,7 +457,11 @@ class World:
         known_for = (self.now() - member.since) / 1e6
         died_at = max(self._deaths.get(rescue.worker_id, 0.0), now - beat_ago, now - known_for)
         if died_at > self.heals_at + 5.0 and now > died_at + lease + 2.5:
-            watched = [p for p in self.workers.values() if p.started_at < died_at - 3.0]
+            watched = [
+                p
+                for p in self.workers.values()
+                if max(p.started_at, p.troubled_until) < died_at - 3.0
+            ]
             if any(process.is_alive for process in watched):
                 self.fail("L2", f"{owner.name} was found {now - died_at:.2f} s after its death")
 

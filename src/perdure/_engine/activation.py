@@ -114,6 +114,7 @@ class Activation:
         self.attaches = run.attaches
         self.leaving: Leaving | None = None
         self._pausing: asyncio.Event | None = None  # set when it is taken back
+        self.words = 0  # heard so far that ask for a pause
         self.mismatch: Mismatch | None = None
         self.compensations: list[Compensation] = []
         self._halted: asyncio.Future[None] | None = None  # while nothing new may be done
@@ -467,6 +468,7 @@ class Activation:
         if control in _ENDING:
             self.leave(Leaving.CANCELLED)
         elif control is Control.PAUSE:
+            self.words += 1
             if self._pausing is None:
                 self._pausing = asyncio.Event()
             self._leave_if_paused()
@@ -485,11 +487,12 @@ class Activation:
         Raises:
             Leave: the run is no longer ours, or is to be cancelled.
         """
+        words = self.words
         answer = await self.engine.committer.submit(checkpoint, patient=True)
         if isinstance(answer, Saved):
             if self.hooks.of_steps:
                 telling.saved(self, checkpoint, answer)
-            self.obey(answer.control)
+            self.obey(answer.control, words)
         elif isinstance(answer, Conflict):
             raise PerdureError(
                 f"{answer.path!r} of run {self.run.run_id} has a final outcome already, which its "
@@ -499,13 +502,18 @@ class Activation:
             self.lost()
         return answer
 
-    def obey(self, control: Control) -> None:
+    def obey(self, control: Control, words: int) -> None:
         """Follow the operator's word, as of the answer to what the body has waited for.
+
+        Args:
+            control: the word of the answer.
+            words: how many had been heard when the question was asked. An answer that says nothing
+                takes back no pause that was heard after that, by the heartbeat: it may be older.
 
         Raises:
             Leave: the run is to be cancelled or restarted.
         """
-        if control or self._pausing is not None:
+        if control or (self._pausing is not None and words == self.words):
             self.heard(control)
             if control in _ENDING:
                 raise Leave("the run is being cancelled, or restarted")
