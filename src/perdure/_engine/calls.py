@@ -616,11 +616,14 @@ async def sleep(call: Call, delay: Micros) -> None:
     recorded, scope = call.record, here(call)
     activation = scope.activation
     await activation.check(call, in_step=call.scope.in_step)
-    begins = recorded is None or recorded.tries == 0  # 0: given up by an attempt that failed
-    started_at = activation.engine.store_now() if begins else recorded.started_at
+    if recorded is not None and recorded.tries == 0:  # given up by an attempt that failed
+        recorded = None
+    started_at = activation.engine.store_now() if recorded is None else recorded.started_at
     try:
-        # Cancelled while its beginning is being recorded, it is given up like any other.
-        due_at = await _begin_sleep(call, delay, started_at) if begins else recorded.due_at or 0
+        if recorded is None:  # cancelled while this is being recorded, it is given up like any
+            due_at = await _begin_sleep(call, delay, started_at)
+        else:
+            due_at = recorded.due_at or 0
         condition = until(WaitKind.SLEEP, call.path, due_at, activation.next_join())
         await activation.wait(scope.branch, condition)
     except asyncio.CancelledError:
