@@ -359,6 +359,38 @@ def test_an_older_answer_does_not_take_a_pause_back():
 
 @pytest.mark.xfail(
     strict=True,
+    reason="what was given up later than the step began is kept as given up; which came first is "
+    "not recorded",
+)
+def test_a_restart_from_the_winner_of_a_race_lets_the_loser_run_again():
+    """The deadline was first recorded before the answer, and given up because of it."""
+
+    async def main(app: App) -> str:
+        takes = [1.0, 60.0]
+
+        async def ask() -> None:
+            await asyncio.sleep(takes.pop(0))
+
+        @app.workflow
+        async def work() -> str:
+            deadline = asyncio.ensure_future(sleep("5s", name="deadline"))
+            answer = asyncio.ensure_future(step("ask", ask))
+            done, late = await asyncio.wait({deadline, answer}, return_when=asyncio.FIRST_COMPLETED)
+            for one in late:
+                one.cancel()
+            return "answered" if answer in done else "late"
+
+        async with app, Worker(app):
+            run = await work.enqueue()
+            assert await run.result() == "answered"
+            await run.restart(from_step="ask")
+            return await run.result(timeout="10m")
+
+    assert Alone().run(main) == "late"
+
+
+@pytest.mark.xfail(
+    strict=True,
     reason="a pending try is recognised by its number alone, and only while it is the newest; a "
     "network store whose requests outlive their answers needs an order among the tries of a claim",
 )
