@@ -138,7 +138,9 @@ class Effects:
         self._check_undoing(entry, place, where, grant.epoch)
         key = (grant.run_id, place, grant.epoch)
         self._counts[key] += 1
-        known = entry.places.get(place) or Place()
+        # Whoever was fenced may go on in a generation that is over.
+        generation = entry.generations[entry.generation_of[grant.epoch]]
+        known = generation.places.get(place) or Place()
         if known.final is not None and known.final.epoch <= grant.epoch:
             self._fail("S8", f"{where} executes though epoch {known.final.epoch} committed it")
         tries = attempts if place in self.timeouts else 1 + known.epochs.count(grant.epoch)

@@ -10,7 +10,7 @@ from perdure.model.queues import PauseQueue, QueueRecord, ResumeQueue
 from perdure.model.records import Count, Ending, History, RunQuery, RunRecord, WorkerRecord
 from perdure.model.retention import Prune, Pruned
 from perdure.model.schedules import Fire, PutSchedule, RemoveSchedule, ScheduleRecord
-from perdure.model.transitions import Outcome, Transition
+from perdure.model.transitions import Outcome, PauseRun, Transition
 from perdure.store import Capabilities
 from perdure.stores.memory import MemoryStore
 from tests.simulation.loop import finish
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
 
 REFUSALS = (StoreBusy, StoreBusy, StoreFull, StoreReadOnly)
-KEYLESS = (PauseQueue, ResumeQueue, PutSchedule, RemoveSchedule)
+KEYLESS = (PauseQueue, ResumeQueue, PutSchedule, RemoveSchedule, PauseRun)
 """Transitions that have no key but what they say: applied once more behind a later one they undo
-that. A network store whose requests outlive their answers needs request ids in them."""
+that. A network store whose requests outlive their answers needs request ids in them. The pause of a
+run has one, which is not kept where it was refused."""
 
 OF_WRITES = ("twice", "ghost", "dies", "dies_after")
 

@@ -66,7 +66,7 @@ def test_the_seeds_meet_every_fault():
         *("suspects=True", "known=False", "ghost Save", "GiveBack", "RetryRun", "poison"),
         *("Taken(", "TimedOut(", "Awaiting(", "SendEvent", "GiveUpEvent", "by=None) -> Published"),
         *("Fired(", "Passed(", "'missed'", "'caught_up'", "PauseQueue", "begin w0 r0 undo-"),
-        *("Controlled(status=paused)", "Controlled(status=waiting)", "control=restart"),
+        *("Controlled(status=paused", "Controlled(status=waiting", "control=restart"),
         *("RestartRun", "ForkRun", "from_step=", "Undone", "on_cancel", "compensate=True"),
     )
     assert not [word for word in (*faults, *outcomes) if word not in seen]
