@@ -431,6 +431,8 @@ class World:
                     is_same = given[0] == given[1]
                 case Settle() | SaveCheckpoint(), Settled() | Saved(), Fenced():
                     is_same = type(batch[-1]) is Claim  # the run was claimed again by this one
+                case Settle(), Settled(status=Status.WAITING), Settled(status=Status.QUEUED):
+                    is_same = type(batch[-1]) is Claim  # which has found that its time has come
                 case Settle(), _, _:
                     is_same = one == two
                 case SaveCheckpoint(), _, _:  # the settle behind it may have changed what it says
