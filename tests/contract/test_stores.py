@@ -19,8 +19,12 @@ class TestStores(Contract):
         return BACKENDS[request.param](tmp_path, clock)
 
 
+@pytest.mark.tier(2)
 class TestCountingStores(Contract):
-    """SQLite again, where runs are counted at once and not only when they are old."""
+    """SQLite again, where runs are counted at once and not only when they are old.
+
+    In tier 1 tests/unit/test_sqlite_counts.py and a run of tests/model do so.
+    """
 
     @pytest.fixture
     def build(self, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch):

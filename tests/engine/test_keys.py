@@ -219,6 +219,7 @@ async def test_a_call_after_the_start_makes_a_run_of_its_own(place: Place):
         assert second.id != first.id
         assert await second.result(timeout="5s") == 1
         assert await first.status() is Status.RUNNING
+        await first.cancel(wait=True)  # or the worker would wait for it
 
 
 async def test_meta_and_options_are_those_of_the_last_call(place: Place):

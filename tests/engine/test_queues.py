@@ -15,23 +15,39 @@ from tests.engine.places import PATIENCE, Halt, Place, eventually
 class Crew:
     """Who works at once, and how many did at most.
 
+    Whoever is at work waits for company, as many as the limits allow, so that how many meet does
+    not hang on who is quicker: on a busy machine a body of some turns of the loop is over before
+    the next one is claimed. The last ones, for whom there is no company left, go when all have
+    come.
+
+    Args:
+        at_once: so many must be able to work at once.
+        of: so many will come.
+
     Attributes:
         most: by key.
         order: who began, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = 1, of: int = 0) -> None:
         self.now: dict[str, int] = {}
         self.most: dict[str, int] = {}
         self.order: list[str] = []
+        self._at_once = at_once
+        self._of = of
+        self._changed = asyncio.Event()
 
-    async def work(self, key: str, name: str, turns: int = 3) -> None:
-        """Be at work for some turns of the loop."""
+    async def work(self, key: str, name: str) -> None:
+        """Be at work until there is company, and a few turns of the loop for more than is due."""
         self.order.append(name)
         for each in (key, ""):
             self.now[each] = self.now.get(each, 0) + 1
             self.most[each] = max(self.most.get(each, 0), self.now[each])
-        for _ in range(turns):
+        self._changed.set()
+        while self.most[""] < self._at_once and len(self.order) < self._of:
+            self._changed.clear()
+            await asyncio.wait_for(self._changed.wait(), PATIENCE)
+        for _ in range(3):
             await asyncio.sleep(0)
         for each in (key, ""):
             self.now[each] -= 1
@@ -59,7 +75,7 @@ async def finish(life: Any, runs: list[Any]) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_no_more_work_at_once_than_there_are_slots(place: Place, workers: int):
-    crew = Crew()
+    crew = Crew(at_once=3, of=30)
     define = jobs(crew, concurrency=3)
     async with place.life(define) as life:
         others = [Worker(life.app) for _ in range(workers - 1)]
@@ -74,7 +90,7 @@ async def test_no_more_work_at_once_than_there_are_slots(place: Place, workers: 
 
 
 async def test_each_key_has_slots_of_its_own(place: Place):
-    crew = Crew()
+    crew = Crew(at_once=2, of=18)
     define = jobs(crew, concurrency_per_key=1)
     async with place.life(define) as life:
         runs = [

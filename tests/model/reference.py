@@ -17,6 +17,7 @@ from perdure.model.records import (
     Status,
     StepKey,
     StepOutcome,
+    Undoing,
     Wait,
     WaitKind,
 )
@@ -33,6 +34,7 @@ from perdure.model.transitions import (
     Exists,
     Failed,
     Fenced,
+    ForkRun,
     GiveBack,
     Heartbeat,
     Mismatched,
@@ -43,6 +45,7 @@ from perdure.model.transitions import (
     Released,
     Rescued,
     RescueWorker,
+    RestartRun,
     ResumeRun,
     RetireWorker,
     Retrying,
@@ -53,7 +56,10 @@ from perdure.model.transitions import (
     Settled,
     Suspended,
     Transition,
+    Undone,
+    Verdict,
 )
+from tests.model.beside import Hearing, Lanes, Timetable
 
 ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
@@ -64,6 +70,12 @@ class Step:
     tries: int
     due_at: int | None
     epoch: int
+    value: bytes = field(default=b"", compare=False)  # of a wait for an event
+    ended_at: int = field(default=0, compare=False)
+
+
+Steps = dict[StepKey, Step]
+ORIGIN = StepKey(b"", "", b"perdure.origin\0", 0)
 
 
 @dataclass
@@ -77,8 +89,13 @@ class Run:
     worker: str | None = None
     attempt: int = 1
     crashes: int = 0
-    cancel: bool = False
-    pausing: bool = False
+    word: Control = Control.NONE
+    undoing: Undoing = Undoing.NONE
+    cleans: bool = False
+    generation: int = 0
+    ready: Steps | None = None  # of the next generation
+    taken: dict[str, StepKey] = field(default_factory=dict)  # event -> by which wait
+    ready_taken: dict[str, StepKey] = field(default_factory=dict)
     paused_at: int | None = None
     waited: bool = False  # before it was paused by hand
     waits: tuple[Wait, ...] = ()
@@ -97,31 +114,72 @@ class Run:
     def ended(self) -> bool:
         return self.status in ENDED
 
-    @property
-    def control(self) -> Control:
-        if self.cancel:
-            return Control.CANCEL
-        return Control.PAUSE if self.pausing else Control.NONE
-
     def become(self, status: Status, reason: str | None = None) -> None:
+        is_kept = self.undoing is Undoing.FAILURE and self.reason not in ("operator", "mismatch")
+        if reason is None and is_kept and status not in ENDED:
+            reason = self.reason  # with which it will have failed
         self.status = status
         self.reason = reason
         if status is Status.QUEUED:
             self.rank = Rank.RESUMED if self.epoch else Rank.FRESH
             self.rank = Rank.SUSPECT if self.crashes >= 2 else self.rank
-        self.cancel = self.cancel and status is Status.RUNNING
         self.due_at = None
         if status in ENDED:
             self.waits = ()
-            self.pausing = False
+            self.word = Control.NONE
             self.paused_at = None
+
+    def cancelled(self) -> None:
+        """A cancel takes effect: at once, or when what it has to undo is undone."""
+        compensates = self.word is Control.COMPENSATE
+        self.ready = None
+        if self.epoch and self.undoing is Undoing.NONE and (self.cleans or compensates):
+            self.begin_to_undo(Undoing.COMPENSATE if compensates else Undoing.CANCEL)
+        else:
+            self.become(Status.CANCELLED)
+
+    def begin_to_undo(self, how: Undoing, reason: str | None = None) -> None:
+        self.undoing = how
+        self.word = Control.NONE
+        self.waits = ()
+        self.coalesce = 0
+        self.paused_at = None
+        self.misfits = ()
+        self.become(Status.QUEUED, reason)
+
+    def begin_again(self) -> None:
+        """A restart takes effect."""
+        if self.epoch:
+            self.generation += 1
+            self.steps, self.ready = self.ready or {}, None
+            self.taken = self.ready_taken
+        self.ready = None
+        self.ready_taken = {}
+        self.attempt, self.crashes = 1, 0
+        self.undoing, self.word, self.cleans = Undoing.NONE, Control.NONE, False
+        self.waits, self.culprits, self.misfits = (), (), ()
+        self.coalesce, self.paused_at = 0, None
+        self.become(Status.QUEUED)
+
+    def kept(self, before: StepKey | None) -> Steps:
+        """Return what a generation or a fork goes on from."""
+        found: Steps = {}
+        for key, step in self.steps.items():
+            if key == before:
+                break
+            inside = before is not None and key.path.startswith(f"{before.path}/")
+            if step.outcome != "pending" and not inside:
+                found[key] = step
+        if ORIGIN not in found:
+            found = {ORIGIN: Step(StepOutcome.OK, 1, None, 0), **found}
+        return found
 
     def pause(self, now: int) -> None:
         if self.status is not Status.PAUSED:
             self.waited = self.status is Status.WAITING
         self.status = Status.PAUSED
         self.reason = "operator"
-        self.pausing = False
+        self.word = Control.NONE
         self.paused_at = now
 
     def resume(self, now: int) -> None:
@@ -139,6 +197,12 @@ class Run:
         self.become(Status.WAITING if self.waited else Status.QUEUED)
         if self.waited and due_at is not None:
             self.due_at = due_at + shift
+
+    def record(
+        self, key: StepKey, outcome: StepOutcome, due_at: int | None, value: bytes, tries: int = 1
+    ) -> None:
+        """Record how a wait for an event stands; ``ended_at`` is 0 throughout the tests."""
+        self.steps[key] = Step(outcome, tries, due_at, self.epoch, value)
 
     def reopen(self, culprits: tuple[StepKey, ...], now: int) -> None:
         for key in culprits:
@@ -164,16 +228,23 @@ class Given:
     known: bool
 
 
-class Model:
-    """Runs in the order of creation, workers with their beat and definitions, and the time."""
+class Model(Hearing, Timetable, Lanes):
+    """Runs in the order of creation, workers with their beat and definitions, and the time.
+
+    What events, schedules and queues add to it stands in :mod:`tests.model.beside`.
+    """
 
     def __init__(self, now: int) -> None:
         self.now = now
         self.runs: dict[str, Run] = {}
         self.workers: dict[str, int] = {}
         self.versions: dict[str, dict[str, str]] = {}
+        self.cleans: dict[str, tuple[str, ...]] = {}
         self.windows: list[tuple[CreateRun, int]] = []
         self.absorbed: dict[tuple[str, int], str] = {}
+        Hearing.__init__(self)
+        Timetable.__init__(self)
+        Lanes.__init__(self)
 
     def apply(self, batch: list[Transition]) -> list[object]:
         answers: dict[int, object] = {}
@@ -196,13 +267,16 @@ class Model:
                 for join in joins
             }
             fulfilled = any(all(map(self.has_ended, named)) for named in children.values())
-            if run.status is not Status.WAITING or not fulfilled:
-                continue
-            if run.coalesce:
-                soon = self.now + run.coalesce
-                run.due_at = soon if run.due_at is None else min(soon, run.due_at)
-            else:
-                run.become(Status.QUEUED)
+            if run.status is Status.WAITING and fulfilled:
+                self.rouse(run)
+
+    def rouse(self, run: Run) -> None:
+        """A waiting run is woken, now or soon."""
+        if run.coalesce:
+            soon = self.now + run.coalesce
+            run.due_at = soon if run.due_at is None else min(soon, run.due_at)
+        else:
+            run.become(Status.QUEUED)
 
     def has_ended(self, run_id: str) -> bool:
         return run_id in self.runs and self.runs[run_id].ended
@@ -242,10 +316,7 @@ class Model:
             case Replace():
                 holder.passed_to = create.run_id
                 holder.requests.append(f"create {create.run_id}")
-                if holder.status is Status.RUNNING:
-                    holder.cancel, holder.pausing = True, False
-                else:
-                    holder.become(Status.CANCELLED)
+                self.ask_to_cancel(holder, compensate=False)
                 return None
             case Debounce(max_wait=max_wait):
                 if holder.epoch:
@@ -325,19 +396,23 @@ class Model:
                 for run_id in chosen
             ],
             self.next_due_at(),
-            suspects=any(
-                self.runs[run_id].rank == Rank.SUSPECT for run_id in self.claimable(claim)
-            ),
+            suspects=bool(self.suspects(claim)),
             known=True,
         )
 
     def refit(self, claim: Claim) -> list[str]:
         fitting = [run_id for run_id, run in self.runs.items() if self.may_fit(claim, run)]
-        for run_id in fitting[: claim.limit]:
-            self.runs[run_id].become(Status.QUEUED)
-        return [
-            run_id for run_id in fitting[: claim.limit] if self.runs[run_id].rank != Rank.SUSPECT
-        ]
+        given: list[str] = []
+        for run_id in fitting:
+            run = self.runs[run_id]
+            if len(given) == claim.limit:
+                break
+            if not self.has_room(run, given):
+                continue
+            run.become(Status.QUEUED)
+            if run.rank != Rank.SUSPECT:
+                given.append(run_id)
+        return given
 
     def may_fit(self, claim: Claim, run: Run) -> bool:
         definition = run.create.definition
@@ -370,12 +445,15 @@ class Model:
         suspects = self.suspects(claim)
         if suspects and claim.suspects:
             return suspects[:1]
-        others = [run_id for run_id in self.claimable(claim) if run_id not in suspects]
-        return others[: claim.limit]
+        others = [
+            run_id for run_id in self.claimable(claim) if self.runs[run_id].rank != Rank.SUSPECT
+        ]
+        return self.within_limits(others, claim.limit)
 
     def suspects(self, claim: Claim) -> list[str]:
         claimable = self.claimable(claim)
-        return [run_id for run_id in claimable if self.runs[run_id].rank == Rank.SUSPECT]
+        suspects = [run_id for run_id in claimable if self.runs[run_id].rank == Rank.SUSPECT]
+        return [run_id for run_id in suspects if self.has_room(self.runs[run_id])]
 
     def next_due_at(self) -> int | None:
         dues = [
@@ -389,7 +467,7 @@ class Model:
         run = self.holder(save.grant)
         if run is None:
             return Fenced(save.grant.run_id)
-        control = run.control
+        control = run.word
         step = run.steps.get(save.key)
         if step is not None and step.epoch == save.grant.epoch:
             is_pending = step.outcome == save.outcome == StepOutcome.PENDING
@@ -404,21 +482,49 @@ class Model:
         run.steps[save.key] = Step(save.outcome, save.tries, due_at, save.grant.epoch)
         return Saved(control, due_at)
 
-    def Settle(self, settle: Settle) -> object:  # noqa: C901, N802  # one arm a verdict
+    def Settle(self, settle: Settle) -> object:  # noqa: N802  # one arm a verdict
         run = self.holder(settle.grant)
         if run is None:
             return Fenced(settle.grant.run_id)
         if run.status is not Status.RUNNING:
             return Settled(run.status)
         run.crashes = 0
+        run.cleans = settle.cleans
         run.waits = ()
-        verdict = CancelledByWorker() if run.cancel else settle.verdict
+        match run.word:
+            case Control.CANCEL | Control.COMPENSATE:
+                run.cancelled()
+            case Control.RESTART:
+                run.begin_again()
+            case _:
+                self.judge(run, settle.verdict)
+        if run.word is Control.PAUSE:
+            run.pause(self.now)
+        self.wake()
+        self.wake_if_arrived(run)
+        return Settled(run.status)
+
+    def judge(self, run: Run, verdict: Verdict) -> None:  # noqa: C901  # one arm a verdict
         match verdict:
             case Completed():
+                run.cleans = False
                 run.become(Status.COMPLETED)
+            case Failed(compensates=True) if run.undoing is Undoing.NONE:
+                run.attempts.append("failed")
+                word = run.word
+                run.begin_to_undo(Undoing.FAILURE, verdict.reason)
+                run.culprits, run.word = verdict.culprits, word
             case Failed():
                 run.become(Status.FAILED, verdict.reason)
                 run.culprits = verdict.culprits
+            case Undone():
+                run.culprits = verdict.culprits
+                if verdict.culprits:
+                    run.become(Status.FAILED, "compensation")
+                elif run.undoing is Undoing.FAILURE:
+                    run.become(Status.FAILED, run.reason or "error")
+                else:
+                    run.become(Status.CANCELLED)
             case CancelledByWorker():
                 run.become(Status.CANCELLED)
             case Released():
@@ -430,6 +536,7 @@ class Model:
             case Retrying():
                 run.become(Status.WAITING)
                 run.due_at = self.now + verdict.delay
+                run.coalesce = 0
                 run.attempts.append("failed")
                 run.attempt += 1
                 run.reopen(verdict.culprits, self.now)
@@ -439,10 +546,17 @@ class Model:
                 run.coalesce = verdict.coalesce
                 dues = [wait.due_at for wait in run.waits if wait.due_at is not None]
                 run.due_at = min(dues, default=None)
-        if run.pausing:
-            run.pause(self.now)
-        self.wake()
-        return Settled(run.status)
+
+    # --- what an operator asks ---------------------------------------------------------------
+
+    def ask_to_cancel(self, run: Run, *, compensate: bool) -> None:
+        if run.undoing is not Undoing.NONE:
+            return
+        if run.word is not Control.COMPENSATE:
+            run.word = Control.COMPENSATE if compensate else Control.CANCEL
+        run.ready = None
+        if run.status is not Status.RUNNING:
+            run.cancelled()
 
     def CancelRun(self, cancel: CancelRun) -> object:  # noqa: N802
         run = self.runs.get(cancel.run_id)
@@ -452,11 +566,56 @@ class Model:
             if run.ended:
                 return Refused(cancel.run_id, run.status)
             run.requests.append(cancel.request_id)
-            if run.status is Status.RUNNING:
-                run.cancel, run.pausing = True, False
-            else:
-                run.become(Status.CANCELLED)
+            self.ask_to_cancel(run, compensate=cancel.compensate)
         return Controlled(run.status)
+
+    def RestartRun(self, restart: RestartRun) -> object:  # noqa: N802
+        run = self.runs.get(restart.run_id)
+        if run is None:
+            return Missing(restart.run_id)
+        if restart.request_id in run.requests:
+            return Controlled(run.status)
+        step = restart.from_step
+        is_taken = run.ended and run.create.unique_key and self.key_is_taken(run.create)
+        is_recorded = step is None or step in run.steps
+        if not is_recorded or is_taken or run.word in (Control.CANCEL, Control.COMPENSATE):
+            return Refused(restart.run_id, run.status)
+        run.requests.append(restart.request_id)
+        run.ready = {} if step is None else run.kept(step)
+        run.ready_taken = {event: by for event, by in run.taken.items() if by in run.ready}
+        if run.epoch:
+            run.attempts.append(str(run.status) if run.ended else "restarted")
+        if run.ended:
+            run.passed_to = None
+        if run.status is Status.RUNNING:
+            run.word = Control.RESTART
+        else:
+            run.begin_again()
+        return Controlled(run.status)
+
+    def ForkRun(self, fork: ForkRun) -> object:  # noqa: N802
+        source = self.runs.get(fork.source)
+        if fork.create.run_id in self.runs:
+            return self.CreateRun(fork.create)
+        if source is None:
+            return Missing(fork.source)
+        named = [fork.before, *(step for step, _ in fork.results)]
+        if any(step is not None and step not in source.steps for step in named):
+            return Refused(fork.source, source.status)
+        created = self.CreateRun(fork.create)
+        if isinstance(created, Created):
+            results = dict(fork.results)
+            self.runs[fork.create.run_id].steps = {
+                key: self.copied(key, step, source, key in results)
+                for key, step in source.kept(fork.before).items()
+            }
+        return created
+
+    def copied(self, key: StepKey, step: Step, source: Run, is_given: bool) -> Step:
+        is_made = key == ORIGIN and ORIGIN not in source.steps
+        outcome = StepOutcome.OK if is_given else step.outcome
+        epoch = 0 if is_made else step.epoch - source.epoch
+        return dataclasses.replace(step, outcome=outcome, epoch=epoch)
 
     def PauseRun(self, pause: PauseRun) -> object:  # noqa: N802
         run = self.runs.get(pause.run_id)
@@ -466,8 +625,11 @@ class Model:
             if run.ended:
                 return Refused(pause.run_id, run.status)
             run.requests.append(pause.request_id)
+            if run.word is Control.RESTART:
+                run.requests.pop()
+                return Refused(pause.run_id, run.status)
             if run.status is Status.RUNNING:
-                run.pausing = not run.cancel
+                run.word = run.word or Control.PAUSE
             elif run.paused_at is None:
                 run.pause(self.now)
         return Controlled(run.status)
@@ -477,14 +639,15 @@ class Model:
         if run is None:
             return Missing(resume.run_id)
         if resume.request_id not in run.requests:
-            taken_back = run.status is Status.RUNNING and run.pausing
+            taken_back = run.status is Status.RUNNING and run.word is Control.PAUSE
             if not taken_back and run.status is not Status.PAUSED:
                 return Refused(resume.run_id, run.status)
             run.requests.append(resume.request_id)
-            run.pausing = False
+            run.word = Control.NONE
             if not taken_back:
                 run.resume(self.now)
                 self.wake()
+                self.wake_if_arrived(run)
         return Controlled(run.status)
 
     def RetryRun(self, retry: RetryRun) -> object:  # noqa: N802
@@ -493,9 +656,9 @@ class Model:
             return Missing(retry.run_id)
         if retry.request_id not in run.requests:
             keyed = run.create.unique_key is not None
-            if run.status not in (Status.FAILED, Status.CANCELLED) or (
-                keyed and self.key_is_taken(run.create)
-            ):
+            undone = run.undoing is not Undoing.NONE and run.reason not in ("compensation", "crash")
+            may = run.status in (Status.FAILED, Status.CANCELLED) and not undone
+            if not may or (keyed and self.key_is_taken(run.create)):
                 return Refused(retry.run_id, run.status)
             run.requests.append(retry.request_id)
             run.attempts.append(str(run.status))
@@ -505,6 +668,7 @@ class Model:
             run.reopen(run.culprits, self.now)
             run.culprits = ()
             run.misfits = ()
+            run.reason = None
             run.become(Status.QUEUED)
         return Controlled(run.status)
 
@@ -512,6 +676,7 @@ class Model:
         if register.worker_id not in self.workers:
             self.workers[register.worker_id] = 0
             self.versions[register.worker_id] = register.definitions
+            self.cleans[register.worker_id] = register.cleans
         return self.beaten(register.worker_id)
 
     def Heartbeat(self, heartbeat: Heartbeat) -> object:  # noqa: N802
@@ -521,7 +686,7 @@ class Model:
 
     def beaten(self, worker_id: str) -> Beaten:
         held = self.held(worker_id)
-        controls = tuple((run_id, run.control) for run_id, run in held.items() if run.control)
+        controls = tuple((run_id, run.word) for run_id, run in held.items() if run.word)
         known = worker_id in self.workers
         return Beaten(known, self.workers.get(worker_id, 0), len(held), controls)
 
@@ -548,18 +713,28 @@ class Model:
             run.attempts.append("crashed")
             progressed = any(step.epoch == run.epoch for step in run.steps.values())
             run.crashes = 0 if progressed else run.crashes + 1
-            if run.crashes >= rescue.crash_cap and not run.cancel:
+            kept = run.word in (Control.CANCEL, Control.COMPENSATE, Control.RESTART)
+            if run.crashes >= rescue.crash_cap and not kept:
                 run.token = 0
+                run.cleans = run.create.definition in self.cleans[rescue.worker_id]
                 run.become(Status.FAILED, "crash")
         return self.take_back(held)
 
     def take_back(self, held: dict[str, Run]) -> Rescued:
         for run in held.values():
             run.token = 0
-            if not run.ended:
-                run.become(Status.CANCELLED if run.cancel else Status.QUEUED)
-            if run.pausing:
-                run.pause(self.now)
+            if run.ended:
+                continue
+            run.cleans = run.create.definition in self.cleans[run.worker or ""]
+            match run.word:
+                case Control.CANCEL | Control.COMPENSATE:
+                    run.cancelled()
+                case Control.RESTART:
+                    run.begin_again()
+                case word:
+                    run.become(Status.QUEUED)
+                    if word is Control.PAUSE:
+                        run.pause(self.now)
         return Rescued(
             tuple(run_id for run_id, run in held.items() if not run.ended),
             tuple(run_id for run_id, run in held.items() if run.ended),

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--mutant", choices=MUTANTS, help="with this bug planted")
     parser.add_argument("--digests", action="store_true", help="print only each trace's digest")
     options = parser.parse_args()
-    with MUTANTS[options.mutant]() if options.mutant else nullcontext():
+    with MUTANTS[options.mutant].plant() if options.mutant else nullcontext():
         if options.digests:
             for seed in options.seeds:
                 print(seed, _run(seed).trace.digest())

@@ -3,17 +3,31 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from perdure import App, gather, now, random, step, uuid
+from perdure import (
+    App,
+    compensate,
+    gather,
+    now,
+    random,
+    sleep,
+    step,
+    uuid,
+    wait_for_event,
+)
 from perdure._engine import scope as scopes
 from perdure._engine.activation import Activation
-from perdure.errors import RunCancelled, RunFailed, StepTimeout
+from perdure.errors import EventTimeout, RunCancelled, RunFailed, StepTimeout
 from perdure.model.records import StepOutcome
 from perdure.retry import constant
 from perdure.workflow import Workflow
+from tests.simulation.effects import CLEANS, ON_CANCEL
 from tests.simulation.programs import (
+    Announce,
+    Await,
     Branches,
     Children,
     Fatal,
@@ -25,10 +39,13 @@ from tests.simulation.programs import (
     Node,
     Poison,
     Program,
+    Race,
     Refusal,
     Repeat,
+    Sleep,
     Step,
     Together,
+    Undoable,
     Values,
 )
 from tests.simulation.tokens import make, mix, parts, plain
@@ -38,6 +55,25 @@ if TYPE_CHECKING:
 
 NAMES = ("pay", "payment", "pay/ment")
 """The definitions; all carry out the program whose number they are given."""
+
+EARS = ("ear", "ear/2")
+"""Those that an event starts; the second one declines what it does not want."""
+
+NARROW = "narrow"
+"""The queue with limits, of :data:`LIMITED` and the first ear."""
+
+LIMITED = NAMES[1]
+
+PING = "ping"
+"""The type of the events that waits take."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The event that starts runs."""
+
+    number: int
+    wanted: bool
 
 
 def declare(app: App, process: "Process") -> dict[str, Workflow]:
@@ -49,9 +85,33 @@ def declare(app: App, process: "Process") -> dict[str, Workflow]:
 
         return body
 
-    definitions = {name: app.workflow(name=name)(bind()) for name in NAMES}
+    def bind_ear() -> Callable:
+        async def body(placed: Placed) -> list[str]:
+            return await carry_out(process, placed.number)
+
+        return body
+
+    async def clean() -> str:
+        return await on_cancel(process)
+
+    app.queue(NARROW, **process.world.limits)
+    settings = {LIMITED: {"queue": NARROW}, CLEANS: {"on_cancel": clean}}
+    definitions = {
+        name: app.workflow(name=name, **settings.get(name, {}))(bind()) for name in NAMES
+    }
+    app.workflow(name=EARS[0], on=Placed, queue=NARROW)(bind_ear())
+    app.workflow(name=EARS[1], on=Placed, where=lambda placed: placed.wanted)(bind_ear())
     process.definitions = definitions
+    process.app = app
     return definitions
+
+
+async def on_cancel(process: "Process") -> str:
+    """Do what a definition has to do when it is cancelled."""
+    scope = scopes.current()
+    assert scope is not None, "it is a step"
+    body = Body(process, scope.activation, "")
+    return make(ON_CANCEL, mix(ON_CANCEL, ""), body.begin(ON_CANCEL))
 
 
 async def carry_out(process: "Process", number: int) -> list[str]:
@@ -62,6 +122,7 @@ async def carry_out(process: "Process", number: int) -> list[str]:
     effects, desk = process.world.effects, process.desk
     inline = process.inlining.get((activation.grant, number))
     if inline is not None:
+        effects.enter_inline(activation, inline)
         return (await Body(process, activation, f"{inline}:").block(number, "start"))[0]
     effects.enter(desk, activation)
     try:
@@ -121,6 +182,19 @@ class Body:
                 drawn = f"{uuid()} {random().random()} {now().isoformat()}"
                 self._effects.observe_value(self._activation, self._place(name), drawn)
                 return [], given
+            case Sleep(name=name, seconds=seconds):
+                await sleep(timedelta(seconds=seconds), name=name)
+                return [], given
+            case Await():
+                return self._one(await self._await(node))
+            case Race():
+                return self._one(await self._race(node))
+            case Announce(name=name, key=key):
+                said = {"said": self._place(name)}
+                await self._process.app.publish(said, type=PING, key=key)
+                return [], given
+            case Undoable():
+                return self._one(await self._undoable(node, given))
             case Refusal(name=name, until=until):
                 if self._activation.run.attempt < until:
                     raise ValueError(make(self._place(name), "refused"))
@@ -169,7 +243,7 @@ class Body:
         self._effects.observe(self._activation, place, parts(token)[2], outcome)
         return token
 
-    def _begin(self, place: str, *, attempts: int = 3, backoff: float = 1.0) -> int:
+    def begin(self, place: str, *, attempts: int = 3, backoff: float = 1.0) -> int:
         world = self._world
         execution = self._effects.begin(
             self._process.desk, self._activation, place, world.timeline.now, world.now(),
@@ -180,7 +254,7 @@ class Body:
 
     def _working(self, place: str, given: str, work: float):
         async def execute() -> str:
-            number = self._begin(place)
+            number = self.begin(place)
             if work:
                 await asyncio.sleep(work)
             return make(place, mix(place, given), number)
@@ -195,14 +269,14 @@ class Body:
 
     def _plainly(self, place: str, given: str):
         def execute() -> str:
-            return make(place, mix(place, given), self._begin(place))
+            return make(place, mix(place, given), self.begin(place))
 
         return execute
 
     def _failing(self, node: Flaky, place: str, given: str):
         async def execute() -> str:
             failed = self._effects.failures(self._activation, place)
-            number = self._begin(place, attempts=node.attempts, backoff=node.backoff)
+            number = self.begin(place, attempts=node.attempts, backoff=node.backoff)
             if node.work:
                 await asyncio.sleep(node.work)
             if failed < node.fails:
@@ -216,7 +290,7 @@ class Body:
         self._effects.timeouts.add(place)
 
         async def execute() -> None:
-            self._begin(place, attempts=node.attempts)
+            self.begin(place, attempts=node.attempts)
             await asyncio.sleep(60.0)
 
         backoff = constant(timedelta(seconds=node.backoff))
@@ -232,7 +306,7 @@ class Body:
         attempt = self._activation.run.attempt
 
         async def execute() -> str:
-            number = self._begin(place, attempts=1)
+            number = self.begin(place, attempts=1)
             if node.work:
                 await asyncio.sleep(node.work)
             if attempt < node.until:
@@ -250,11 +324,66 @@ class Body:
             given = parts(tokens[-1])[1]
         return tokens, given
 
+    async def _await(self, node: Await) -> str:
+        place = self._place(node.name)
+        timeout = timedelta(seconds=node.timeout)
+        try:
+            event = await wait_for_event(PING, key=node.key, timeout=timeout, name=node.name)
+        except EventTimeout:
+            value = "late"
+        else:
+            value = event.get("id") or event["said"]
+        self._effects.observe_wait(self._activation, place, value)
+        return make(place, value)
+
+    async def _race(self, node: Race) -> str:
+        place = self._place(node.name)
+        event = asyncio.ensure_future(wait_for_event(PING, key=node.key, name=node.name))
+        rival = asyncio.ensure_future(
+            sleep(timedelta(seconds=node.seconds), name=f"{node.name}-rival")
+        )
+        try:
+            done, late = await asyncio.wait({event, rival}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in (event, rival):
+                one.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        for one in done:
+            one.result()
+        value = "late"
+        if event in done:
+            value = event.result().get("id") or event.result()["said"]
+        self._effects.observe_wait(self._activation, place, value)
+        return make(place, value)
+
+    async def _undoable(self, node: Undoable, given: str) -> str:
+        place = self._place(node.name)
+        if node.early:
+            self._register(node, place)
+        call = step(node.name, self._working(place, given, node.work))
+        token = await self._observed(place, call)
+        if not node.early:
+            self._register(node, place)
+        return token
+
+    def _register(self, node: Undoable, place: str) -> None:
+        undo = self._place(node.undo)
+
+        async def execute() -> str:
+            failed = self._effects.failures(self._activation, undo)
+            number = self.begin(undo, attempts=3, backoff=0.8)  # less what jitter takes
+            if failed < node.fails:
+                raise ValueError(make(undo, "failed", number))
+            return make(undo, mix(undo, place), number)
+
+        self._effects.register(self._activation, undo)
+        compensate(node.undo, execute)
+
     async def _nested(self, node: Nested, given: str) -> str:
         place = self._place(node.name)
 
         async def execute() -> str:
-            number = self._begin(place)
+            number = self.begin(place)
             _, made = await self._nodes(node.inner, given)
             return make(place, mix(place, made), number)
 
@@ -264,7 +393,7 @@ class Body:
         place = self._place(node.name)
 
         async def execute() -> str:
-            number = self._begin(place)
+            number = self.begin(place)
             entry = self._world.ledger.runs[self._activation.run.run_id]
             if entry.crashes < node.until:
                 await self._process.die("poison")

@@ -4,16 +4,19 @@ It is fed at the store's boundary with every transition in the order in which it
 with the answer that was given, and it knows nothing of the package's state machine. The letters
 are those of the invariants: S1 accepted work present, S2 one run a key, S3 one live grant and
 rising epochs, S4 only the latest grant writes, S5 one outcome an identity, S6 a replay gets what
-was committed, S7 one terminal record, S14 attempts, crashes and limits, S15 nothing without its
-owner, TIMER nothing before its due time, LEASE nobody living is rescued, L2 the dead are in time,
-LEAD one worker leads at most, each term once, and an old one is refused.
+was committed, S7 one terminal record, S12 what an operator asked for is kept, S14 attempts, crashes
+and limits, S15 nothing without its owner, TIMER nothing before its due time, LEASE nobody living is
+rescued, L2 the dead are in time, LEAD one worker leads at most, each term once, and an old one is
+refused. Events (S10), schedules (S11) and queues (S14) have books of their own beside this one:
+:mod:`tests.simulation.books`; generations have :mod:`tests.simulation.again`.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
+from perdure.model.events import GiveUpEvent, Listen, Publish, SendEvent, TakeEvent
 from perdure.model.leader import Leading, LeaveLead, NotLeading, TakeLead
+from perdure.model.queues import PauseQueue, PutQueue, ResumeQueue
 from perdure.model.records import (
     Checkpoint,
     Control,
@@ -22,11 +25,13 @@ from perdure.model.records import (
     RunRecord,
     Status,
     StepKey,
+    StepKind,
     StepOutcome,
-    Wait,
+    Undoing,
     WaitKind,
 )
 from perdure.model.retention import Prune, Pruned, PutRetentions
+from perdure.model.schedules import FireSchedule, PutSchedule, RemoveSchedule
 from perdure.model.transitions import (
     Beaten,
     CancelRun,
@@ -41,16 +46,20 @@ from perdure.model.transitions import (
     Exists,
     Failed,
     Fenced,
+    ForkRun,
     GiveBack,
     Heartbeat,
     Mismatched,
     Missing,
     Outcome,
+    PauseRun,
     Refused,
     RegisterWorker,
     Released,
     Rescued,
     RescueWorker,
+    RestartRun,
+    ResumeRun,
     RetireWorker,
     Retrying,
     RetryRun,
@@ -60,77 +69,15 @@ from perdure.model.transitions import (
     Settled,
     Suspended,
     Transition,
+    Undone,
 )
+from tests.simulation import again
+from tests.simulation.books import EventBook, QueueBook, ScheduleBook
+from tests.simulation.entries import ENDED, PENDING, Entry, Generation, Member, Place, Token
 from tests.simulation.tokens import TOKEN, name_of
 
-PENDING = StepOutcome.PENDING
-ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 Fail = Callable[[str, str], None]
 """Reports a broken promise: its letter, and what was seen."""
-
-
-@dataclass(slots=True)
-class Token:
-    """The outcome of one place of a program, as first committed."""
-
-    outcome: StepOutcome
-    value: bytes
-    number: int
-    epoch: int
-    at: Micros
-
-
-@dataclass(slots=True)
-class Place:
-    """What was committed for one place of a run's program."""
-
-    final: Token | None = None
-    passed: Token | None = None  # how a step inside a step failed, before it may be asked again
-    failures: list[Token] = field(default_factory=list)  # since it was last reopened
-    epochs: list[int] = field(default_factory=list)  # of every failure ever recorded
-    numbers: set[int] = field(default_factory=set)  # of every outcome ever recorded
-
-
-@dataclass(slots=True)
-class Entry:
-    """One run."""
-
-    create: CreateRun
-    alias: str
-    created_at: Micros
-    status: Status = Status.QUEUED
-    epoch: int = 0
-    token: int = 0  # 0 also where the claim was taken back
-    worker: str = ""
-    progressed: bool = False
-    crashes: int = 0
-    attempt: int = 1
-    cancelling: bool = False
-    requests: set[str] = field(default_factory=set)
-    due_at: Micros | None = None  # while waiting: when time alone wakes it
-    waits: tuple[Wait, ...] = ()
-    steps: dict[StepKey, Checkpoint] = field(default_factory=dict)
-    places: dict[str, Place] = field(default_factory=dict)
-    place_of: dict[StepKey, Place] = field(default_factory=dict)
-    culprits: tuple[StepKey, ...] = ()
-    given_up: set[str] = field(default_factory=set)  # names of steps
-    endings: list[tuple[Status, bytes | None, str | None]] = field(default_factory=list)
-    grants: dict[int, str] = field(default_factory=dict)  # epoch -> worker
-    ends: dict[int, str] = field(default_factory=dict)  # epoch -> how that grant ended
-
-    @property
-    def is_live(self) -> bool:
-        return self.status is Status.RUNNING
-
-
-@dataclass(slots=True)
-class Member:
-    """A registered worker."""
-
-    beat: int
-    beat_at: Micros
-    slots: int
-    held: set[str] = field(default_factory=set)
 
 
 class Ledger:
@@ -152,11 +99,14 @@ class Ledger:
         self._term = 0
         self._leads = ""  # which worker; for as long as it is registered
         self._seen_at: dict[str, Micros] = {}
+        self.events = EventBook(self)
+        self.queues = QueueBook(self)
+        self.schedules = ScheduleBook(self)
         self._table: dict[type, Callable] = {
             SaveCheckpoint: self._save,
             Settle: self._settle,
             Claim: self._claim,
-            CreateRun: self._create,
+            CreateRun: self.create,
             Heartbeat: self._heartbeat,
             RegisterWorker: self._register,
             RescueWorker: self._rescue,
@@ -164,6 +114,21 @@ class Ledger:
             GiveBack: self._give_back,
             CancelRun: self._cancel,
             RetryRun: self._retry,
+            PauseRun: self._pause,
+            ResumeRun: self._resume,
+            RestartRun: self._restart,
+            ForkRun: self._fork,
+            Listen: self.events.listen,
+            Publish: self.events.publish,
+            SendEvent: self.events.send,
+            TakeEvent: self.events.take,
+            GiveUpEvent: self.events.give_up,
+            PutQueue: self.queues.put,
+            PauseQueue: self.queues.pause,
+            ResumeQueue: self.queues.resume,
+            PutSchedule: self.schedules.put,
+            RemoveSchedule: self.schedules.remove,
+            FireSchedule: self.schedules.fire,
             PutRetentions: lambda asked, answer: None,
             Prune: self._prune,
             TakeLead: self._take_lead,
@@ -221,9 +186,14 @@ class Ledger:
             if isinstance(save, SaveCheckpoint) and save.outcome is PENDING:
                 recorded = self.runs[save.grant.run_id].steps.get(save.key)
                 is_open = recorded is not None and recorded.outcome is PENDING
-                if is_open and recorded.tries != save.tries and self._current(save.grant):
+                if is_open and recorded.tries != save.tries and self.is_current(save.grant):
                     return True
         return False
+
+    @property
+    def now(self) -> Micros:
+        """The store's time of what is taken in."""
+        return self._now
 
     def alias(self, run_id: str) -> str:
         """Return a short name of a run, for traces."""
@@ -232,7 +202,8 @@ class Ledger:
 
     # --- runs ------------------------------------------------------------------------------------
 
-    def _create(self, create: CreateRun, outcome: Outcome) -> None:
+    def create(self, create: CreateRun, outcome: Outcome) -> None:
+        """A run was asked for, by a call or by what else starts runs."""
         entry = self.runs.get(create.run_id)
         match outcome:
             case Created() if entry is not None:
@@ -250,11 +221,11 @@ class Ledger:
                     if not same_key or other.status in ENDED:
                         self.fail("S2", f"{create.run_id} was refused for {other.alias}")
             case Fenced():
-                if create.by is not None and self._current(create.by):
+                if create.by is not None and self.is_current(create.by):
                     self.fail("S4", f"a child of {create.by.run_id} was fenced from its holder")
 
     def _created(self, create: CreateRun) -> None:
-        if create.by is not None and not self._current(create.by):
+        if create.by is not None and not self.is_current(create.by):
             self.fail("S4", f"{create.run_id} was created under a grant that is not current")
         if create.unique_key is not None:
             key = (create.definition, create.unique_key)
@@ -262,7 +233,7 @@ class Ledger:
             if other is not None and other.status not in ENDED:
                 self.fail("S2", f"{create.run_id} and {other.alias} live under one unique_key")
             self.keys[key] = create.run_id
-        alias = create.run_id
+        alias = create.run_id if len(create.run_id) < 36 else create.caused_by or create.run_id
         if create.parent_id is not None:
             parent = self.runs[create.parent_id]
             siblings = sum(e.create.parent_id == create.parent_id for e in self.runs.values())
@@ -306,6 +277,8 @@ class Ledger:
             self.fail("S3", f"{entry.alias} has two live grants: epochs {entry.epoch}, {run.epoch}")
         if entry.status in ENDED:
             self.fail("S7", f"{entry.alias} was claimed after it was {entry.status}")
+        if entry.status is Status.PAUSED and entry.paused_at is not None:
+            self.fail("S12", f"{entry.alias} was claimed while it is paused")
         if run.epoch <= entry.epoch:
             self.fail("S3", f"{entry.alias}: epoch {run.epoch} was given after {entry.epoch}")
         if run.grant != claim.token or not claim.token:
@@ -318,7 +291,10 @@ class Ledger:
         entry.worker = claim.worker_id
         entry.progressed = False
         entry.due_at = None
+        self.queues.check_grant(entry)
+        entry.started_at = entry.started_at or self._now
         entry.grants[run.epoch] = claim.worker_id
+        entry.generation_of[run.epoch] = entry.generation
         member = self.workers.get(claim.worker_id)
         if member is None:
             self.fail("S15", f"{entry.alias} was given to a worker that is not registered")
@@ -334,6 +310,8 @@ class Ledger:
                 child = self.runs.get(wait.key)
                 over = child is not None and bool(child.endings)
                 joins[wait.join] = joins.get(wait.join, True) and over
+            elif wait.kind is WaitKind.EVENT and self.events.has_come(entry, wait):
+                return True
         return any(joins.values())
 
     def _check_given(self, entry: Entry, claimed: ClaimedRun) -> None:
@@ -342,70 +320,185 @@ class Ledger:
         for name, ours, theirs in (
             ("crashes", entry.crashes, run.crashes),
             ("attempt", entry.attempt, run.attempt),
+            ("generation", entry.generation, run.generation),
+            ("undoing", entry.undoing, run.undoing),
         ):
             if ours != theirs:
                 self.fail("S14", f"{entry.alias} was given with {name} {theirs}, it is {ours}")
-        self._check_steps(entry, claimed.checkpoints)
+        self._check_steps(entry, claimed.checkpoints, entry.present)
         for ending in claimed.endings:
             child = self.runs[ending.run_id]
             seen = (ending.status, ending.result, ending.reason)
             if child.status not in ENDED or child.endings[-1] != seen:
                 self.fail("S6", f"{entry.alias} was told that {child.alias} ended {ending.status}")
 
-    def _check_steps(self, entry: Entry, given: Iterable[Checkpoint]) -> None:
-        ours, theirs = list(entry.steps.values()), list(given)
+    def _check_steps(
+        self, entry: Entry, given: Iterable[Checkpoint], generation: Generation
+    ) -> None:
+        ours, theirs = list(generation.steps.values()), list(given)
         if ours != theirs:
             seen = [_tell(record) for record in theirs]
             kept = [_tell(record) for record in ours]
             self.fail("S6", f"{entry.alias}: committed was {kept}, given was {seen}")
 
+    # --- what operators ask ----------------------------------------------------------------------
+
+    def _new(self, asked, outcome: Outcome) -> Entry | None:
+        """Return the run of an operator's request that was accepted just now; None for no other."""
+        entry = self.runs.get(asked.run_id)
+        if isinstance(outcome, Missing) and entry is not None:
+            self.fail("S1", f"{entry.alias} was not found by {asked}")
+        if not isinstance(outcome, Controlled) or entry is None:
+            return None
+        if asked.request_id in entry.requests:
+            return None
+        entry.requests.add(asked.request_id)
+        return entry
+
     def _cancel(self, cancel: CancelRun, outcome: Outcome) -> None:
-        entry = self.runs.get(cancel.run_id)
-        match outcome:
-            case Missing() if entry is not None:
-                self.fail("S1", f"{entry.alias} was not found by a cancel")
-            case Refused() if entry is not None and entry.status not in ENDED:
-                self.fail("S12", f"a cancel of {entry.alias} was refused: {entry.status}")
-            case Controlled() if entry is not None and cancel.request_id not in entry.requests:
-                entry.requests.add(cancel.request_id)
-                if entry.is_live:
-                    entry.cancelling = True
-                else:
-                    self._end(entry, Status.CANCELLED, None, None)
-                self._expect(entry, outcome.status)
+        known = self.runs.get(cancel.run_id)
+        if isinstance(outcome, Refused) and known is not None and known.status not in ENDED:
+            self.fail("S12", f"a cancel of {known.alias} was refused: {known.status}")
+        entry = self._new(cancel, outcome)
+        if entry is None:
+            return
+        if entry.undoing is Undoing.NONE:
+            if entry.word is not Control.COMPENSATE:
+                entry.word = Control.COMPENSATE if cancel.compensate else Control.CANCEL
+            if not entry.is_live:
+                self._cancelled(entry)
+        entry.ready = None
+        self._expect(entry, outcome.status)
+
+    def _cancelled(self, entry: Entry) -> None:
+        """A cancel takes effect."""
+        compensates = entry.word is Control.COMPENSATE
+        if entry.epoch and entry.undoing is Undoing.NONE and (entry.cleans or compensates):
+            entry.undoing = Undoing.COMPENSATE if compensates else Undoing.CANCEL
+            self._begin_to_undo(entry)
+        else:
+            self._end(entry, Status.CANCELLED, None, None)
+
+    def _begin_to_undo(self, entry: Entry) -> None:
+        entry.status = Status.QUEUED
+        entry.word = Control.NONE
+        entry.waits = ()
+        entry.due_at = entry.paused_at = None
+
+    def _pause(self, pause: PauseRun, outcome: Outcome) -> None:
+        entry = self._new(pause, outcome)
+        if entry is None:
+            return
+        if entry.status in ENDED:
+            self.fail("S7", f"{entry.alias} was paused while {entry.status}")
+        elif not entry.is_live:
+            self._paused(entry)
+        elif entry.word is Control.NONE:
+            entry.word = Control.PAUSE
+        self._expect(entry, outcome.status)
+
+    def _paused(self, entry: Entry) -> None:
+        if entry.status is not Status.PAUSED:
+            entry.waited = entry.status is Status.WAITING
+            entry.status = Status.PAUSED
+            entry.paused_at = self._now
+        entry.word = Control.NONE
+
+    def _resume(self, resume: ResumeRun, outcome: Outcome) -> None:
+        entry = self._new(resume, outcome)
+        if entry is None:
+            return
+        if entry.is_live:
+            if entry.word is not Control.PAUSE:
+                self.fail("S12", f"{entry.alias} was resumed, its word was {entry.word!r}")
+            entry.word = Control.NONE
+        elif entry.paused_at is None:
+            self.fail("S12", f"{entry.alias} was resumed while {entry.status}")
+        else:
+            again.shift(entry, self._now - entry.paused_at)
+            entry.status = Status.WAITING if entry.waited else Status.QUEUED
+            entry.paused_at = None
+        self._expect(entry, outcome.status)
 
     def _retry(self, retry: RetryRun, outcome: Outcome) -> None:
-        entry = self.runs.get(retry.run_id)
-        if entry is None or not isinstance(outcome, Controlled):
+        entry = self._new(retry, outcome)
+        if entry is None:
             return
-        if retry.request_id in entry.requests:
-            return
-        entry.requests.add(retry.request_id)
-        if entry.status not in (Status.FAILED, Status.CANCELLED):
-            self.fail("S7", f"{entry.alias} was retried while {entry.status}")
+        undone = entry.undoing is not Undoing.NONE
+        may = entry.endings[-1][2] in ("compensation", "crash") if undone else True
+        if entry.status not in (Status.FAILED, Status.CANCELLED) or not may:
+            self.fail("S7", f"{entry.alias} was retried while {entry.status}, {entry.undoing!r}")
         entry.attempt += 1
         entry.crashes = 0
         entry.status = Status.QUEUED
         self._reopen(entry, entry.culprits)
+        entry.culprits = ()
+        self._take_key(entry)
+
+    def _take_key(self, entry: Entry) -> None:
         if entry.create.unique_key is not None:
-            self.keys[entry.create.definition, entry.create.unique_key] = retry.run_id
+            self.keys[entry.create.definition, entry.create.unique_key] = entry.create.run_id
+
+    def _restart(self, restart: RestartRun, outcome: Outcome) -> None:
+        entry = self._new(restart, outcome)
+        if entry is None:
+            return
+        if entry.word in (Control.CANCEL, Control.COMPENSATE):
+            self.fail("S12", f"{entry.alias} was restarted though its cancel was accepted")
+        if restart.from_step is not None and restart.from_step not in entry.steps:
+            self.fail("S6", f"{entry.alias} was restarted from what is not recorded")
+        entry.ready = again.continued(entry, restart.from_step)
+        if entry.is_live:
+            entry.word = Control.RESTART
+        else:
+            self._take_key(entry)
+            self._begin_again(entry)
+        self._expect(entry, outcome.status)
+
+    def _begin_again(self, entry: Entry) -> None:
+        """A restart takes effect."""
+        if entry.epoch:
+            entry.generations.append(entry.ready or Generation())
+            entry.started_at = None
+        entry.ready = None
+        entry.attempt = 1
+        entry.crashes = 0
+        entry.status = Status.QUEUED
+        entry.undoing = Undoing.NONE
+        entry.word = Control.NONE
+        entry.cleans = False
+        entry.due_at = entry.paused_at = entry.error = None
+        entry.waits = ()
+        entry.culprits = ()
+
+    def _fork(self, fork: ForkRun, outcome: Outcome) -> None:
+        is_new = fork.create.run_id not in self.runs
+        self.create(fork.create, outcome)
+        if not is_new or not isinstance(outcome, Created):
+            return
+        source, entry = self.runs[fork.source], self.runs[fork.create.run_id]
+        if fork.generation > source.generation:
+            self.fail("S6", f"{source.alias} has no generation {fork.generation} to be forked")
+        entry.generations = [again.forked(source, fork)]
+        entry.numbers = set(source.numbers)
 
     # --- what holders write ----------------------------------------------------------------------
 
-    def _current(self, grant) -> bool:
+    def is_current(self, grant) -> bool:
+        """Tell whether a grant may write."""
         entry = self.runs.get(grant.run_id)
-        return entry is not None and entry.is_live and _matches(entry, grant)
+        return entry is not None and entry.is_live and matches(entry, grant)
 
     def _save(self, save: SaveCheckpoint, outcome: Outcome) -> None:
         entry = self.runs[save.grant.run_id]
         recorded = entry.steps.get(save.key)
         match outcome:
-            case Fenced() if self._current(save.grant):
+            case Fenced() if self.is_current(save.grant):
                 self.fail("S4", f"{entry.alias}: the holder was fenced at {save.key.path}")
             case Conflict():
                 if recorded is None or recorded.outcome is PENDING:
                     self.fail("S5", f"{entry.alias}: conflict at {save.key.path} with nothing")
-            case Saved() if not _matches(entry, save.grant):
+            case Saved() if not matches(entry, save.grant):
                 self.fail("S4", f"{entry.alias}: {save.key.path} was written by a fenced holder")
             case Saved():
                 self._saved(entry, save, outcome, recorded)
@@ -423,7 +516,7 @@ class Ledger:
         if final:
             self.fail("S5", f"{entry.alias}: {save.key.path} was accepted a second time")
             return
-        if (saved.control is Control.CANCEL) != entry.cancelling:
+        if saved.control is not entry.word:
             self.fail("S12", f"{entry.alias}: the holder heard {saved.control!r}")
         due_at = None if save.delay is None else self._now + save.delay
         if saved.due_at != due_at:
@@ -431,7 +524,7 @@ class Ledger:
         if save.tries not in _next_tries(save, recorded):
             self.fail("S14", f"{entry.alias}: {save.key.path} jumped to try {save.tries}")
         entry.progressed = True
-        entry.steps[save.key] = _checkpoint(save, due_at)
+        entry.steps[save.key] = _checkpoint(save, due_at, entry.generation)
         if save.outcome is StepOutcome.CANCELLED:
             entry.given_up.add(save.key.path.rpartition("/")[2])
         self._note_token(entry, save)
@@ -443,8 +536,9 @@ class Ledger:
         at = self._now
         token = Token(save.outcome, found[2], int(found[3]), save.grant.epoch, at)
         place = entry.places.setdefault(found[1].decode(), Place())
-        entry.place_of[save.key] = place
+        entry.present.place_of[save.key] = found[1].decode()
         place.numbers.add(token.number)
+        entry.numbers.add(token.number)
         if place.final is not None:
             self.fail("S5", f"{entry.alias}: {found[1].decode()} has two outcomes")
         if save.outcome is PENDING:
@@ -460,7 +554,7 @@ class Ledger:
             if record is None or record.outcome in (StepOutcome.OK, PENDING):
                 continue
             entry.steps[key] = _reopened(record, self._now)
-            place = entry.place_of.get(key)
+            place = entry.places.get(entry.present.place_of.get(key, ""))
             if place is not None:
                 if place.final is not None:
                     place.epochs.append(place.final.epoch)
@@ -470,24 +564,33 @@ class Ledger:
     def _settle(self, settle: Settle, outcome: Outcome) -> None:
         entry = self.runs[settle.grant.run_id]
         if isinstance(outcome, Fenced):
-            if self._current(settle.grant):
+            if self.is_current(settle.grant):
                 self.fail("S4", f"{entry.alias}: its holder could not settle")
             return
         assert isinstance(outcome, Settled), outcome
-        if not _matches(entry, settle.grant):
+        if not matches(entry, settle.grant):
             self.fail("S4", f"{entry.alias} was settled by a fenced holder: {settle.verdict}")
         elif entry.is_live:
-            self._ungrant(entry, type(settle.verdict).__name__)
+            is_kept = entry.word in (Control.NONE, Control.PAUSE)  # the verdict
+            self._ungrant(entry, type(settle.verdict).__name__ if is_kept else entry.word)
             entry.crashes = 0
-            if entry.cancelling:
-                self._end(entry, Status.CANCELLED, None, None)
-            else:
-                self._judge(entry, settle.verdict)
+            entry.cleans = settle.cleans
+            match entry.word:
+                case Control.CANCEL | Control.COMPENSATE:
+                    self._cancelled(entry)
+                case Control.RESTART:
+                    self._begin_again(entry)
+                case Control.PAUSE:
+                    self._judge(entry, settle.verdict)
+                    if entry.status not in ENDED:
+                        self._paused(entry)
+                case _:
+                    self._judge(entry, settle.verdict)
             self._expect(entry, outcome.status)
         else:
             self._expect(entry, outcome.status)
 
-    def _judge(self, entry: Entry, verdict) -> None:
+    def _judge(self, entry: Entry, verdict) -> None:  # noqa: C901 -- a table
         entry.waits = ()
         match verdict:
             case Completed():
@@ -496,10 +599,23 @@ class Ledger:
                 ]
                 if still:
                     self.fail("S7", f"{entry.alias} is completed with {still} pending")
-                self._end(entry, Status.COMPLETED, verdict.result, None)
+                reason = "declined" if verdict.declined else None
+                entry.cleans = False
+                self._end(entry, Status.COMPLETED, verdict.result, reason)
+            case Failed(compensates=True) if entry.undoing is Undoing.NONE:
+                word = entry.word
+                entry.undoing = Undoing.FAILURE
+                entry.error = verdict.reason
+                self._begin_to_undo(entry)
+                entry.word = word
             case Failed():
                 self._end(entry, Status.FAILED, None, verdict.reason)
                 entry.culprits = verdict.culprits
+            case Undone(culprits=culprits) if culprits:
+                self._end(entry, Status.FAILED, None, "compensation")
+                entry.culprits = culprits
+            case Undone() if entry.undoing is Undoing.FAILURE:
+                self._end(entry, Status.FAILED, None, entry.error)
             case Retrying():
                 entry.attempt += 1
                 entry.status = Status.WAITING
@@ -514,15 +630,15 @@ class Ledger:
                 entry.status = Status.QUEUED
             case Mismatched():
                 entry.status = Status.PAUSED
-            case _:
+            case _:  # undone, or cancelled by its worker
                 self._end(entry, Status.CANCELLED, None, None)
 
     def _end(self, entry: Entry, status: Status, result: bytes | None, reason: str | None) -> None:
         if entry.status in ENDED:
             self.fail("S7", f"{entry.alias} was {entry.status} and is {status} now")
         entry.status = status
-        entry.cancelling = False
-        entry.due_at = None
+        entry.word = Control.NONE
+        entry.due_at = entry.paused_at = None
         entry.waits = ()
         entry.culprits = ()
         entry.endings.append((status, result, reason))
@@ -540,7 +656,9 @@ class Ledger:
         if register.worker_id not in self.workers:
             # One that is registered again, by a call that was long under way, is no younger.
             since = self._seen_at.setdefault(register.worker_id, self._now)
-            self.workers[register.worker_id] = Member(0, since, register.slots)
+            self.workers[register.worker_id] = Member(
+                0, since, register.slots, register.cleans, self._now
+            )
 
     def _heartbeat(self, heartbeat: Heartbeat, outcome: Beaten) -> None:
         member = self.workers.get(heartbeat.worker_id)
@@ -563,14 +681,11 @@ class Ledger:
         for run_id in sorted(member.held):
             entry = self.runs[run_id]
             self._ungrant(entry, "rescued")
-            entry.token = 0
             entry.crashes = 0 if entry.progressed else entry.crashes + 1
-            if entry.cancelling:
-                self._end(entry, Status.CANCELLED, None, None)
-            elif entry.crashes >= rescue.crash_cap:
+            cap = entry.word in (Control.NONE, Control.PAUSE) and entry.crashes >= rescue.crash_cap
+            self._given_back(entry, member)
+            if cap:
                 self._end(entry, Status.FAILED, None, "crash")
-            else:
-                entry.status = Status.QUEUED
             (ended if entry.status in ENDED else queued).add(run_id)
         self._expect_back(outcome, queued, ended)
         del self.workers[rescue.worker_id]
@@ -581,28 +696,41 @@ class Ledger:
         if member is None:
             self._expect_back(outcome, set(), set())
             return
-        self._take_back(outcome, member.held)
+        self._take_back(outcome, member, member.held)
         del self.workers[retire.worker_id]
 
     def _give_back(self, give_back: GiveBack, outcome: Rescued) -> None:
         member = self.workers.get(give_back.worker_id)
-        held = set() if member is None else member.held
+        if member is None:
+            self._expect_back(outcome, set(), set())
+            return
         known = set(give_back.held)
-        self._take_back(outcome, {r for r in held if (r, self.runs[r].epoch) not in known})
+        unknown = {r for r in member.held if (r, self.runs[r].epoch) not in known}
+        self._take_back(outcome, member, unknown)
 
-    def _take_back(self, outcome: Rescued, run_ids: Iterable[str]) -> None:
+    def _take_back(self, outcome: Rescued, member: Member, run_ids: Iterable[str]) -> None:
         queued, ended = set(), set()
         for run_id in sorted(run_ids):
             entry = self.runs[run_id]
             self._ungrant(entry, "taken back")
-            entry.token = 0
-            if entry.cancelling:
-                self._end(entry, Status.CANCELLED, None, None)
-                ended.add(run_id)
-            else:
-                entry.status = Status.QUEUED
-                queued.add(run_id)
+            self._given_back(entry, member)
+            (ended if entry.status in ENDED else queued).add(run_id)
         self._expect_back(outcome, queued, ended)
+
+    def _given_back(self, entry: Entry, member: Member) -> None:
+        """A run was taken from whoever held it: nobody settled it."""
+        entry.token = 0
+        entry.cleans = entry.create.definition in member.cleans
+        match entry.word:
+            case Control.CANCEL | Control.COMPENSATE:
+                self._cancelled(entry)
+            case Control.RESTART:
+                self._begin_again(entry)
+            case word:
+                entry.status = Status.QUEUED
+                entry.due_at = None
+                if word is Control.PAUSE:
+                    self._paused(entry)
 
     def _expect_back(self, outcome: Rescued, queued: set[str], ended: set[str]) -> None:
         if (set(outcome.queued), set(outcome.ended)) != (queued, ended):
@@ -623,8 +751,8 @@ class Ledger:
             self.fail("S1", f"{entry.alias} is gone")
             return
         run = history.run
-        ours = (entry.status, entry.epoch, entry.attempt, entry.crashes)
-        theirs = (run.status, run.epoch, run.attempt, run.crashes)
+        ours = (entry.status, entry.epoch, entry.generation, entry.attempt, entry.crashes)
+        theirs = (run.status, run.epoch, run.generation, run.attempt, run.crashes)
         if ours != theirs:
             self.fail("S14", f"{entry.alias} should be {ours}, the store has {theirs}")
         if entry.status in ENDED:
@@ -633,7 +761,9 @@ class Ledger:
                 self.fail("S7", f"{entry.alias} ended {entry.endings[-1]}, kept is {kept}")
             if history.waits or run.control or run.due_at is not None:
                 self.fail("S15", f"{entry.alias} is {run.status} and still waits")
-        self._check_steps(entry, history.checkpoints)
+        for number, generation in enumerate(entry.generations):
+            kept = [record for record in history.checkpoints if record.generation == number]
+            self._check_steps(entry, kept, generation)
 
 
 def _token(record: SaveCheckpoint) -> re.Match[bytes] | None:
@@ -647,6 +777,8 @@ def _token(record: SaveCheckpoint) -> re.Match[bytes] | None:
 def _next_tries(save: SaveCheckpoint, recorded: Checkpoint | None) -> tuple[int, ...]:
     """Return which try a checkpoint may be of, after what is recorded."""
     before = 0 if recorded is None else recorded.tries
+    if save.kind is StepKind.SLEEP:  # begun and over in one try
+        return (1,)
     match save.outcome:
         case StepOutcome.CANCELLED:  # given up while it was tried, or in between
             return before, before + 1
@@ -656,12 +788,12 @@ def _next_tries(save: SaveCheckpoint, recorded: Checkpoint | None) -> tuple[int,
             return (before + 1,)
 
 
-def _matches(entry: Entry, grant) -> bool:
+def matches(entry: Entry, grant) -> bool:
     """Tell whether the grant is the newest and was not taken back."""
     return (grant.epoch, grant.token) == (entry.epoch, entry.token)
 
 
-def _checkpoint(save: SaveCheckpoint, due_at: Micros | None) -> Checkpoint:
+def _checkpoint(save: SaveCheckpoint, due_at: Micros | None, generation: int) -> Checkpoint:
     return Checkpoint(
         key=save.key,
         position=save.position,
@@ -676,6 +808,7 @@ def _checkpoint(save: SaveCheckpoint, due_at: Micros | None) -> Checkpoint:
         site=save.site,
         text=save.text,
         epoch=save.grant.epoch,
+        generation=generation,
     )
 
 

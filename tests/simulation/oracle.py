@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from tests.simulation.programs import (
+    Announce,
+    Await,
     Branches,
     Children,
     Fatal,
@@ -14,13 +16,19 @@ from tests.simulation.programs import (
     Node,
     Poison,
     Program,
+    Race,
     Refusal,
     Repeat,
+    Sleep,
     Step,
     Together,
+    Undoable,
     Values,
 )
 from tests.simulation.tokens import mix
+
+ANY = 1_000
+"""An attempt in which nothing is refused."""
 
 
 class Refused(Exception):
@@ -35,14 +43,28 @@ class Oracle:
         attempt: of the run.
         child_of: what the body was told of the child that it started at a place: its plain
             result, or how it ended without one.
+        event_of: which event the wait at a place took, or that it was too late.
+        kept: places whose outcome stands since a generation, or a run, before this one.
+        entered: the inlined programs that were carried out in this generation; the record of any
+            other is kept as a whole.
     """
 
     def __init__(
-        self, programs: list[Program], attempt: int, child_of: Callable[[str], str]
+        self,
+        programs: list[Program],
+        attempt: int,
+        child_of: Callable[[str], str],
+        event_of: Callable[[str], str],
+        *,
+        kept: set[str],
+        entered: set[str],
     ) -> None:
         self._programs = programs
         self._attempt = attempt
         self._child_of = child_of
+        self._event_of = event_of
+        self._kept = kept
+        self._entered = entered
 
     def result(self, number: int) -> str:
         """Return the plain result of a run.
@@ -70,14 +92,14 @@ class Oracle:
 
     def _node(self, node: Node, given: str, prefix: str) -> Iterator[tuple[str, str]]:  # noqa: C901, PLR0912 -- a table
         match node:
-            case Step(name=name) | Poison(name=name):
+            case Step(name=name) | Poison(name=name) | Undoable(name=name):
                 yield prefix + name, mix(prefix + name, given)
             case Flaky(name=name, fails=fails, attempts=attempts):
                 yield prefix + name, "failed" if fails >= attempts else mix(prefix + name, given)
             case Late(name=name):
                 yield prefix + name, "late"
             case Fatal(name=name, until=until) | Refusal(name=name, until=until):
-                if self._attempt < until:
+                if self._attempt < until and prefix + name not in self._kept:
                     raise Refused(name)
                 if isinstance(node, Fatal):
                     yield prefix + name, mix(prefix + name, given)
@@ -100,6 +122,12 @@ class Oracle:
                     place = f"{prefix}{name}#{k}"
                     yield place, mix(place, self._child_of(place))
             case Inline(name=name, program=program):
+                attempt = self._attempt
+                if prefix + name not in self._entered:
+                    self._attempt = ANY
                 yield from self._run(program, f"{prefix}{name}:")[0]
-            case Nap() | Values():
+                self._attempt = attempt
+            case Await(name=name) | Race(name=name):
+                yield prefix + name, self._event_of(prefix + name)
+            case Nap() | Values() | Sleep() | Announce():
                 pass

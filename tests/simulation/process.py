@@ -121,6 +121,7 @@ class Process:
         self.worker_id = ""
         self.desk = Desk(name, world.settings.concurrency)
         self.definitions: dict[str, Workflow] = {}
+        self.app: App
         self.inlining: dict[tuple[Grant, int], str] = {}
         self._corpses: set[asyncio.Task[Any]] = set()
         rng = Random(world.rng.getrandbits(64))
@@ -228,22 +229,24 @@ class Process:
 
     def heard(self, batch: Sequence[Transition], outcomes: Sequence[Outcome]) -> None:
         """An answer has arrived: from its main loop's next turn on it knows what it was told."""
-        told: list[tuple[str, int]] = []
+        told: dict[tuple[str, int], Control] = {}
         for transition, outcome in zip(batch, outcomes, strict=False):
             match transition, outcome:
                 case SaveCheckpoint() | Settle(), Fenced() | Conflict():
-                    told.append((transition.grant.run_id, transition.grant.epoch))
-                case SaveCheckpoint(), Saved(control=Control.CANCEL):
-                    told.append((transition.grant.run_id, transition.grant.epoch))
+                    told[transition.grant.run_id, transition.grant.epoch] = Control.CANCEL
+                case SaveCheckpoint(), Saved(control=word) if word:
+                    told[transition.grant.run_id, transition.grant.epoch] = word
                 case Heartbeat(), Beaten(controls=controls) if controls:
-                    runs = {run_id for run_id, _ in controls}
-                    told.extend(grant for grant in self.desk.bodies if grant[0] in runs)
+                    words = dict(controls)
+                    told |= {g: words[g[0]] for g in self.desk.bodies if g[0] in words}
         if told:
             self.loop.call_soon_threadsafe(self._note_told, told)
 
-    def _note_told(self, grants: list[tuple[str, int]]) -> None:
-        for grant in grants:
-            self.desk.told.setdefault(grant, self.world.timeline.now)
+    def _note_told(self, told: dict[tuple[str, int], Control]) -> None:
+        for grant, word in told.items():
+            _, before = self.desk.told.get(grant, (0.0, Control.PAUSE))
+            if before is Control.PAUSE:
+                self.desk.told[grant] = (self.world.timeline.now, word)
 
     # --- its end ---------------------------------------------------------------------------------
 

@@ -128,9 +128,62 @@ class Values:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """A durable sleep."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """A wait for an event with this key (None for any); too late is a value, too."""
+
+    name: str
+    key: str | None
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """A wait for an event against a sleep; the body gives up whichever comes later."""
+
+    name: str
+    key: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """An event that the body publishes, for the waits of whoever it fits."""
+
+    name: str
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Undoable:
+    """A step with a compensation, registered before it (``early``) or behind it.
+
+    The compensation fails so often in a row; more than twice is for good.
+    """
+
+    name: str
+    work: float
+    early: bool
+    fails: int
+
+    @property
+    def undo(self) -> str:
+        """The name of the compensation."""
+        return f"undo-{self.name}"
+
+
 Node: TypeAlias = (
     Step | Flaky | Late | Fatal | Refusal | Repeat | Nested | Together | Branches | Nap | Children
-    | Inline | Poison | Values
+    | Inline | Poison | Values | Sleep | Await | Race | Announce
+    | Undoable
 )  # fmt: skip
 
 Program: TypeAlias = tuple[Node, ...]
@@ -141,24 +194,38 @@ Program: TypeAlias = tuple[Node, ...]
 WORK = (0.0, 0.0, 0.001, 0.05, 0.6, 3.0)
 BACKOFF = (0.0, 0.01, 0.5, 2.0, 7.0)
 STEMS = ("a", "ab", "pay", "charge")
+KEYS = ("x", "y")
+"""Keys of events."""
+
+FAMILIES = {
+    "events": {"await": 3, "race": 1, "announce": 1},
+    "sleeps": {"sleep": 2},
+    "undo": {"undoable": 4},
+}
+"""Kinds of nodes that a seed has or has not, and how often."""
 
 
 class Generator:
     """Draws programs."""
 
-    def __init__(self, rng: Random, *, poison: bool, crash_cap: int) -> None:
+    def __init__(
+        self, rng: Random, *, poison: bool, crash_cap: int, families: frozenset[str]
+    ) -> None:
         self.programs: list[Program] = []
+        self._kinds = {kind: n for name in sorted(families) for kind, n in FAMILIES[name].items()}
+        self._is_inline = False
         self._rng = rng
         self._poison = poison
         self._cap = crash_cap
         self._names: list[str] = []
 
-    def program(self, depth: int = 0) -> int:
+    def program(self, depth: int = 0, *, inline: bool = False) -> int:
         """Draw a program with its children; return its number."""
         rng = self._rng
         outer, self._names = self._names, []
+        is_inline, self._is_inline = self._is_inline, inline or (depth > 0 and self._is_inline)
         nodes = self._nodes(depth, rng.randint(1, 6 if depth == 0 else 3))
-        self._names = outer
+        self._names, self._is_inline = outer, is_inline
         self.programs.append(nodes)
         return len(self.programs) - 1
 
@@ -192,6 +259,10 @@ class Generator:
         if not inside and depth < 2:
             kinds |= {"children": 2, "inline": 0.7, "fatal": 0.7, "refusal": 0.4, "values": 1}
             kinds |= {"poison": 1.2} if self._poison and depth < 1 else {}
+        if not inside:
+            kinds |= self._kinds
+        if self._is_inline:  # a body carried out inline may not register compensations
+            kinds.pop("undoable", None)
         match rng.choices(list(kinds), list(kinds.values()))[0]:
             case "step":
                 return self._step()
@@ -220,7 +291,19 @@ class Generator:
                 numbers = tuple(self.program(depth + 1) for _ in range(count))
                 return Children(self._name(), numbers, rng.random() < 0.6)
             case "inline":
-                return Inline(self._name(), self.program(depth + 1))
+                return Inline(self._name(), self.program(depth + 1, inline=True))
+            case "sleep":
+                return Sleep(self._name(), rng.choice((0.0, 0.5, 2.0, 11.0)))
+            case "await":
+                key = rng.choice((None, *KEYS))
+                return Await(self._name(), key, rng.choice((0.0, 0.3, 2.0, 5.0, 12.0)))
+            case "race":
+                return Race(self._name(), rng.choice((None, *KEYS)), rng.choice((0.0, 2.0, 5.0)))
+            case "announce":
+                return Announce(self._name(), rng.choice((None, *KEYS)))
+            case "undoable":
+                fails = rng.choice((0, 0, 0, 1, 3))
+                return Undoable(self._name(), rng.choice(WORK), rng.random() < 0.3, fails)
             case "fatal":
                 return Fatal(self._name(), rng.randint(2, 3), rng.choice(WORK))
             case "refusal":
@@ -262,8 +345,12 @@ def effort(node: Node) -> float:
             return node.attempts * (getattr(node, "work", 0.5) + node.backoff + 1.0)
         case Repeat():
             return node.times * (node.work + 0.1)
-        case Nap(seconds=seconds):
-            return seconds
+        case Nap(seconds=seconds) | Sleep(seconds=seconds) | Race(seconds=seconds):
+            return seconds + 1.0
+        case Await(timeout=timeout):
+            return timeout + 1.0
+        case Undoable(work=work):
+            return work + 6.0
         case Step(work=work) | Fatal(work=work):
             return work + 0.1
         case _:

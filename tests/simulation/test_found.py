@@ -8,10 +8,17 @@ from datetime import datetime
 
 import pytest
 
-from perdure import App, Status, Worker, now, step
-from perdure.errors import StoreBusy
+from perdure import App, Status, Worker, now, sleep, step, wait_for_event
+from perdure.errors import EventTimeout, OutcomeUnknown, StoreBusy
+from perdure.model.events import TakeEvent
 from perdure.model.records import Grant, StepOutcome
-from perdure.model.transitions import Claim, CreateRun, RegisterWorker
+from perdure.model.transitions import (
+    Claim,
+    CreateRun,
+    PauseRun,
+    RegisterWorker,
+    SaveCheckpoint,
+)
 from perdure.stores.memory import MemoryStore
 from perdure.testing.contract.desk import pending
 from tests.simulation.alone import Alone
@@ -224,6 +231,162 @@ def test_a_function_made_in_a_body_is_let_go():
     Alone().run(main)
     gc.collect()
     assert [reference() for reference in made] == [None]
+
+
+def test_a_body_awaits_a_run_of_another_also_while_the_store_is_away():
+    """That the store cannot say whether there is such a run is no error of the body."""
+    alone = Alone()
+
+    class Away(MemoryStore):
+        times = 7
+
+        async def get(self, run_id):
+            if self.times and asyncio.current_task().get_coro().__name__ != "main":
+                self.times -= 1
+                raise OutcomeUnknown("no answer")
+            return await super().get(run_id)
+
+    async def main(app: App) -> str:
+        @app.workflow
+        async def other() -> str:
+            return "done"
+
+        @app.workflow
+        async def work(run_id: str) -> str:
+            return await other.get(run_id).result()
+
+        async with app, Worker(app):
+            run = await other.enqueue()
+            return await (await work.enqueue(run.id)).result(timeout="1m")
+
+    store = Away(clock=alone.clock)
+    assert alone.run(main, store) == "done"
+    assert store.times == 0
+
+
+def test_a_wait_for_an_event_does_not_ask_in_circles():
+    """Where the store's clock was set back, its deadline has come here and not yet there."""
+    alone = Alone()
+    back = 0
+
+    class SetBack:
+        def now(self) -> int:
+            return alone.clock.now() - back
+
+    class Counting(MemoryStore):
+        asked = 0
+
+        async def apply(self, batch):
+            self.asked += sum(isinstance(one, TakeEvent) for one in batch)
+            return await super().apply(batch)
+
+    async def main(app: App) -> None:
+        nonlocal back
+
+        @app.workflow
+        async def work() -> None:
+            busy = asyncio.create_task(asyncio.sleep(10.0))  # keeps it in memory
+            with pytest.raises(EventTimeout):
+                await wait_for_event("never", timeout="3s")
+            await busy
+
+        async with app, Worker(app):
+            run = await work.enqueue()
+            await asyncio.sleep(2.9)
+            back = 100_000
+            await run.result(timeout="1m")
+
+    store = Counting(clock=SetBack())
+    alone.run(main, store)
+    assert store.asked < 200
+
+
+def test_a_sleep_given_up_as_it_begins_is_not_left_open():
+    """Its beginning is being written when the body cancels it."""
+    alone = Alone()
+
+    async def main(app: App) -> list[StepOutcome]:
+        @app.workflow
+        async def work() -> None:
+            rival = asyncio.ensure_future(sleep("1h"))
+            await asyncio.sleep(0.05)
+            rival.cancel()
+            await step("quick", asyncio.sleep, 0.0)
+
+        async with app, Worker(app):
+            run = await work.enqueue()
+            await run.result(timeout="1m")
+            history = await app.engine.store.history(run.id)
+            return [record.outcome for record in history.checkpoints if record.key.path == "sleep"]
+
+    assert alone.run(main, BusyStore(clock=alone.clock)) == [StepOutcome.CANCELLED]
+
+
+def test_an_older_answer_does_not_take_a_pause_back():
+    """The answer to a step's record comes after the heartbeat that has told of the pause."""
+    alone = Alone()
+    begun: list[str] = []
+
+    class Slow(MemoryStore):
+        async def apply(self, batch):
+            outcomes = await super().apply(batch)
+            if any(isinstance(one, SaveCheckpoint) for one in batch):
+                await asyncio.sleep(8.0)
+            return outcomes
+
+    async def main(app: App) -> Status:
+        async def begin(name: str) -> None:
+            begun.append(name)
+
+        @app.workflow
+        async def work() -> None:
+            for name in ("first", "second"):
+                await step(name, begin, name)
+
+        async with app, Worker(app):
+            run = await work.enqueue()
+            await asyncio.sleep(1.0)
+            await data.apply([PauseRun(run.id, "q")])  # by another process
+            await asyncio.sleep(20.0)
+            return await run.status()
+
+    store = Slow(clock=alone.clock)
+    data = store.side()
+    asyncio.run(data.open())
+    assert alone.run(main, store) is Status.PAUSED
+    assert begun == ["first"]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="what was given up later than the step began is kept as given up; which came first is "
+    "not recorded",
+)
+def test_a_restart_from_the_winner_of_a_race_lets_the_loser_run_again():
+    """The deadline was first recorded before the answer, and given up because of it."""
+
+    async def main(app: App) -> str:
+        takes = [1.0, 60.0]
+
+        async def ask() -> None:
+            await asyncio.sleep(takes.pop(0))
+
+        @app.workflow
+        async def work() -> str:
+            deadline = asyncio.ensure_future(sleep("5s", name="deadline"))
+            answer = asyncio.ensure_future(step("ask", ask))
+            done, late = await asyncio.wait({deadline, answer}, return_when=asyncio.FIRST_COMPLETED)
+            for one in late:
+                one.cancel()
+            return "answered" if answer in done else "late"
+
+        async with app, Worker(app):
+            run = await work.enqueue()
+            assert await run.result() == "answered"
+            await run.restart(from_step="ask")
+            return await run.result(timeout="10m")
+
+    assert Alone().run(main) == "late"
 
 
 @pytest.mark.xfail(

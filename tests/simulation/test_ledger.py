@@ -4,7 +4,21 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from perdure.model.events import (
+    Awaiting,
+    Listen,
+    Listener,
+    Listening,
+    Publish,
+    Published,
+    SendEvent,
+    TakeEvent,
+    Taken,
+    TimedOut,
+)
 from perdure.model.leader import Lead, LeaderRecord, Leading, LeaveLead, NotLeading, TakeLead
+from perdure.model.queues import Limits, PauseQueue, PutQueue, QueueKept, QueueRecord
+from perdure.model.queues import Rate as StoredRate
 from perdure.model.records import (
     Checkpoint,
     Control,
@@ -17,6 +31,17 @@ from perdure.model.records import (
     StepOutcome,
 )
 from perdure.model.retention import Prune, Pruned
+from perdure.model.schedules import (
+    Fire,
+    Fired,
+    FireOutcome,
+    FireSchedule,
+    PutSchedule,
+    Schedule,
+    Scheduled,
+    ScheduleRecord,
+    fired_run,
+)
 from perdure.model.transitions import (
     Beaten,
     CancelRun,
@@ -31,13 +56,18 @@ from perdure.model.transitions import (
     Exists,
     Failed,
     Fenced,
+    ForkRun,
     Heartbeat,
     Missing,
     Outcome,
+    PauseRun,
     Refused,
     RegisterWorker,
+    Released,
     Rescued,
     RescueWorker,
+    RestartRun,
+    ResumeRun,
     RetireWorker,
     SaveCheckpoint,
     Saved,
@@ -46,6 +76,7 @@ from perdure.model.transitions import (
     Suspended,
     Transition,
 )
+from perdure.timing import Timing
 from tests.simulation.ledger import Ledger
 
 LEASE = 15_000_000
@@ -89,6 +120,10 @@ class Scribe:
         save = _save(grant, value)
         self.feed(save, Saved())
         return save
+
+    def recorded(self) -> Checkpoint:
+        """Return what is recorded of the one step."""
+        return self.ledger.runs["r"].generations[0].steps[KEY]
 
     def rescue(self, worker: str, **counted: tuple[str, ...]) -> None:
         self.now += LEASE
@@ -270,6 +305,181 @@ def a_rescue_within_the_lease(scribe: Scribe) -> None:
     scribe.feed(RescueWorker("w", 0, 3, b""), Rescued())
 
 
+# --- operators -----------------------------------------------------------------------------------
+
+
+def a_paused_run_is_claimed(scribe: Scribe) -> None:
+    scribe.feed(PauseRun("r", "q"), Controlled(Status.PAUSED))
+    scribe.claim("w", FIRST)
+
+
+def a_pause_that_the_holder_does_not_hear(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(PauseRun("r", "q"), Controlled(Status.RUNNING))
+    scribe.save(FIRST)
+
+
+def a_pause_shorter_than_it_was(scribe: Scribe) -> None:
+    scribe.feed(CreateRun("a", "d", b"", 3, delay=10), Created("a"))
+    scribe.feed(PauseRun("a", "q"), Controlled(Status.PAUSED))
+    scribe.now = 5
+    scribe.feed(ResumeRun("a", "p"), Controlled(Status.WAITING))
+    scribe.now = 14
+    scribe.claim("w", Grant("a", 1, 11), run_id="a")
+
+
+def a_failure_that_forgets_its_pause(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(PauseRun("r", "q"), Controlled(Status.RUNNING))
+    scribe.feed(Settle(FIRST, Failed(b"", compensates=True)), Settled(Status.QUEUED))
+
+
+def a_cancel_that_undoes_nothing(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(CancelRun("r", "q", compensate=True), Controlled(Status.RUNNING))
+    scribe.feed(Settle(FIRST, Released()), Settled(Status.CANCELLED))
+
+
+def a_restart_that_keeps_what_it_was_to_repeat(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.save(FIRST)
+    scribe.feed(Settle(FIRST, Completed(b"")), Settled(Status.COMPLETED))
+    scribe.feed(RestartRun("r", "q"), Controlled(Status.QUEUED))
+    kept = (scribe.recorded(),)
+    scribe.claim("w", SECOND, generation=1, checkpoints=kept)
+
+
+def a_restart_in_the_same_generation(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(Settle(FIRST, Released()), Settled(Status.QUEUED))
+    scribe.feed(RestartRun("r", "q"), Controlled(Status.QUEUED))
+    scribe.claim("w", SECOND)
+
+
+def a_restart_behind_a_cancel(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(CancelRun("r", "q"), Controlled(Status.RUNNING))
+    scribe.feed(RestartRun("r", "p"), Controlled(Status.RUNNING))
+
+
+def a_fork_without_its_record(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.save(FIRST)
+    scribe.feed(ForkRun(CreateRun("f", "d", b"", 5), "r", 0), Created("f"))
+    scribe.claim("v", Grant("f", 1, 33), run_id="f")
+
+
+# --- events --------------------------------------------------------------------------------------
+
+
+def _take(timeout: int | None = None) -> TakeEvent:
+    return TakeEvent(FIRST, KEY, 0, "e", None, timeout, b"late", 0, 0)
+
+
+def _publish(event_id: str = "e1") -> Publish:
+    return Publish(event_id, "e", b"1", 1)
+
+
+def an_event_that_is_not_taken(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(_publish(), Published("e1"))
+    scribe.feed(_take(), Awaiting(None))
+
+
+def an_event_of_before_the_run(scribe: Scribe) -> None:
+    scribe.feed(_publish(), Published("e1"))
+    scribe.now = 1
+    scribe.feed(CreateRun("a", "d", b"", 3), Created("a"))
+    scribe.claim("w", Grant("a", 1, 11), run_id="a")
+    take = TakeEvent(Grant("a", 1, 11), KEY, 0, "e", None, None, b"", 0, 0)
+    scribe.feed(take, Taken(b"1", 0))
+
+
+def an_event_at_its_deadline_is_late(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(_take(10), Awaiting(10))
+    scribe.now = 10
+    scribe.feed(_publish(), Published("e1"))
+    scribe.now = 11
+    scribe.feed(_take(10), TimedOut(b"late", 0))
+
+
+def a_deadline_that_moves(scribe: Scribe) -> None:
+    scribe.claim("w", FIRST)
+    scribe.feed(_take(10), Awaiting(10))
+    scribe.now = 5
+    scribe.feed(_take(10), Awaiting(15))
+
+
+def an_event_that_starts_nobody(scribe: Scribe) -> None:
+    scribe.feed(Listen((Listener("e", "d", "given"),)), Listening(()))
+    scribe.feed(_publish(), Published("e1"))
+
+
+def an_event_that_a_living_run_refuses(scribe: Scribe) -> None:
+    scribe.feed(SendEvent("r", "e1", "e", b"1"), Refused("r", Status.QUEUED))
+
+
+# --- queues and schedules ------------------------------------------------------------------------
+
+
+def _limit(scribe: Scribe, **limits: object) -> None:
+    asked = PutQueue("default", Limits(**limits))  # type: ignore[arg-type]
+    scribe.feed(asked, QueueKept(QueueRecord("default", asked.limits)))
+    scribe.feed(CreateRun("a", "d", b"", 3), Created("a"))
+
+
+def more_at_work_than_there_are_slots(scribe: Scribe) -> None:
+    _limit(scribe, concurrency=1)
+    scribe.claim("w", FIRST)
+    scribe.claim("v", Grant("a", 1, 22), run_id="a")
+
+
+def more_starts_than_the_rate(scribe: Scribe) -> None:
+    _limit(scribe, rate=StoredRate(1, 10))
+    scribe.claim("w", FIRST)
+    scribe.now = 9
+    scribe.claim("v", Grant("a", 1, 22), run_id="a")
+
+
+def a_paused_queue_that_gives(scribe: Scribe) -> None:
+    scribe.feed(PauseQueue("default"), QueueKept(QueueRecord("default", paused_at=0)))
+    scribe.claim("w", FIRST)
+
+
+def _fire(*instants: int, next_at: int) -> FireSchedule:
+    fires = tuple(Fire(at, FireOutcome.ON_TIME, at) for at in instants)
+    return FireSchedule("s", 0, instants[0], next_at, fires)
+
+
+def _fired(*instants: int) -> Fired:
+    return Fired(tuple(fired_run("s", at)[0] for at in instants))
+
+
+def _plan(scribe: Scribe) -> None:
+    schedule = Schedule("s", Timing(every=10), "d", b"")
+    record = ScheduleRecord(schedule, 0, 0, 0, 10)
+    scribe.feed(PutSchedule(schedule, 10), Scheduled(record))
+    scribe.now = 30
+
+
+def an_instant_fired_twice(scribe: Scribe) -> None:
+    _plan(scribe)
+    for _ in range(2):
+        scribe.feed(_fire(10, next_at=20), _fired(10))
+
+
+def an_instant_left_out(scribe: Scribe) -> None:
+    _plan(scribe)
+    scribe.feed(_fire(10, next_at=30), _fired(10))
+
+
+def an_instant_fired_early(scribe: Scribe) -> None:
+    _plan(scribe)
+    scribe.now = 9
+    scribe.feed(_fire(10, next_at=20), _fired(10))
+
+
 BROKEN: dict[Callable[[Scribe], None], str] = {
     lost_run: "S1",
     two_runs_of_one_id: "S2",
@@ -302,6 +512,27 @@ BROKEN: dict[Callable[[Scribe], None], str] = {
     a_delay_cut_short: "TIMER",
     a_suspension_cut_short: "TIMER",
     a_rescue_within_the_lease: "LEASE",
+    a_paused_run_is_claimed: "S12",
+    a_pause_that_the_holder_does_not_hear: "S12",
+    a_pause_shorter_than_it_was: "TIMER",
+    a_failure_that_forgets_its_pause: "S7",
+    a_cancel_that_undoes_nothing: "S7",
+    a_restart_that_keeps_what_it_was_to_repeat: "S6",
+    a_restart_in_the_same_generation: "S14",
+    a_restart_behind_a_cancel: "S12",
+    a_fork_without_its_record: "S6",
+    an_event_that_is_not_taken: "S10",
+    an_event_of_before_the_run: "S10",
+    an_event_at_its_deadline_is_late: "S10",
+    a_deadline_that_moves: "S10",
+    an_event_that_starts_nobody: "S10",
+    an_event_that_a_living_run_refuses: "S10",
+    more_at_work_than_there_are_slots: "S14",
+    more_starts_than_the_rate: "S14",
+    a_paused_queue_that_gives: "S14",
+    an_instant_fired_twice: "S11",
+    an_instant_left_out: "S11",
+    an_instant_fired_early: "TIMER",
 }
 
 

@@ -54,7 +54,7 @@ def test_the_seeds_meet_every_fault():
     """Nothing holds only because nothing happened: all faults and all outcomes do occur."""
     seen = ""
     reasons = set()
-    for seed in range(60):
+    for seed in (*range(60), 67, 139):  # what is rare with one leader is met by the last two
         world = World(seed)
         world.run()
         seen += "\n".join(world.trace.lines())
@@ -64,6 +64,18 @@ def test_the_seeds_meet_every_fault():
         *("Suspended", "Retrying", "Released", "Failed", "Completed", "CancelledByWorker"),
         *("Fenced", "Exists", "Refused", "timeout try", "cancelled try"),
         *("suspects=True", "known=False", "ghost Save", "GiveBack", "RetryRun", "poison"),
+        *("Taken(", "TimedOut(", "Awaiting(", "SendEvent", "GiveUpEvent", "by=None) -> Published"),
+        *(
+            "Fired(",
+            "Passed(",
+            "NotLeading(",
+            "'missed'",
+            "'caught_up'",
+            "PauseQueue",
+            "begin w0 r0 undo-",
+        ),
+        *("Controlled(status=paused", "Controlled(status=waiting", "control=restart"),
+        *("RestartRun", "ForkRun", "from_step=", "Undone", "on_cancel", "compensate=True"),
     )
     assert not [word for word in (*faults, *outcomes) if word not in seen]
-    assert reasons == {None, "error", "crash"}
+    assert reasons == {None, "error", "crash", "compensation", "declined"}

@@ -15,7 +15,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from perdure import Worker
+from perdure import Rate, Worker
 from perdure.errors import StoreError
 from perdure.model.records import Micros, Status
 from perdure.model.transitions import (
@@ -26,6 +26,7 @@ from perdure.model.transitions import (
     Outcome,
     RescueWorker,
     SaveCheckpoint,
+    Saved,
     Settle,
     Settled,
     Transition,
@@ -33,24 +34,32 @@ from perdure.model.transitions import (
 from perdure.stores.memory import MemoryData, MemoryStore
 from perdure.testing.contract.invariants import check_invariants
 from tests.simulation.body import NAMES, declare
-from tests.simulation.clients import Client, Order
+from tests.simulation.clients import Announcement, Client, Order, Plan, QueuePause, Task
 from tests.simulation.effects import Effects
+from tests.simulation.entries import ENDED, Entry
 from tests.simulation.faults import Chaos, Mix
-from tests.simulation.ledger import ENDED, Entry, Ledger
+from tests.simulation.ledger import Ledger
 from tests.simulation.loop import Stuck, Timeline, finish
 from tests.simulation.oracle import Oracle, Refused
 from tests.simulation.process import BEGINNING, Process
+from tests.simulation.programs import FAMILIES as FAMILIES_OF_PROGRAMS
 from tests.simulation.programs import (
+    Branches,
     Generator,
     Poison,
     Program,
+    Race,
     Step,
+    Undoable,
     effort,
     names_around,
     walk,
 )
 from tests.simulation.tokens import plain
 from tests.simulation.trace import Trace
+
+FAMILIES = ("events", "sleeps", "undo", "limits", "pauses", "again", "schedules")
+"""What a seed has or has not, beside plain programs: most have one or two of them."""
 
 LOOK = 0.5
 """Virtual seconds between looks at whether everything is over."""
@@ -60,9 +69,10 @@ class Broken(AssertionError):
     """A promise was broken.
 
     Attributes:
-        letter: which, as :mod:`tests.simulation.ledger` lists them; beside those S8 and S12
-            (:mod:`tests.simulation.effects`), L1 (everything ends), ORACLE (with the right result)
-            and what no simulated program may cause: STUCK, THREAD, EXIT, CALLBACK, LOG, STORE.
+        letter: which, as :mod:`tests.simulation.ledger` lists them; beside those S8, S12
+            and UNDO (:mod:`tests.simulation.effects`), L1 (everything ends), ORACLE (with the right
+            result) and what no simulated program may cause: STUCK, THREAD, EXIT, CALLBACK, LOG,
+            STORE.
     """
 
     def __init__(self, letter: str, text: str) -> None:
@@ -97,9 +107,14 @@ class Settings:
 
 
 class World:
-    """Everything of one seed."""
+    """Everything of one seed.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: what all is drawn from.
+        families: of :data:`FAMILIES`, those that it has whatever the seed says.
+    """
+
+    def __init__(self, seed: int, families: Iterable[str] = ()) -> None:
         shape = Random(f"shape {seed}")
         self.seed = seed
         self.rng = Random(f"faults {seed}")
@@ -112,7 +127,11 @@ class World:
         self.trace = Trace(self.ledger.alias)
         self.chaos = Chaos(self, Mix.draw(shape), self.rng, self.settings.lease)
         self.heals_at = shape.choice((8.0, 15.0, 30.0))
+        drawn = {one for one in FAMILIES if shape.random() < 0.3}
+        self.families = frozenset(drawn | set(families))
+        self.limits = self._draw_limits(shape) if "limits" in self.families else {}
         self.programs, self.orders = self._draw_work(shape)
+        self.effects.nested = set(names_around(self.programs))
         self.workers: dict[str, Process] = {}
         self.owners: dict[str, Process] = {}
         self.processes: list[Process] = []
@@ -123,7 +142,7 @@ class World:
         self.is_closing = False
         self._loop = self.timeline.loop()
         self._loop.set_exception_handler(self._surprised)
-        self._clients: dict[str, Sequence[Order]] = {}
+        self._clients: dict[str, Sequence[Task]] = {}
         self._deaths: dict[str, float] = {}
         self._moved_at = 0.0
         self.is_stopping = False
@@ -140,13 +159,43 @@ class World:
 
     # --- what there is to do ---------------------------------------------------------------------
 
-    def _draw_work(self, rng: Random) -> tuple[list[Program], list[Order]]:
+    def _draw_limits(self, rng: Random) -> dict[str, Any]:
+        limits: dict[str, Any] = {
+            "concurrency": rng.choice((1, 2, 3)),
+            "concurrency_per_key": 1,
+            "rate": Rate(rng.choice((1, 3)), "2s", rng.choice((1, 2))),
+            "rate_per_key": Rate(1, "3s"),
+        }
+        return {name: one for name, one in limits.items() if rng.random() < 0.5}
+
+    def _draw_work(self, rng: Random) -> tuple[list[Program], list[Task]]:
         poison = rng.random() < 0.4
-        generator = Generator(rng, poison=poison, crash_cap=self.settings.crash_cap)
-        orders = [
-            Order.draw(rng, number, generator.program(), self.heals_at)
+        families, until = self.families, self.heals_at
+        generator = Generator(
+            rng,
+            poison=poison,
+            crash_cap=self.settings.crash_cap,
+            families=families & FAMILIES_OF_PROGRAMS.keys(),
+        )
+        orders: list[Task] = [
+            Order.draw(rng, number, generator.program(), until, families)
             for number in range(rng.randint(2, 6))
         ]
+        if "events" in families:
+            orders += [
+                Announcement(
+                    f"p{n}", generator.program(1), rng.random() < 0.7, rng.random() * until
+                )
+                for n in range(rng.randint(0, 2))
+            ]
+        if "schedules" in families:
+            at, lasts = rng.random() * until * 0.5, rng.choice((6.0, 12.0, until + 25.0))
+            missed = rng.choice(("once", "all", "skip"))
+            every = rng.choice((1, 2, 5))
+            program = generator.program(2)
+            orders.append(Plan("s0", rng.choice(NAMES), program, every, missed, at, at + lasts))
+        if "limits" in families and rng.random() < 0.5:
+            orders.append(QueuePause("q0", rng.random() * until, rng.choice((0.5, 4.0, 20.0))))
         return generator.programs, orders
 
     def _patience(self) -> tuple[float, float]:
@@ -154,12 +203,33 @@ class World:
         nodes = [node for program in self.programs for node in walk(program)]
         lease = self.settings.lease
         crashes = self.settings.crash_cap * 2 * sum(isinstance(node, Poison) for node in nodes)
-        attempts = max(order.max_attempts for order in self.orders) + 1
+        runs = [order for order in self.orders if isinstance(order, Order)]
+        attempts = max(order.max_attempts for order in runs) + 1
+        if "again" in self.families:
+            attempts *= 3
         over = 60.0 + 4 * lease + attempts * sum(map(effort, nodes)) + crashes * (lease + 10.0)
+        over += sum(order.pause_lasts for order in runs)
+        over += 20.0 * len(self.families)
+        if "schedules" in self.families:
+            over += 60.0 + 30 * sum(map(effort, self.programs_of_plans()))
         # A worker without a free slot hears nothing of a jump of the store's clock: a timer of a
         # body that it holds is late by as much.
         jumps = self.store_ahead / 1e6
         return over + jumps, 2 * lease + 50.0 + jumps
+
+    def programs_of_plans(self) -> list[Any]:
+        """Return the nodes of what schedules start."""
+        plans = [order for order in self.orders if isinstance(order, Plan)]
+        return [node for plan in plans for node in walk(self.programs[plan.program])]
+
+    def check_punctual(self, key: str) -> None:
+        """Long after the last fault no instant of a schedule is overdue (L3)."""
+        plan = self.ledger.schedules.plans.get(key)
+        if plan is None or plan.next_at is None or plan.removed:
+            return
+        late = (self.now() - plan.next_at) / 1e6
+        if late > 5.0 and self.timeline.now > self.heals_at + 2 * self.settings.lease + 20.0:
+            self.fail("S11", f"{key} should have fired {late:.3f} s ago")
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -268,7 +338,7 @@ class World:
         process = self.workers[name] = self._new_process(name)
         process.begin(lambda: self._work(process))
 
-    def _start_client(self, name: str, orders: Sequence[Order]) -> None:
+    def _start_client(self, name: str, orders: Sequence[Task]) -> None:
         self._clients[name] = orders
         process = self._new_process(name)
         process.begin(Client(process, orders).work)
@@ -359,8 +429,10 @@ class World:
                 case Claim(), Claimed(), Claimed():
                     given = [[(c.run.run_id, c.run.epoch) for c in x.runs] for x in (one, two)]
                     is_same = given[0] == given[1]
-                case Settle(), Settled(), Fenced():  # claimed again by the claim of this very batch
-                    is_same = type(batch[-1]) is Claim
+                case Settle() | SaveCheckpoint(), Settled() | Saved(), Fenced():
+                    is_same = type(batch[-1]) is Claim  # the run was claimed again by this one
+                case Settle(), Settled(status=Status.WAITING), Settled(status=Status.QUEUED):
+                    is_same = type(batch[-1]) is Claim  # which has found that its time has come
                 case Settle(), _, _:
                     is_same = one == two
                 case SaveCheckpoint(), _, _:  # the settle behind it may have changed what it says
@@ -382,11 +454,16 @@ class World:
                 self.fail("LEASE", f"{owner.name} lives and was taken for departed")
             elif now - owner.troubled_until > 2 * lease:
                 self.fail("LEASE", f"{owner.name} was rescued out of the blue")
-        # A beat that arrives after the death counts: nobody could know.
+        # A beat, or a registration, that arrives after the death counts: nobody could know.
         beat_ago = (self.now() - member.beat_at) / 1e6
-        died_at = max(self._deaths.get(rescue.worker_id, 0.0), now - beat_ago)
+        known_for = (self.now() - member.since) / 1e6
+        died_at = max(self._deaths.get(rescue.worker_id, 0.0), now - beat_ago, now - known_for)
         if died_at > self.heals_at + 5.0 and now > died_at + lease + 2.5:
-            watched = [p for p in self.workers.values() if p.started_at < died_at - 3.0]
+            watched = [
+                p
+                for p in self.workers.values()
+                if max(p.started_at, p.troubled_until) < died_at - 3.0
+            ]
             if any(process.is_alive for process in watched):
                 self.fail("L2", f"{owner.name} was found {now - died_at:.2f} s after its death")
 
@@ -402,6 +479,7 @@ class World:
         for run_id, entry in self.ledger.runs.items():
             self.ledger.check_history(run_id, finish(store.history(run_id)))
             self._compare_with_oracle(run_id, entry)
+            self.effects.check_undone(entry, *self._undoable(entry))
         self.effects.check_waste(names_around(self.programs))
         if self.ledger.workers:
             self.fail("S15", f"workers are left: {self.ledger.workers}")
@@ -415,6 +493,12 @@ class World:
         if status is Status.CANCELLED:
             if not entry.requests:
                 self.fail("S7", f"{entry.alias} is cancelled and nobody asked for it")
+        elif reason == "declined":
+            if json.loads(entry.create.input)["placed"]["wanted"]:
+                self.fail("S10", f"{entry.alias} was declined and wanted")
+        elif reason == "compensation":
+            if entry.error is None and not entry.requests:
+                self.fail("UNDO", f"{entry.alias} ended {reason} and had nothing to undo")
         elif reason == "crash":
             if entry.crashes < self.settings.crash_cap:
                 self.fail("S14", f"{entry.alias} failed after {entry.crashes} crashes")
@@ -425,17 +509,46 @@ class World:
                 self.fail("ORACLE", f"{entry.alias} {status} with {came}, foreseen was {foreseen}")
 
     def _foresee(self, run_id: str, entry: Entry) -> str:
-        oracle = Oracle(self.programs, entry.attempt, lambda place: self._child_of(run_id, place))
+        def child_of(place: str) -> str:
+            return self._child_of(entry, place)
+
+        def event_of(place: str) -> str:
+            return self._found(self.effects.waits, entry, place) or "never asked"
+
+        kept = entry.present.kept
+        entered = self.effects.inlined.get((run_id, entry.generation), set())
+        oracle = Oracle(
+            self.programs, entry.attempt, child_of, event_of, kept=kept, entered=entered
+        )
         try:
-            return oracle.result(json.loads(entry.create.input)["number"])
+            return oracle.result(number_of(entry))
         except Refused:
             return "refused"
 
-    def _child_of(self, run_id: str, place: str) -> str:
-        child_id, status = self.effects.children.get((run_id, place), ("", "never asked"))
+    def _found(self, noted: dict[tuple[str, int, str], Any], entry: Entry, place: str) -> Any:
+        """Return what was noted of a place, in a run's generation or in what that goes on from."""
+        at: tuple[str, int] | None = (entry.create.run_id, entry.generation)
+        while at is not None and (*at, place) not in noted:
+            at = self.ledger.runs[at[0]].generations[at[1]].source
+        return None if at is None else noted[(*at, place)]
+
+    def _child_of(self, entry: Entry, place: str) -> str:
+        child_id, status = self._found(self.effects.children, entry, place) or ("", "never asked")
         if status != "completed":
             return status
         return plain(json.loads(self.ledger.runs[child_id].endings[-1][1] or b"[]"))
+
+    def _undoable(self, entry: Entry) -> tuple[set[str], bool]:
+        """Return a program's places that have a compensation, and whether it has one branch."""
+        nodes = walk(self.programs[number_of(entry)])
+        places = {node.name for node in nodes if isinstance(node, Undoable)}
+        return places, not any(isinstance(node, Branches | Race) for node in nodes)
+
+
+def number_of(entry: Entry) -> int:
+    """Return the number of a run's program."""
+    given = json.loads(entry.create.input)
+    return given.get("placed", given)["number"]
 
 
 class _listening_to_errors(logging.Handler):  # noqa: N801 -- read as a with statement

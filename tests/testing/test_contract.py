@@ -78,6 +78,13 @@ def test_five_lines_prove_a_store(third_party: pytest.Pytester):
     assert not outcomes
 
 
+def test_a_mark_of_the_class_holds_for_all_tests(third_party: pytest.Pytester):
+    """As it does for any class of tests."""
+    marked = MINE.replace("class ", "@pytest.mark.skip(reason='not now')\nclass ", 1)
+    outcomes = run(third_party, marked, "-k", "test_checkpoints").parseoutcomes()
+    assert set(outcomes) == {"skipped", "deselected"}
+
+
 def test_a_broken_store_fails(third_party: pytest.Pytester):
     """One without a fence fails the tests about fences, beside one that passes them."""
     both = MINE + MINE.replace("MyStore", "Unfenced")

@@ -193,7 +193,14 @@ def changes() -> list[tuple[str, int]]:
     return [(name, minute) for (minute, *_), name in alike.items()]
 
 
-@pytest.mark.parametrize("expression", EXPRESSIONS)
+DENSE = ("*/5 * * * *", "* * * * *")
+"""Expressions that take as long as all others together; each of the others has their parts."""
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [pytest.param(one, marks=[pytest.mark.tier(2)] if one in DENSE else []) for one in EXPRESSIONS],
+)
 def test_every_change_of_every_zone(expression):
     """Around each change of each zone's clock, 2020 to 2037, an expression names what is due."""
     for name, minute in changes():

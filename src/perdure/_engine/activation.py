@@ -54,6 +54,9 @@ REPLAY_WORTH_COALESCING = 0.002
 COALESCE_LIMIT: Micros = 500_000
 """The longest that a parent's wake-up is held back to be joined by others."""
 
+ASK_AGAIN = 0.001
+"""Seconds at least between two questions for the same event: the store's clock alone decides when a
+wait is over, and may have been set back since it was heard."""
 
 UNDOING = "~undo/"
 """What the paths of the steps that undo something begin with; no step's name may."""
@@ -115,6 +118,7 @@ class Activation:
         self.attaches = run.attaches
         self.leaving: Leaving | None = None
         self._pausing: asyncio.Event | None = None  # set when it is taken back
+        self.words = 0  # heard so far that ask for a pause
         self.mismatch: Mismatch | None = None
         self.compensations: list[Compensation] = []
         self._progress: Progress | None = None
@@ -499,6 +503,7 @@ class Activation:
         if control in _ENDING:
             self.leave(Leaving.CANCELLED)
         elif control is Control.PAUSE:
+            self.words += 1
             if self._pausing is None:
                 self._pausing = asyncio.Event()
             self._leave_if_paused()
@@ -517,11 +522,12 @@ class Activation:
         Raises:
             Leave: the run is no longer ours, or is to be cancelled.
         """
+        words = self.words
         answer = await self.engine.committer.submit(checkpoint, patient=True)
         if isinstance(answer, Saved):
             if self.hooks.of_steps:
                 telling.saved(self, checkpoint, answer)
-            self.obey(answer.control)
+            self.obey(answer.control, words)
         elif isinstance(answer, Conflict):
             raise PerdureError(
                 f"{answer.path!r} of run {self.run.run_id} has a final outcome already, which its "
@@ -531,13 +537,18 @@ class Activation:
             self.lost()
         return answer
 
-    def obey(self, control: Control) -> None:
+    def obey(self, control: Control, words: int) -> None:
         """Follow the operator's word, as of the answer to what the body has waited for.
+
+        Args:
+            control: the word of the answer.
+            words: how many had been heard when the question was asked. An answer that says nothing
+                takes back no pause that was heard after that, by the heartbeat: it may be older.
 
         Raises:
             Leave: the run is to be cancelled or restarted.
         """
-        if control or self._pausing is not None:
+        if control or (self._pausing is not None and words == self.words):
             self.heard(control)
             if control in _ENDING:
                 raise Leave("the run is being cancelled, or restarted")
@@ -642,6 +653,8 @@ class Activation:
         branch.waits += 1
         if condition.due_at is not None:
             remaining = max(0, condition.due_at - self.engine.store_now()) / 1e6
+            if condition.kind is WaitKind.EVENT:
+                remaining = max(remaining, ASK_AGAIN)
             wait.timer = self._loop.call_later(remaining, self._elapsed, wait)
         if condition.kind is WaitKind.CHILD:
             self.engine.watcher.watch(condition.key, self._awaited_ended)

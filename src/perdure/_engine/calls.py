@@ -616,13 +616,15 @@ async def sleep(call: Call, delay: Micros) -> None:
     recorded, scope = call.record, here(call)
     activation = scope.activation
     await activation.check(call, in_step=call.scope.in_step)
-    if recorded is None or recorded.tries == 0:  # given up by an attempt of the run that failed
-        started_at = activation.engine.store_now()
-        due_at = await _begin_sleep(call, delay, started_at)
-    else:
-        started_at, due_at = recorded.started_at, recorded.due_at or 0
-    condition = until(WaitKind.SLEEP, call.path, due_at, activation.next_join())
+    if recorded is not None and recorded.tries == 0:  # given up by an attempt that failed
+        recorded = None
+    started_at = activation.engine.store_now() if recorded is None else recorded.started_at
     try:
+        if recorded is None:  # cancelled while this is being recorded, it is given up like any
+            due_at = await _begin_sleep(call, delay, started_at)
+        else:
+            due_at = recorded.due_at or 0
+        condition = until(WaitKind.SLEEP, call.path, due_at, activation.next_join())
         await activation.wait(scope.branch, condition)
     except asyncio.CancelledError:
         give_up(call, lambda: _slept(call, StepOutcome.CANCELLED, started_at))

@@ -146,6 +146,7 @@ async def _ask(
         call.text,
     )
     activation.begin_work()
+    words = activation.words
     try:
         answer = await activation.engine.committer.submit(take, patient=True)
         if isinstance(answer, Conflict):
@@ -155,7 +156,7 @@ async def _ask(
             )
         if isinstance(answer, Fenced):
             activation.lost()
-        activation.obey(answer.control)
+        activation.obey(answer.control, words)
         return answer
     finally:
         activation.end_work()

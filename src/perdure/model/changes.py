@@ -186,6 +186,8 @@ class Subscribed(msgspec.Struct, frozen=True, gc=False):
 
 # --- what any store does the same ----------------------------------------------------------------
 
+_WITH_REASON: Final = frozenset({Status.PAUSED, Status.FAILED, Status.COMPLETED})
+
 _OWN_KIND: Final = {
     Status.RUNNING: ChangeKind.CLAIMED,
     Status.PAUSED: ChangeKind.PAUSED,
@@ -193,6 +195,11 @@ _OWN_KIND: Final = {
     Status.FAILED: ChangeKind.FAILED,
     Status.CANCELLED: ChangeKind.CANCELLED,
 }
+
+
+def reason_of(run: RunRecord) -> str | None:
+    """Return why a run is paused or ended; of one that undoes a failure it is told at its end."""
+    return run.reason if run.status in _WITH_REASON else None
 
 
 def kind_after(run: RunRecord, how: ChangeKind) -> ChangeKind:

@@ -164,7 +164,8 @@ class TakeEvent(msgspec.Struct, frozen=True, gc=False):
     with ``due_at`` = now + ``timeout``; one that was reopened (0 tries) begins anew. If an event
     fits (see the module), accepted at or before ``due_at``, the checkpoint becomes ``ok`` with its
     payload, and the event is taken. Otherwise, where ``due_at`` has come, it becomes ``timeout``
-    with ``timeout_error``. The other fields are those of ``SaveCheckpoint``.
+    with ``timeout_error``. Otherwise what is recorded stands as it is: to ask again is no progress
+    of the claim that asks. The other fields are those of ``SaveCheckpoint``.
     Answers: Taken · TimedOut · Awaiting · Fenced · Conflict (the wait was given up).
     """
 

@@ -316,8 +316,10 @@ def _judge_end(
             run.reason = verdict.reason
             run.culprits = encode_keys(verdict.culprits)
             if verdict.compensates and run.undoing is Undoing.NONE:
+                word = run.control
                 run.undoing = Undoing.FAILURE
                 _begin_to_undo(run, now)
+                run.control = word  # a pause that was accepted comes before the undoing
             else:
                 _end(run, Status.FAILED, now)
         case CancelledByWorker():

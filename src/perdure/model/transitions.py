@@ -147,7 +147,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     SUSPECT runs are taken only where ``suspects`` is true; then one suspect is taken alone, before
     anything else.
     Key: ``token``: the same claim again answers the runs that it gave and that still run under it,
-    and gives others only where there is none such.
+    in the same order, and gives others only where there is none such.
     Guard: the worker is registered; otherwise nothing is given and ``Claimed.known`` is false.
     Answers: Claimed. A batch's claim takes effect after every other transition of the batch.
     """

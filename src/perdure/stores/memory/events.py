@@ -157,6 +157,8 @@ def take(
         record = replace(
             record, outcome=StepOutcome.TIMEOUT, value=asked.timeout_error, due_at=None
         )
+    elif recorded is not None and recorded.tries:
+        return _answer(row, recorded)  # asked again: nothing new is recorded
     row.checkpoints[identity] = record
     run.updated_at = now
     if recorded is None or says_more(recorded, record):

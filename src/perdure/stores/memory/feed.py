@@ -23,6 +23,7 @@ from perdure.model.changes import (
     SubscriberRecord,
     expired,
     read_cursor,
+    reason_of,
 )
 from perdure.model.records import Checkpoint, Micros, RunRecord, Status
 
@@ -62,7 +63,7 @@ class Feed:
                 run.epoch,
                 None if step else run.waiting_for,
                 None if step else run.due_at,
-                None if step else run.reason,
+                None if step else reason_of(run),
                 step,
             )
         )

@@ -321,6 +321,8 @@ def take(unit: Unit, transition: TakeEvent) -> Outcome:
         record = replace(
             record, outcome=StepOutcome.TIMEOUT, value=transition.timeout_error, due_at=None
         )
+    elif recorded is not None and recorded.tries:
+        return _answer(row, recorded)  # asked again: nothing new is recorded
     saving.put(unit, run, record)
     if recorded is None or says_more(recorded, record):
         unit.feed.append(feed.recorded(record, row))

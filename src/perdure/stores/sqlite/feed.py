@@ -38,6 +38,7 @@ from perdure.model.changes import (
     expired,
     kind_after,
     read_cursor,
+    reason_of,
 )
 from perdure.model.records import Checkpoint, Micros, Status, WaitKind
 from perdure.model.transitions import SaveCheckpoint
@@ -227,10 +228,11 @@ def moved(row: Row, how: ChangeKind) -> Entry:
     run = row.run
     kind = CHANGE_KIND_CODES[kind_after(run, how)]
     said = (kind, row.definition, row.queue, run.attempt, run.epoch)
-    if run.waiting_for is None and run.reason is None:
+    reason = reason_of(run)
+    if run.waiting_for is None and reason is None:
         return row.key, said
     waiting_for = None if run.waiting_for is None else WAIT_KIND_CODES[run.waiting_for]
-    return row.key, (*said, waiting_for, run.due_at, run.reason)
+    return row.key, (*said, waiting_for, run.due_at, reason)
 
 
 def said(row: Row) -> Entry:

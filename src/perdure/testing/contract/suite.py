@@ -48,6 +48,8 @@ class Suite(pytest.Collector):
         super().__init__(**rest)
         self.obj: object = contract
         self._contract = contract
+        for mark in getattr(contract, "pytestmark", ()):  # those of the class hold for all tests
+            self.add_marker(getattr(pytest.mark, mark.name)(*mark.args, **mark.kwargs))
 
     def collect(self) -> Iterator[pytest.Module]:
         """Yield the modules, below the fixtures of the suite and of the class.

@@ -46,6 +46,7 @@ from perdure.model.transitions import (
     Settle,
     Suspended,
     Transition,
+    Undone,
     Verdict,
 )
 from perdure.testing.contract.desk import (
@@ -183,6 +184,25 @@ async def test_another_attempt(desk: Desk, clock: ManualClock):
     clock.advance(SECOND)
     await desk.claim_one("r")
     assert (await told(desk))[-2:] == ["woken", "claimed"]
+
+
+async def test_the_reason_of_a_failure_that_is_undone_is_told_at_its_end(
+    desk: Desk, clock: ManualClock
+):
+    """Until then the run is neither paused nor failed."""
+    await desk.worker()
+    await desk.settle(await desk.start(), Failed(b'"boom"', "timeout", compensates=True))
+    await desk.suspend(await desk.claim_one("r"), timer(START + SECOND))
+    clock.advance(SECOND)
+    await desk.settle(await desk.claim_one("r"), Undone())
+    assert [(one.kind.value, one.reason) for one in (await changes(desk))[2:]] == [
+        ("undoing", None),
+        ("claimed", None),
+        ("suspended", None),
+        ("woken", None),
+        ("claimed", None),
+        ("failed", "timeout"),
+    ]
 
 
 async def test_a_parent_is_woken_after_its_child_has_ended(desk: Desk):

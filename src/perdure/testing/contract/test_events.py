@@ -285,6 +285,22 @@ async def test_the_same_take_again_is_answered_as_the_first(desk: Desk):
     assert await desk.do(take(replace(second, run_id="nobody"))) == Fenced("nobody")
 
 
+async def test_a_wait_that_is_asked_again_is_no_progress(desk: Desk, clock: ManualClock):
+    """A body that waits in one branch and kills its worker in another reaches the crash cap."""
+    crashes = []
+    for number in range(3):
+        await desk.worker()
+        grant = await (desk.claim_one("r") if number else desk.start("r"))
+        clock.advance(1)
+        asked = await desk.do(take(grant, "wait", timeout=SECOND))
+        assert asked == Awaiting(START + 1 + SECOND), number
+        await desk.rescue()
+        crashes.append((await desk.run("r")).crashes)
+    assert crashes == [0, 1, 2]
+    [step] = (await desk.history("r")).checkpoints
+    assert (step.epoch, step.outcome, step.tries) == (1, StepOutcome.PENDING, 1)
+
+
 async def test_events_from_before_the_run_are_none_of_its_own(desk: Desk, clock: ManualClock):
     """One accepted while it was queued is; so is one of the very instant of its creation."""
     await desk.worker()

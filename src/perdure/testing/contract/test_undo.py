@@ -236,6 +236,19 @@ async def test_a_failed_run_compensates_before_it_ends(desk: Desk, clock):
     assert (run.error, run.reason) == (b'"boom"', "timeout")
 
 
+async def test_a_failed_run_is_paused_before_it_compensates(desk: Desk):
+    """A pause that was accepted is kept by a failure that is no end yet."""
+    await worker(desk)
+    grant = await desk.start()
+    assert await desk.do(PauseRun("r", "p")) == Controlled(Status.RUNNING)
+    assert await desk.settle(grant, FAIL) is Status.PAUSED
+    assert await undoing(desk) == (Status.PAUSED, Undoing.FAILURE)
+    assert (await desk.claim()).runs == ()
+    assert await desk.do(ResumeRun("r", "q")) == Controlled(Status.QUEUED)
+    again = await desk.claim_one("r")
+    assert await desk.settle(again, Undone()) is Status.FAILED
+
+
 async def test_what_could_not_be_undone_fails_the_run(desk: Desk):
     """By its own reason and with the steps that failed; a retry tries those again."""
     await worker(desk)
