@@ -11,7 +11,7 @@ from typing import Any
 
 from perdure.schedule import FireEntry
 from tests.durability.processes import Effect, Process, fact
-from tests.durability.yard import LONG, SHORT, Yard
+from tests.durability.yard import LONG, SHORT, TIMEOUT, Yard
 
 
 def seen(
@@ -51,8 +51,11 @@ async def leader_and_schedule(yard: Yard, **options: Any) -> tuple[Process, Any]
     return first, every
 
 
-async def all_expected(every: Any, yard: Yard) -> list[FireEntry]:
-    """Pause a schedule, and check that what became of its instants is what was expected."""
+async def all_expected(every: Any, yard: Yard, *others: str) -> list[FireEntry]:
+    """Pause a schedule, and check that what became of its instants is what was expected.
+
+    ``others`` are the runs that it has not started.
+    """
     await every.pause()
     fires: list[FireEntry] = (await every.fires(1_000))[::-1]
     second = timedelta(seconds=1)
@@ -61,7 +64,7 @@ async def all_expected(every: Any, yard: Yard) -> list[FireEntry]:
         assert following.expected == one.until + second
     started = [one.run for one in fires if one.run is not None]
     runs = await yard.app.runs(name="perform", limit=1_000)
-    assert sorted(started) == sorted(run.id for run in runs)
+    assert sorted([*started, *others]) == sorted(run.id for run in runs)
     # Each was told by whoever fired it, once; the last one's process may have had no time to tell.
     told = [effect.step for effect in seen(yard, "fired")]
     assert len(set(told)) == len(told)
@@ -130,3 +133,20 @@ async def test_a_stopped_leader_hands_over_at_once(yard: Yard, figure: Any) -> N
     assert sorted(told) == [("elected", 1), ("elected", 2), ("handed_over", 1)]
     fires = await all_expected(every, yard)
     assert {one.outcome for one in fires} == {"on_time"}
+
+
+async def test_a_leader_whose_loop_is_blocked_is_followed(yard: Yard, figure: Any) -> None:
+    """Its heart beats on, so its runs stay its own; but somebody else fires what is due."""
+    blocked, every = await leader_and_schedule(yard, **SHORT)
+    run = await yard.enqueue("blocks", "block", "go")
+    await yard.started("blocks")
+    began = time.monotonic()
+    second = await yard.worker(**SHORT)
+    await elected(yard, 2, second)
+    effect = await fired(yard, second, began)
+    figure("from the block of the leader's loop to firing, beats each 0.5 s", effect.at - began)
+    yard.gates.open("blocks-0")
+    lost = (await fact("it hears of it", lambda: seen(yard, "lost", blocked)))[0]
+    assert lost.step == 1
+    assert await run.result(timeout=TIMEOUT) == [blocked.pid, blocked.pid]
+    await all_expected(every, yard, "blocks")

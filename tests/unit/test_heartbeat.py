@@ -55,6 +55,7 @@ class Ward:
         self.store = Freezing(MemoryData(), self.clock)
         self.worker_id = "own"
         self.rescued: list[str] = []
+        self.lead = None
         app = App(self.store, ports=Ports(clock=self.clock))
         self.heart = Heart(self, app.engine, Pulse.of("15s", "5s"))
 

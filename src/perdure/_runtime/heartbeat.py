@@ -21,6 +21,7 @@ import msgspec
 from perdure.clock import LoopThread
 from perdure.duration import Duration, named_micros
 from perdure.errors import StoreError, UsageError
+from perdure.model.leader import Lead, LeaveLead
 from perdure.model.records import Control, WorkerRecord
 from perdure.model.transitions import Beaten, Heartbeat
 from perdure.telemetry import Log
@@ -101,6 +102,11 @@ class Listener(Protocol):
 
     worker_id: str
 
+    @property
+    def lead(self) -> Lead | None:
+        """By what this worker leads; asked for in the heart's thread."""
+        ...
+
     def controlled(self, run_id: str, control: Control) -> None:
         """An operator wants something of a run that this worker holds."""
         ...
@@ -148,6 +154,8 @@ class Heart:
         self._loop_moved = self._engine.clock.monotonic()
         self._asked = False
         self._reported = False
+        self._patience = 2 * pulse.interval  # a loop that moves is asked at each look
+        self._left: Lead | None = None
 
     def start(self) -> None:
         """Begin to beat."""
@@ -200,7 +208,8 @@ class Heart:
             await self._give_sign(store)
             self._last_beat = now
         await self._look_at_others(store)
-        self._look_after_loop(now)
+        if self._look_after_loop(now) >= self._patience:
+            await self._leave_lead(store)
 
     async def _give_sign(self, store: Store) -> None:
         (answer,) = await store.apply([Heartbeat(self._worker_id)])
@@ -228,11 +237,25 @@ class Heart:
         for worker_id, beat in self._sightings.expired(others, now):
             self._tell(self._worker.rescue, worker_id, beat)
 
-    def _look_after_loop(self, now: float) -> None:
+    async def _leave_lead(self, store: Store) -> None:
+        """Let another worker lead: this one's loop does not fire what is due.
+
+        When it moves again the store refuses what it still had in mind, as of a frozen process.
+        """
+        lead = self._worker.lead
+        if lead is not None and lead != self._left:
+            await store.apply([LeaveLead(lead)])
+            self._left = lead
+            log.warning(
+                "event loop stands still; another worker may lead", worker_id=self._worker_id
+            )
+
+    def _look_after_loop(self, now: float) -> float:
+        """Return for how many seconds the loop has stood still, as far as is known."""
         if not self._asked:
             self._asked = True
             self._tell(self._note_moved)
-            return
+            return 0.0
         still = now - self._loop_moved
         if still >= STALL_LIMIT:
             log.critical(
@@ -249,6 +272,7 @@ class Heart:
                 seconds=int(still),
                 where=self._where(),
             )
+        return still
 
     def _where(self) -> str:
         frame = sys._current_frames().get(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- documented

@@ -34,6 +34,7 @@ from perdure.duration import Duration, named_micros
 from perdure.errors import PerdureError, StoreError, UsageError, shown
 from perdure.ids import check_id
 from perdure.model.events import Listen, Publish, SendEvent
+from perdure.model.leader import Lead
 from perdure.model.lifecycle import SUSPECT_AFTER
 from perdure.model.queues import PutQueue, ResumeQueue
 from perdure.model.records import Control, Grant, RunRecord
@@ -647,6 +648,11 @@ class Worker:
                 runs=len(answer.result().queued),
             )
         self.look()
+
+    @property
+    def lead(self) -> Lead | None:
+        """By what it leads; None where it does not."""
+        return None if self.leader is None else self.leader.lead
 
     def lost(self) -> None:
         """The lease was lost: stop every body, and join again as a new worker."""
