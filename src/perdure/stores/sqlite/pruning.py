@@ -12,7 +12,7 @@ import msgspec
 
 from perdure.model.retention import AGAIN, DEFAULT, Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.transitions import Outcome
-from perdure.stores.sqlite import counting
+from perdure.stores.sqlite import counting, feed
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.searching import Found, Search, retentions
@@ -71,6 +71,7 @@ def put(unit: Unit, transition: PutRetentions) -> Outcome:
 def prune(unit: Unit, transition: Prune) -> Outcome:
     """Remove ended runs that are over and not needed, and published events."""
     flush(unit)
+    feed.remove_old(unit.connection, unit.namespace, unit.now)  # or it would be kept below
     search = Search(unit.connection, unit.namespace, unit.names, transition, unit.now)
     removal = _Removal(unit, transition.limit)
     over, others = search.by_themselves(removal.room)
@@ -125,6 +126,7 @@ class _Removal:
         if not seqs:
             return
         counting.remove(unit.connection, seqs)
+        feed.keep(unit.connection, unit.namespace, seqs)
         for statement in OF_RUNS:
             statement.run(unit.connection, seqs)
         counting.removed(unit.connection)

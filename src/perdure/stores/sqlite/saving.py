@@ -21,7 +21,7 @@ from perdure.stores.sqlite import feed, rows
 from perdure.stores.sqlite.bulk import Bulk
 from perdure.stores.sqlite.codes import STEP_OUTCOME_CODES
 from perdure.stores.sqlite.rows import Row
-from perdure.stores.sqlite.unit import Unit
+from perdure.stores.sqlite.unit import PlacedSave, Unit
 
 _COLUMNS = f"run, {rows.CHECKPOINT}"
 _KEY = "run, generation, path, k, scope, fingerprint"
@@ -65,6 +65,8 @@ REOPEN = (
     " WHERE run = ? AND generation = ? AND path = ? AND k = ? AND scope = ? AND fingerprint = ?"
     " AND outcome IN (1, 2, 4)"
 )
+
+UNTELL = "UPDATE checkpoint SET told_at = NULL WHERE seq > ?"
 
 CLEAR: Final = (
     "DELETE FROM checkpoint WHERE run = ? AND generation = ?",
@@ -110,27 +112,54 @@ def write(unit: Unit) -> None:
     if not saves:
         return
     parameters: list[Any] = []
-    entries = unit.feed
-    if all(rows.is_plain_save(transition, row.run) for _, _, transition, row in saves):
-        statement = INSERT_PLAIN
-        for _, place, transition, row in saves:
-            parameters += rows.plain_save(transition, row.run, unit.names)
-            entries[place] = feed.plainly_saved(transition, row)
+    are_plain = all(rows.is_plain_save(transition, row.run) for _, _, transition, row in saves)
+    are_told = are_plain and _are_told(unit)
+    if are_plain:
+        statement, entry_of = INSERT_PLAIN, feed.plainly_saved
+        told_at = unit.now if are_told else None
+        for _, _, transition, row in saves:
+            parameters += rows.plain_save(transition, row.run, told_at, unit.names)
     else:  # all of them: their order in one statement is the order of first recording
-        statement = INSERT
-        for _, place, transition, row in saves:
+        statement, entry_of = INSERT, feed.saved
+        for _, _, transition, row in saves:
             parameters += rows.saved(transition, row.run, unit.now, unit.names)
-            entries[place] = feed.saved(transition, row, unit.now)
     inserted = statement.run(unit.connection, parameters)
+    if unit.known_ends is not None:
+        unit.known_ends = unit.known_ends.after_steps(inserted)
+    changes = saves
     if inserted != len(saves):
-        (newest,) = unit.connection.execute(NEWEST).fetchone()
-        new = set(range(newest - inserted + 1, newest + 1))
-        for index, place, transition, row in saves:
-            answer, is_change = _reconcile(unit, transition, row, unit.outcomes[index], new)
-            unit.outcomes[index] = answer
-            if not is_change:
-                entries[place] = None
+        changes = _reconcile_all(unit, inserted)
+        are_told = False
+    if not are_told:
+        for _, place, transition, row in changes:
+            unit.tell_step(entry_of(transition, row, unit.now), place)
     saves.clear()
+
+
+def _are_told(unit: Unit) -> bool:
+    """Tell whether the feed tells of plain checkpoints by their rows; see there."""
+    if not unit.tells_steps:
+        return False
+    ends = unit.ends
+    return ends.run == ends.runs and all(row.run.attempt == 1 for _, _, _, row in unit.saves)
+
+
+def _reconcile_all(unit: Unit, inserted: int) -> list[PlacedSave]:
+    """Settle all saves after the bulk insert; return those that are what is recorded now.
+
+    Entries tell of them all, because the others among them replaced what was told already.
+    """
+    (newest,) = unit.connection.execute(NEWEST).fetchone()
+    unit.connection.execute(UNTELL, (newest - inserted,))
+    new = set(range(newest - inserted + 1, newest + 1))
+    changes: list[PlacedSave] = []
+    for one in unit.saves:
+        index, _, transition, row = one
+        answer, is_change = _reconcile(unit, transition, row, unit.outcomes[index], new)
+        unit.outcomes[index] = answer
+        if is_change:
+            changes.append(one)
+    return changes
 
 
 def _reconcile(
@@ -162,6 +191,7 @@ def _reconcile(
 def put(unit: Unit, run: RunRecord, record: Checkpoint) -> None:
     """Record a checkpoint as it is, in the place of the one under its key; flush before."""
     REPLACE.run(unit.connection, rows.recorded(record, run, unit.names))
+    unit.known_ends = None  # it may have been inserted
 
 
 def clear(unit: Unit, run: RunRecord, generation: int) -> None:
