@@ -43,6 +43,15 @@ if TYPE_CHECKING:
 IDLE_GRACE = 0.02
 """Seconds a body must be idle before it is suspended: shorter waits are cheaper in memory."""
 
+REPLAY_OF_A_WAIT = 0.000_05
+"""Seconds that a replay takes, about, until it is again in one of many waits: a task or two, and
+their turns. A body stays idle for as long as it would take to come back, if that is longer than
+IDLE_GRACE: so it never costs more than twice what it would if it were known when the next wait is
+over. Of 10,000 children that end within a minute one ends every 6 ms."""
+
+GRACE_LIMIT = 0.5
+"""Seconds for which a body that waits is kept in its slot at most."""
+
 UNWIND_LIMIT = 5.0
 """Seconds a body may take to leave before it is reported as swallowing its suspension."""
 
@@ -673,7 +682,12 @@ class Activation:
             and not self._executing
             and self.leaving is None
         ):
-            self._idle_timer = self._loop.call_later(IDLE_GRACE, self._look, self._activity)
+            self._idle_timer = self._loop.call_later(self._grace(), self._look, self._activity)
+
+    def _grace(self) -> float:
+        """Return for how many seconds the body must be idle before it is suspended."""
+        replay = max(self._replayed_in or 0.0, len(self._waits) * REPLAY_OF_A_WAIT)
+        return max(IDLE_GRACE, min(replay, GRACE_LIMIT))
 
     def _look(self, activity: int) -> None:
         self._idle_timer = None
