@@ -86,6 +86,11 @@ class Ends(NamedTuple):
     run: int
     step: int
 
+    @property
+    def tells_steps(self) -> bool:
+        """Whether what is recorded next may be told of by its row."""
+        return self.run == self.runs
+
     def after_creates(self, count: int) -> Ends:
         """Return where it ends when so many runs are inserted."""
         return Ends(self.last, self.runs, self.run + count, self.step)

@@ -92,6 +92,8 @@ def save(unit: Unit, transition: SaveCheckpoint) -> Outcome:
         return _saved_before(unit, transition, row)
     unit.saves.append((len(unit.outcomes), len(unit.feed), transition, row))
     unit.feed.append(None)  # its place in the order
+    if run.attempt != 1:
+        unit.tells_steps = False  # the row of a checkpoint does not say of which attempt it is
     if transition.delay is None and run.control is Control.NONE:
         return _SAVED
     return Saved(run.control, None if transition.delay is None else unit.now + transition.delay)
@@ -113,7 +115,7 @@ def write(unit: Unit) -> None:
         return
     parameters: list[Any] = []
     are_plain = all(rows.is_plain_save(transition, row.run) for _, _, transition, row in saves)
-    are_told = are_plain and _are_told(unit)
+    are_told = are_plain and unit.tells_steps and unit.ends.tells_steps
     if are_plain:
         statement, entry_of = INSERT_PLAIN, feed.plainly_saved
         told_at = unit.now if are_told else None
@@ -134,14 +136,6 @@ def write(unit: Unit) -> None:
         for _, place, transition, row in changes:
             unit.tell_step(entry_of(transition, row, unit.now), place)
     saves.clear()
-
-
-def _are_told(unit: Unit) -> bool:
-    """Tell whether the feed tells of plain checkpoints by their rows; see there."""
-    if not unit.tells_steps:
-        return False
-    ends = unit.ends
-    return ends.run == ends.runs and all(row.run.attempt == 1 for _, _, _, row in unit.saves)
 
 
 def _reconcile_all(unit: Unit, inserted: int) -> list[PlacedSave]:

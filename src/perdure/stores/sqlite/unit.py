@@ -98,9 +98,9 @@ class Unit:
 
     ``hint`` becomes true with whatever may interest another process; ``removed`` names the workers
     that are no longer registered. ``known_ends`` is where the feed ends, None for unknown;
-    ``tells_steps`` ends with the first step of which an entry tells. ``upto`` is up to which seq
-    runs are counted, None for unknown; ``created`` is how many runs were inserted; ``closing`` are
-    those whose body is over and that have attached children; see
+    ``tells_steps`` ends with the first step of which an entry has to tell. ``upto`` is up to which
+    seq runs are counted, None for unknown; ``created`` is how many runs were inserted; ``closing``
+    are those whose body is over and that have attached children; see
     :mod:`perdure.stores.sqlite.attached`.
     """
 
