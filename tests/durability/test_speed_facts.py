@@ -176,7 +176,7 @@ async def test_a_thousand_enqueued_at_once_are_a_few_batches(shop):
 async def test_a_fresh_run_reads_no_checkpoints(shop):
     """There are none: nobody asks for them."""
     await (await shop.fulfil.enqueue()).result()
-    assert shop.trace.count("FROM checkpoint") == 0
+    assert shop.trace.count("FROM checkpoint WHERE") == 0
 
 
 async def test_a_replay_reads_its_history_in_one_statement(shop):
@@ -190,7 +190,7 @@ async def test_a_replay_reads_its_history_in_one_statement(shop):
     shop.trace.clear()
     shop.gate.set()
     assert await run.result() == 10
-    assert shop.trace.count("FROM checkpoint") == 1
+    assert shop.trace.count("FROM checkpoint WHERE") == 1
 
 
 async def test_an_idle_worker_asks_little(tmp_path, monkeypatch):

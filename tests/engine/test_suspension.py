@@ -10,7 +10,7 @@ import pytest
 from perdure import App, Status, carry, constant, gather, step
 from perdure._engine import activation as activations
 from perdure.errors import RunFailed
-from perdure.model.records import WaitKind
+from perdure.model.records import RunQuery, WaitKind
 from perdure.model.transitions import Settle, Suspended, Transition
 from tests.engine.families import Family, one_child
 from tests.engine.places import Life, Place, eventually
@@ -683,6 +683,32 @@ async def test_each_of_several_waits_wakes_alone(place: Place, family: Family):
         assert "branch 10" not in family.effects
         family.let(1)
         assert await run.result(timeout="5s") == [10, 20]
+
+
+async def test_a_body_that_takes_long_to_come_back_is_kept_longer(
+    place: Place, family: Family, monkeypatch: pytest.MonkeyPatch
+):
+    """While its children end one soon after the other it is not replayed for each."""
+    monkeypatch.setattr(activations, "IDLE_GRACE", 0.0)
+    monkeypatch.setattr(activations, "REPLAY_OF_A_WAIT", 60.0)
+    monkeypatch.setattr(activations, "GRACE_LIMIT", 60.0)
+
+    async def body(_: Family, child: Any) -> int:
+        kids = [await child.enqueue(n) for n in range(1, 11)]
+        return sum(await asyncio.gather(*(kid.result() for kid in kids)))
+
+    async with place.life(family.of(body), concurrency=20) as life:
+        run = await life.flow.enqueue()
+
+        async def have_ended(number: int) -> bool:
+            completed = RunQuery(statuses=(Status.COMPLETED,), parent_id=run.id)
+            return len(await life.store.list_runs(completed)) == number
+
+        for number in range(1, 11):
+            family.let(number)
+            await eventually(lambda: have_ended(number))  # noqa: B023
+        assert await run.result(timeout="10s") == sum(range(1, 11)) * 10
+    assert family.passes == 1
 
 
 async def test_wake_ups_by_two_hundred_children_coalesce(place: Place, family: Family):

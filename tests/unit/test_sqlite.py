@@ -26,10 +26,11 @@ from perdure.errors import (
     UsageError,
 )
 from perdure.ids import Ids
-from perdure.model.changes import Change
+from perdure.model.changes import KEPT, Change
 from perdure.model.keys import REMEMBERED, Debounce, Throttle
 from perdure.model.queues import Limits, PutQueue
 from perdure.model.records import Control, RunQuery, Status, StepOutcome
+from perdure.model.retention import Prune, Pruned
 from perdure.model.transitions import (
     CancelRun,
     Claim,
@@ -574,14 +575,15 @@ async def test_a_fresh_run_is_claimed_without_reading_its_history(store: SqliteS
     await desk.create("r")
     seen = statements(store)
     claimed = await desk.claim()
-    assert not [text for text in seen if "FROM checkpoint" in text or "FROM wait" in text]
+    of_history = ("FROM checkpoint WHERE", "FROM wait")
+    assert not [text for text in seen for table in of_history if table in text]
     await desk.apply(save(grant_of(claimed.runs[0])))
     await desk.rescue()
     await desk.worker("v")
     seen.clear()
     [given] = (await desk.claim(worker_id="v")).runs
     assert len(given.checkpoints) == 1
-    assert len([text for text in seen if "FROM checkpoint" in text]) == 1
+    assert len([text for text in seen if "FROM checkpoint WHERE" in text]) == 1
 
 
 async def test_a_batch_takes_few_statements(store: SqliteStore, desk: Desk):
@@ -1142,12 +1144,14 @@ async def test_a_restored_backup_knows_no_cursor_of_what_it_lost(
     path = tmp_path / "perdure.db"
     desk = Desk(await make_store(path, clock=clock), clock)
     await desk.worker()
-    await desk.create("a")
-    await desk.claim()
+    grant = await desk.start("a")
+    await desk.do(save(grant, "s"))
     kept = [change.position for change in await feed(desk.store)]
     await desk.store.close()
     shutil.copy(path, tmp_path / "backup.db")
     desk = Desk(await make_store(path, clock=clock), clock)
+    await desk.do(save(grant, "t"))
+    await desk.do(save(grant, "u"))
     await desk.create("b", "c", "d")
     await desk.claim()
     lost = [change.position for change in await feed(desk.store)][len(kept) :]
@@ -1163,6 +1167,10 @@ async def test_a_restored_backup_knows_no_cursor_of_what_it_lost(
             with pytest.raises(CursorExpired):
                 await desk.store.changes(position)
 
+    await expect(kept, lost)
+    await desk.do(save(grant, "v"))
+    await desk.do(save(grant, "w"))
+    await desk.do(save(grant, "x"))
     await expect(kept, lost)
     await desk.create("e", "f", "g", "h")
     await expect(kept, lost)
@@ -1216,6 +1224,69 @@ async def test_a_lone_create_writes_no_row_of_the_feed(desk: Desk):
     assert len(await feed(desk.store)) == 52
 
 
+async def test_a_step_writes_no_row_of_the_feed(desk: Desk):
+    """It is read from the checkpoint; only the first after a create says how they stand."""
+    await desk.worker()
+    await desk.create("a", "b")
+    a, b = [grant_of(given) for given in (await desk.claim()).runs]
+
+    def rows() -> int:
+        count: int = writer(desk.store).execute("SELECT count(*) FROM feed").fetchone()[0]
+        return count
+
+    assert rows() == 1
+    for k in range(5):
+        await desk.do(save(a, k=k))
+    await desk.apply(*[save(grant, k=number) for grant in (a, b) for number in range(5, 9)])
+    assert rows() == 1
+    await desk.create("c")
+    await desk.do(save(a, k=9))
+    assert rows() == 2
+    await desk.do(save(a, k=10))
+    assert rows() == 2
+    paths = [(one.run_id, one.step and one.step.k) for one in await feed(desk.store)][4:]
+    assert paths == [
+        *[("a", k) for k in range(9)],
+        *[("b", k) for k in range(5, 9)],
+        ("c", None),
+        ("a", 9),
+        ("a", 10),
+    ]
+
+
+async def test_a_lone_step_is_one_statement_in_its_transaction(desk: Desk):
+    """Nothing is asked first, while no other connection writes."""
+    await desk.worker()
+    grant = await desk.start()
+    await desk.do(save(grant, "a"))
+    seen = statements(desk.store)
+    await desk.do(save(grant, "b"))
+    assert [text.split()[0] for text in seen] == ["BEGIN", "PRAGMA", "INSERT", "COMMIT"]
+
+
+async def test_what_was_kept_of_removed_runs_goes_with_the_feed(desk: Desk):
+    """Creates and steps that nobody can read any more leave nothing behind."""
+    await desk.worker()
+    grant = await desk.start()
+    await desk.do(save(grant, "a"))
+    await desk.settle(grant)
+    whole = await feed(desk.store)
+    assert await desk.do(Prune(10, older_than=0)) == Pruned(runs=1)
+
+    def kept() -> int:
+        count: int = writer(desk.store).execute("SELECT count(*) FROM feed_removed").fetchone()[0]
+        return count
+
+    assert kept() == 2
+    assert await feed(desk.store) == whole
+    desk.clock.advance(KEPT + 1)
+    await desk.end("s")
+    assert await desk.do(Prune(10, older_than=KEPT)) == Pruned()
+    assert kept() == 0
+    with pytest.raises(CursorExpired):
+        await desk.store.changes(whole[1].position)
+
+
 async def test_the_feed_keeps_so_many(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     """Whatever their age; who is further behind is told so."""
     monkeypatch.setattr(feeding, "MOST", 1_000)
@@ -1240,9 +1311,17 @@ async def test_reading_changes_of_one_namespace_passes_over_no_row_of_another(
         (feeding.LAST, (1 << 40,)),
         (feeding.CREATES, (0, 9, 1, 100)),
         (feeding.CREATES_BACK, (0, 1, 10)),
+        (feeding.STEPS, (0, 9, 1, 100)),
+        (feeding.STEPS_BACK, (0, 1, 10)),
+        (feeding.NEWEST_TOLD, (0,)),
     ):
         plan = writer(desk.store).execute(f"EXPLAIN QUERY PLAN {text}", parameters).fetchall()
-        assert [row[3] for row in plan if "USING INTEGER PRIMARY KEY" not in row[3]] == [], text
+        good = re.compile(
+            "SEARCH .* USING (INTEGER PRIMARY KEY .*"
+            r"|PRIMARY KEY \(namespace=\? AND kind=\? AND seq>\? AND seq<\?\))"
+            r"|MERGE \(UNION ALL\)|LEFT|RIGHT"
+        )
+        assert [row[3] for row in plan if not good.fullmatch(row[3])] == [], text
 
 
 async def test_an_upgraded_file_tells_nothing_of_what_was_before(tmp_path: Path):

@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from perdure._engine import scope as scopes
@@ -23,7 +24,7 @@ from perdure._engine.journal import Journal, Moment
 from perdure._engine.progress import Progress
 from perdure._engine.scope import Branch, Call, Scope, context_of
 from perdure._engine.turns import Turns
-from perdure._engine.waits import DurableWait, awaited_children, end_of
+from perdure._engine.waits import DurableWait, Hold, awaited_children, end_of
 from perdure.errors import Leave, Mismatch, PerdureError, UsageError
 from perdure.model.lineage import seed_of
 from perdure.model.progress import SetProgress
@@ -44,6 +45,15 @@ if TYPE_CHECKING:
 
 IDLE_GRACE = 0.02
 """Seconds a body must be idle before it is suspended: shorter waits are cheaper in memory."""
+
+REPLAY_OF_A_WAIT = 0.000_05
+"""Seconds that a replay takes, about, until it is again in one of many waits: a task or two, and
+their turns. A body stays idle for as long as it would take to come back, if that is longer than
+IDLE_GRACE: so it never costs more than twice what it would if it were known when the next wait is
+over. Of 10,000 children that end within a minute one ends every 6 ms."""
+
+GRACE_LIMIT = 0.5
+"""Seconds for which a body that waits is kept in its slot at most."""
 
 UNWIND_LIMIT = 5.0
 """Seconds a body may take to leave before it is reported as swallowing its suspension."""
@@ -136,6 +146,10 @@ class Activation:
         self._threads: set[Branch] = set()
         self._bridges: set[asyncio.Future[Any]] = set()
         self._waits: set[DurableWait] = set()
+        self._of_children: dict[str, list[DurableWait]] = {}  # those among them, by child
+        # The body's tasks that may be doing something: of ten thousand that wait for children or
+        # for their turn few have to be looked at each time that one has ended or is given a turn.
+        self._awake: set[asyncio.Future[Any]] = set()
         self._executing = 0
         self._activity = 0
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -156,6 +170,7 @@ class Activation:
         )
         self._branch.task = task
         self.root = task
+        self._awake.add(task)
         return task
 
     async def _to_the_end(self, body: Coroutine[Any, Any, Any]) -> Any:
@@ -208,6 +223,7 @@ class Activation:
         task = asyncio.Task(body, loop=self._loop, context=copy_context())
         self._branch.task = task
         self._tasks[task] = self._branch
+        self._awake.add(task)
         task.add_done_callback(self._task_done)
         return task, self._halted
 
@@ -373,11 +389,13 @@ class Activation:
         if branch.parent is not None:
             branch.parent.children += 1
         self._tasks[task] = branch
+        self._awake.add(task)
         self._activity += 1
         task.add_done_callback(self._task_done)
 
     def _task_done(self, task: asyncio.Future[Any]) -> None:
         branch = self._tasks.pop(task)
+        self._awake.discard(task)
         if branch.parent is not None:
             branch.parent.children -= 1
         if not task.cancelled() and getattr(task, "_log_traceback", False):
@@ -434,7 +452,9 @@ class Activation:
         """Wait until an outcome of this moment may be given to a branch."""
         turns = self._turns
         if turns is None:
-            turns = self._turns = Turns(self._loop, self.journal, self._stirs, self._at_rest)
+            turns = self._turns = Turns(
+                self._loop, self.journal, self._rests, self._stirs, self._at_rest
+            )
         await turns.take(branch, moment)
 
     def _stirs(self) -> bool:
@@ -456,8 +476,7 @@ class Activation:
 
     def _at_rest(self) -> bool:
         """Tell whether each of the body's tasks awaits something that is not there yet."""
-        tasks = self._tasks if self.root is None else (self.root, *self._tasks)
-        return all(_awaits(task) for task in tasks)
+        return all(_awaits(task) for task in self._awake)
 
     # --- work ------------------------------------------------------------------------------------
 
@@ -648,7 +667,7 @@ class Activation:
 
     def _begin_wait(self, branch: Branch, condition: Wait) -> DurableWait:
         """Block a branch by a durable condition."""
-        wait = DurableWait(condition, self._loop.create_future(), branch)
+        wait = DurableWait(condition, self._loop, branch)
         self._waits.add(wait)
         branch.waits += 1
         if condition.due_at is not None:
@@ -657,6 +676,7 @@ class Activation:
                 remaining = max(remaining, ASK_AGAIN)
             wait.timer = self._loop.call_later(remaining, self._elapsed, wait)
         if condition.kind is WaitKind.CHILD:
+            self._of_children.setdefault(condition.key, []).append(wait)
             self.engine.watcher.watch(condition.key, self._awaited_ended)
         elif condition.kind is WaitKind.EVENT:
             self.engine.arrivals.watch(self._event_came)
@@ -671,6 +691,7 @@ class Activation:
         Raises:
             Leave: the body is suspended instead, or told to leave otherwise.
         """
+        self._rests(wait.future)
         try:
             return await wait.future
         except asyncio.CancelledError:
@@ -679,12 +700,23 @@ class Activation:
                 raise Leave(f"suspended in a wait for {wait.condition.kind}") from None
             raise
 
+    def _rests(self, hold: Hold[Any]) -> None:
+        """The current task is about to await something."""
+        task = asyncio.current_task()
+        if task in self._awake and not hold.done():
+            self._awake.remove(task)
+            hold.when_over = partial(self._wake, task)
+
+    def _wake(self, task: asyncio.Future[Any]) -> None:
+        """A task that awaited something is about to go on."""
+        self._awake.add(task)
+
     def _elapsed(self, wait: DurableWait) -> None:
         self._fulfil(wait, None)
 
     def _awaited_ended(self, ending: Ending) -> None:
         self.endings[ending.run_id] = ending
-        for wait in [wait for wait in self._waits if wait.condition.key == ending.run_id]:
+        for wait in list(self._of_children.get(ending.run_id, ())):
             self._fulfil(wait, ending)
 
     def _event_came(self) -> None:
@@ -708,9 +740,16 @@ class Activation:
                 wait.timer.cancel()
             kind = wait.condition.kind
             if kind is WaitKind.CHILD:
+                self._forget_child(wait)
                 self.engine.watcher.unwatch(wait.condition.key, self._awaited_ended)
             elif kind is WaitKind.EVENT and not self._waits_for_events():
                 self.engine.arrivals.unwatch(self._event_came)
+
+    def _forget_child(self, wait: DurableWait) -> None:
+        waits = self._of_children[wait.condition.key]
+        waits.remove(wait)
+        if not waits:
+            del self._of_children[wait.condition.key]
 
     def _waits_for_events(self) -> bool:
         return any(wait.condition.kind is WaitKind.EVENT for wait in self._waits)
@@ -727,7 +766,12 @@ class Activation:
             and not self._executing
             and self.leaving is None
         ):
-            self._idle_timer = self._loop.call_later(IDLE_GRACE, self._look, self._activity)
+            self._idle_timer = self._loop.call_later(self._grace(), self._look, self._activity)
+
+    def _grace(self) -> float:
+        """Return for how many seconds the body must be idle before it is suspended."""
+        replay = max(self._replayed_in or 0.0, len(self._waits) * REPLAY_OF_A_WAIT)
+        return max(IDLE_GRACE, min(replay, GRACE_LIMIT))
 
     def _look(self, activity: int) -> None:
         self._idle_timer = None

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Final
 
 from perdure._engine.journal import Journal, Moment
+from perdure._engine.waits import Hold
 from perdure.telemetry import Log
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Turns:
     Args:
         loop: of the activation.
         journal: its record; says which earlier outcomes no call has asked for yet.
+        rests: is told what the current task is about to await.
         may_ask: tells whether a branch is doing something by itself and might still ask.
         at_rest: tells whether every task of the body awaits something that is not there yet.
     """
@@ -50,16 +52,18 @@ class Turns:
         self,
         loop: asyncio.AbstractEventLoop,
         journal: Journal,
+        rests: Callable[[Hold[None]], None],
         may_ask: Callable[[], bool],
         at_rest: Callable[[], bool],
     ) -> None:
         self._loop = loop
         self._journal = journal
+        self._rests = rests
         self._may_ask = may_ask
         self._at_rest = at_rest
         # What is about to run on the loop; not every loop tells.
         self._ready: Sized | None = getattr(loop, "_ready", None)
-        self._waiting: list[tuple[Moment, int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Moment, int, Hold[None]]] = []
         self._arrivals = 0
         self._spins = 0
         self._still = 0
@@ -68,11 +72,12 @@ class Turns:
 
     async def take(self, branch: Branch, moment: Moment) -> None:
         """Wait until it is the turn of an outcome that was recorded at this moment."""
-        turn: asyncio.Future[None] = self._loop.create_future()
+        turn: Hold[None] = Hold(loop=self._loop)
         self._arrivals += 1
         heapq.heappush(self._waiting, (moment, self._arrivals, turn))
         branch.turns += 1
         self.look()
+        self._rests(turn)
         try:
             await turn
         finally:

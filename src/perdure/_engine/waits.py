@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -23,6 +24,35 @@ if TYPE_CHECKING:
     from perdure._engine.scope import Branch
 
 
+T = TypeVar("T")
+
+
+class Hold(asyncio.Future[T]):
+    """What a task awaits that nothing but this moves on; ``when_over`` is called at once.
+
+    A callback of a future is called a turn of the loop later: too late for whoever has to know
+    whether a task that awaits it is about to go on.
+    """
+
+    when_over: Callable[[], None] | None = None
+
+    def set_result(self, result: T) -> None:
+        """Let the task go on."""
+        super().set_result(result)
+        self._tell()
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Give it up, as the cancellation of the task that awaits it does."""
+        is_cancelled = super().cancel(msg)
+        self._tell()
+        return is_cancelled
+
+    def _tell(self) -> None:
+        if self.when_over is not None:
+            self.when_over()
+            self.when_over = None
+
+
 class DurableWait:
     """One call that waits. While the body stays in memory the future ends it; else the store does.
 
@@ -34,11 +64,9 @@ class DurableWait:
 
     __slots__ = ("branch", "condition", "future", "timer")
 
-    def __init__(
-        self, condition: Wait, future: asyncio.Future[Ending | None], branch: Branch
-    ) -> None:
+    def __init__(self, condition: Wait, loop: asyncio.AbstractEventLoop, branch: Branch) -> None:
         self.condition = condition
-        self.future = future
+        self.future: Hold[Ending | None] = Hold(loop=loop)
         self.branch = branch
         self.timer: asyncio.TimerHandle | None = None
 

@@ -14,8 +14,9 @@ if what it tells is. What was refused, fenced or had been applied before notes n
   came after it was removed, it is of another database, or the database has been put back to a time
   before it.
 - *Retention.* A store keeps each change for :data:`KEPT`, unless there are more than
-  :data:`MOST`, and removes the oldest some time later, as it goes, a few at a time. That a run was
-  created can be read as long as there is the run, and may be longer than the rest.
+  :data:`MOST`, and removes the oldest some time later, as it goes, a few at a time: some kinds may
+  be kept longer than others, but what comes after a position that is followed is whole. It stays
+  so when a run begins anew, and when it is removed: what has happened to it is told as before.
 
 A *subscriber* is a cursor that the store keeps under a name. It is moved by comparing and setting,
 so that of two readers with one name one is told that the other was quicker.

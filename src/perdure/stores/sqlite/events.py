@@ -325,7 +325,7 @@ def take(unit: Unit, transition: TakeEvent) -> Outcome:
         return _answer(row, recorded)  # asked again: nothing new is recorded
     saving.put(unit, run, record)
     if recorded is None or says_more(recorded, record):
-        unit.feed.append(feed.recorded(record, row))
+        unit.tell_step(feed.recorded(record, row))
     if found is not None:
         step = transition.step
         place = (run.seq, run.generation, found[1], step.path, step.k, step.scope, step.fingerprint)
@@ -356,7 +356,7 @@ def give_up(unit: Unit, transition: GiveUpEvent) -> Outcome:
         epoch=run.epoch,
     )
     saving.put(unit, run, given_up)
-    unit.feed.append(feed.recorded(given_up, row))
+    unit.tell_step(feed.recorded(given_up, row))
     unit.connection.execute(RETURN, (run.seq, run.generation, seq))
     return Saved(run.control)
 

@@ -5,17 +5,31 @@ it stands in the file and numbers of `name`. So a batch of fifty pays for one ro
 told of a run does not need the run to be there still. SQLite has one writer at a time: what is
 committed later has a later position.
 
-Creates are not among the entries. The row of the run says all of it, and a lone create, which is
-one statement, would take a tenth longer. Instead each row of the feed has the seq of the newest run
-of its time: the creates up to that one come before its entries, and those after the last row's come
-last. So the order is the same whenever it is read. Seqs only rise, because a trigger keeps the
-newest one when its run is removed.
+Creates are not among the entries, and neither are most steps: the row of the run, or of the
+checkpoint, says all of it. A lone create, which is one statement, would take a tenth longer, and a
+lone step a fifth. Instead each row of the feed has the seqs of the newest run and of the newest
+checkpoint of its time. What has happened since the last row is told in this order:
+
+1. steps of checkpoints that come after the row's, where `told_at` says so;
+2. creates of runs that come after the row's;
+3. the entries of the next row.
+
+A step is told by its checkpoint only while no run was created since the last row, else by an entry:
+so the order is that in which things were committed, and the same whenever it is read. It must also
+be done, and at the run's first attempt: what may be recorded anew has to be told as it was. Within
+a transaction such steps come before all entries; that is the order of each run, because a run that
+records was running before: claims are the last that a transaction does.
+
+Seqs only rise, because triggers keep the newest one when its row is removed. What is removed while
+the feed still tells of it leaves a row in `feed_removed`.
 
 A row's key is the number of its last entry, so that entries are counted without a gap; each
 namespace has 2^40 numbers of its own, side by side in one table, because an index by namespace
 would be another page to write in each commit. The newest row is never removed: its number is the
 one to go on from.
 """
+
+# ruff: noqa: S608 -- statements are put together from constants of this package
 
 from __future__ import annotations
 
@@ -42,6 +56,7 @@ from perdure.model.changes import (
 )
 from perdure.model.records import Checkpoint, Micros, Status, WaitKind
 from perdure.model.transitions import SaveCheckpoint
+from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.codes import (
     CHANGE_KIND_CODES,
     CHANGE_KINDS,
@@ -63,10 +78,31 @@ Said: TypeAlias = tuple[Any, ...]
 Entry: TypeAlias = tuple[StoredId, Said]
 """Of which run, and what is said of it."""
 
-Ends: TypeAlias = tuple[int, int]
-"""The key of the last row, and the seq of the newest run."""
+
+class Ends(NamedTuple):
+    """Where the feed ends: the key of the last row and its ``runs``; the newest seqs there are."""
+
+    last: int
+    runs: int
+    run: int
+    step: int
+
+    @property
+    def tells_steps(self) -> bool:
+        """Whether what is recorded next may be told of by its row."""
+        return self.run == self.runs
+
+    def after_creates(self, count: int) -> Ends:
+        """Return where it ends when so many runs are inserted."""
+        return Ends(self.last, self.runs, self.run + count, self.step)
+
+    def after_steps(self, count: int) -> Ends:
+        """Return where it ends when so many checkpoints are inserted."""
+        return Ends(self.last, self.runs, self.run, self.step + count)
+
 
 _NUMBERS: Final = 1 << 40
+_FIRST: Final = 1  # attempt
 _IN_ROW: Final = 1_000  # entries, so that a reader of few does not decode many
 _BETWEEN_LOOKS: Final = 256  # entries after which old rows are looked for
 _REMOVED: Final = 2 * _BETWEEN_LOOKS  # rows at most: each has at least one entry
@@ -82,51 +118,109 @@ _decode: Final = msgspec.msgpack.Decoder(list[Any]).decode
 
 _OF_NAMESPACE: Final = f"position >= ?1 AND position < ?1 + {_NUMBERS}"
 
-# The last number and the newest run. It is not part of the INSERT, because one that reads its own
-# table goes through another one: 8 us.
+_LAST_OF_NAMESPACE: Final = f"FROM feed WHERE {_OF_NAMESPACE} ORDER BY position DESC LIMIT 1"
+
+_NEWEST_RUN: Final = "SELECT coalesce(max(seq), 0) FROM run"
+_NEWEST_STEP: Final = "SELECT coalesce(max(seq), 0) FROM checkpoint"
+
+# The ends are not part of the INSERT, because one that reads its own table goes through another
+# one: 8 us.
 ENDS = f"""
-SELECT (SELECT position FROM feed WHERE {_OF_NAMESPACE} ORDER BY position DESC LIMIT 1),
-    (SELECT max(seq) FROM run)
-"""  # noqa: S608
+SELECT coalesce((SELECT position {_LAST_OF_NAMESPACE}), ?1),
+    coalesce((SELECT runs {_LAST_OF_NAMESPACE}), 0), ({_NEWEST_RUN}), ({_NEWEST_STEP})
+"""
 
-INSERT = "INSERT INTO feed (position, runs, at, changes) VALUES (?, ?, ?, ?)"
+INSERT = "INSERT INTO feed (position, runs, steps, at, changes) VALUES (?, ?, ?, ?, ?)"
 
-LAST = f"SELECT position, runs, at FROM feed WHERE {_OF_NAMESPACE} ORDER BY position DESC LIMIT 1"  # noqa: S608
+LAST = f"SELECT position, runs, steps, at {_LAST_OF_NAMESPACE}"
 
 FROM = (
-    "SELECT position, runs, at, changes FROM feed WHERE position > ? AND position < ?"
+    "SELECT position, runs, steps, at, changes FROM feed WHERE position > ? AND position < ?"
     " ORDER BY position"
 )
 
 WITH = (
-    "SELECT position, runs, at FROM feed WHERE position >= ? AND position < ?"
+    "SELECT position, runs, steps, at FROM feed WHERE position >= ? AND position < ?"
     " ORDER BY position LIMIT ?"
 )
 
 REMOVE = "DELETE FROM feed WHERE position >= ? AND position <= ?"
 
+_REMOVED_OF: Final = (
+    "FROM feed_removed WHERE namespace = ?3 AND kind = {} AND seq > ?1 AND seq <= ?2"
+)
+
 # The plus keeps SQLite from an index by namespace, which would be sorted by seq first.
 CREATES = (
     "SELECT seq, created_at, id, definition, queue FROM run"
-    " WHERE seq > ? AND seq <= ? AND +namespace = ? ORDER BY seq LIMIT ?"
+    " WHERE seq > ?1 AND seq <= ?2 AND +namespace = ?3"
+    f" UNION ALL SELECT seq, at, run, definition, queue {_REMOVED_OF.format(0)}"
+    " ORDER BY seq LIMIT ?4"
 )
+
+_TOLD_AT: Final = "run.created_at + step.started_at + step.ended_at + step.told_at"
+
+# The cross join keeps SQLite from going through the runs.
+_TOLD: Final = "FROM checkpoint AS step CROSS JOIN run ON run.seq = step.run"
+
+STEPS = (
+    f"SELECT step.seq, {_TOLD_AT}, run.id, run.definition, run.queue, step.epoch, step.path, step.k"
+    f" {_TOLD} WHERE step.seq > ?1 AND step.seq <= ?2 AND told_at IS NOT NULL AND namespace = ?3"
+    f" UNION ALL SELECT seq, at, run, definition, queue, epoch, path, k {_REMOVED_OF.format(1)}"
+    " ORDER BY 1 LIMIT ?4"
+)
+
+STEPS_BACK = (
+    f"SELECT step.seq, {_TOLD_AT} {_TOLD}"
+    " WHERE step.seq > ? AND told_at IS NOT NULL AND namespace = ?"
+    " ORDER BY step.seq DESC LIMIT 1 OFFSET ?"
+)
+
+# Of any namespace: what was passed over once need not be passed over again.
+NEWEST_TOLD = (
+    f"SELECT step.seq, {_TOLD_AT} {_TOLD} WHERE step.seq > ? AND told_at IS NOT NULL"
+    " ORDER BY step.seq DESC LIMIT 1"
+)
+
+TOLD_AT = f"SELECT {_TOLD_AT} {_TOLD} WHERE step.seq = ?"
 
 CREATES_BACK = (
     "SELECT seq, created_at FROM run WHERE seq > ? AND +namespace = ?"
     " ORDER BY seq DESC LIMIT 1 OFFSET ?"
 )
 
+NEWEST_STEP = _NEWEST_STEP
+
 NEWEST = "SELECT seq, created_at FROM run ORDER BY seq DESC LIMIT 1"
 
 CREATED_AT = "SELECT created_at FROM run WHERE seq = ?"
 
-START = "SELECT number, runs, at FROM feed_start WHERE namespace = ?"
+START = "SELECT number, runs, steps, at FROM feed_start WHERE namespace = ?"
 
 MOVE_START = (
-    "INSERT INTO feed_start (namespace, number, runs, at) VALUES (?, ?, ?, ?)"
-    " ON CONFLICT (namespace)"
-    " DO UPDATE SET number = excluded.number, runs = excluded.runs, at = excluded.at"
+    "INSERT INTO feed_start (namespace, number, runs, steps, at) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (namespace) DO UPDATE SET number = excluded.number, runs = excluded.runs,"
+    " steps = excluded.steps, at = excluded.at"
 )
+
+KEEP_RUNS: Final = Among(
+    "INSERT INTO feed_removed (namespace, kind, seq, at, run, definition, queue)"
+    " SELECT namespace, 0, seq, created_at, id, definition, queue FROM run"
+    " WHERE seq > ?1 AND seq IN {keys}"
+)
+
+KEEP_STEPS: Final = Among(
+    "INSERT INTO feed_removed (namespace, kind, seq, at, run, definition, queue, epoch, path, k)"
+    f" SELECT namespace, 1, step.seq, {_TOLD_AT}, id, definition, queue, step.epoch, path, k"
+    f" {_TOLD} WHERE step.seq > ?1 AND told_at IS NOT NULL AND step.run IN {{keys}}"
+)
+
+FORGET: Final = (
+    "DELETE FROM feed_removed WHERE namespace = ?1 AND kind = ?2 AND seq IN"
+    " (SELECT seq FROM feed_removed WHERE namespace = ?1 AND kind = ?2 AND seq <= ?3 LIMIT ?4)"
+)
+
+_NOT_MOVED: Final = (0, 0, 0, 0)
 
 EPOCH = "SELECT epoch FROM feed_epoch"
 
@@ -138,9 +232,7 @@ WOKEN: Final = "id, definition, queue, attempt, epoch"
 
 def ends(connection: sqlite3.Connection, namespace: int) -> Ends:
     """Return where the feed ends."""
-    base = namespace * _NUMBERS
-    last, newest = connection.execute(ENDS, (base,)).fetchone()
-    return last or base, newest or 0
+    return Ends(*connection.execute(ENDS, (namespace * _NUMBERS,)).fetchone())
 
 
 def write(
@@ -151,14 +243,14 @@ def write(
     now: Micros,
 ) -> Ends:
     """Add what a transaction has changed, as the last that it does; return where the feed ends."""
-    last, newest = ends
+    last, _, run, step = ends
     for at in range(0, len(entries), _IN_ROW):
         part = entries[at : at + _IN_ROW]
         last += len(part)
-        connection.execute(INSERT, (last, newest, now, _packed(part)))
+        connection.execute(INSERT, (last, run, step, now, _packed(part)))
     if last % _BETWEEN_LOOKS < len(entries):
         remove_old(connection, namespace, now)
-    return last, newest
+    return Ends(last, run, run, step)
 
 
 def _packed(entries: Sequence[Entry]) -> bytes:
@@ -206,15 +298,30 @@ def remove_old(
         return 0  # as nearly always: rows are large, and reading many reads many pages
     rows = connection.execute(WITH, (*place, limit)).fetchall()
     old = list(takewhile(lambda row: _is_old(row, last, now), rows))
-    position, runs, at = old[-1]
+    position, *start = old[-1]
     connection.execute(REMOVE, (base, position))
-    connection.execute(MOVE_START, (namespace, position - base, runs, at))
+    connection.execute(MOVE_START, (namespace, position - base, *start))
+    for kind, seq in enumerate(start[:2]):
+        connection.execute(FORGET, (namespace, kind, seq, limit))
     return len(old)
 
 
+def keep(connection: sqlite3.Connection, namespace: int, runs: Sequence[int]) -> None:
+    """Keep what the feed still tells by the rows of runs that are about to be removed."""
+    _, run, _, _ = connection.execute(START, (namespace,)).fetchone() or _NOT_MOVED
+    KEEP_RUNS.run(connection, runs, run)
+    keep_steps(connection, namespace, runs)
+
+
+def keep_steps(connection: sqlite3.Connection, namespace: int, runs: Sequence[int]) -> None:
+    """Keep what it still tells by the checkpoints of runs, which are about to be removed."""
+    _, _, step, _ = connection.execute(START, (namespace,)).fetchone() or _NOT_MOVED
+    KEEP_STEPS.run(connection, runs, step)
+
+
 def _is_old(row: SqlRow, last: SqlRow, now: Micros) -> bool:
-    position, _, at = row
-    newest, _, _ = last
+    position, *_, at = row
+    newest = last[0]
     return bool(position != newest and (position <= newest - MOST or at < now - KEPT))
 
 
@@ -261,7 +368,7 @@ def completed(row: Row) -> Entry:
     return row.key, (_COMPLETED, row.definition, row.queue, run.attempt, run.epoch)
 
 
-def plainly_saved(save: SaveCheckpoint, row: Row) -> Entry:
+def plainly_saved(save: SaveCheckpoint, row: Row, now: Micros) -> Entry:  # noqa: ARG001  # as saved
     """Return the entry of a step that was done at the first try: as above."""
     key, run = save.key, row.run
     said = (_STEP, row.definition, row.queue, run.attempt, run.epoch, key.path, key.k)
@@ -270,7 +377,7 @@ def plainly_saved(save: SaveCheckpoint, row: Row) -> Entry:
 
 def saved(save: SaveCheckpoint, row: Row, now: Micros) -> Entry:
     """Return the entry of a step that is recorded."""
-    run, said = plainly_saved(save, row)
+    run, said = plainly_saved(save, row, now)
     kind, outcome = STEP_KIND_CODES[save.kind], STEP_OUTCOME_CODES[save.outcome]
     due_at = None if save.delay is None else now + save.delay
     return run, (*said, kind, outcome, save.tries, due_at)
@@ -290,13 +397,23 @@ def recorded(record: Checkpoint, row: Row) -> Entry:
 class Place(NamedTuple):
     """What a position says.
 
-    ``number`` is that of the last entry before it, ``run`` the seq up to which creates come before
-    it, and ``at`` the time of whichever of the two is later in the order.
+    ``number`` is that of the last entry before it, ``run`` and ``step`` are the seqs up to which
+    creates and steps come before it, as that entry's row says, but for the one of the two that has
+    come after the entry, if any. ``at`` is the time of whichever of the three is the last.
     """
 
     number: int
     run: int
+    step: int
     at: Micros
+
+
+class Gap(NamedTuple):
+    """What follows on an ``entry``, or its place, before the next: up to which seqs."""
+
+    entry: Place
+    run: int
+    step: int
 
 
 class Feed:
@@ -314,35 +431,36 @@ class Feed:
         self._base = namespace * _NUMBERS
         self._names = names
         (self._epoch,) = connection.execute(EPOCH).fetchone()
-        self._start = Place(*(self._one(START, namespace) or (0, 0, 0)))
+        self._start = Place(*(self._one(START, namespace) or (0, 0, 0, 0)))
 
     def page(self, after: str | None, limit: int) -> ChangePage:
         """Return the changes that follow on a position."""
-        place = self._start if after is None else self._known(after)
+        entry, place = (self._start, self._start) if after is None else self._known(after)
         changes: list[Change] = []
         bounds = (self._base + place.number, self._base + _NUMBERS)
         with closing(self._connection.execute(FROM, bounds)) as rows:
             for row in rows:
-                place = self._add_creates(changes, limit, place, row[1])
-                place = self._add_entries(changes, limit, place, row)
+                _, run, step, *_ = row
+                place = self._add_told(changes, limit, place, Gap(entry, run, step))
+                entry = place = self._add_entries(changes, limit, place, row)
                 if len(changes) == limit:
                     return ChangePage(tuple(changes), self._position(place))
-        run, at = self._one(NEWEST) or (0, 0)
-        place = self._add_creates(changes, limit, place, run)
-        if len(changes) < limit and run > place.run:
-            place = Place(place.number, run, at)  # what other namespaces created is not read again
+        place = self._add_told(changes, limit, place, self._gap_after(entry))
+        if len(changes) < limit:
+            place = self._end(entry, place)
         return ChangePage(tuple(changes), self._position(place))
 
     def position(self, back: int) -> str:
         """Return a position on which at least the newest ``back`` changes follow."""
         last = self._last()
         if back == 0:
-            run, at = self._one(NEWEST) or (0, 0)
-            end = Place(last.number, run, at) if run > last.run else last
-            return self._position(end)
+            return self._position(self._end(last, last))
         create = self._one(CREATES_BACK, last.run, self._namespace, back)
         if create is not None:
-            return self._position(Place(last.number, *create))
+            return self._position(Place(last.number, create[0], last.step, create[1]))
+        step = self._one(STEPS_BACK, last.step, self._namespace, back)
+        if step is not None:
+            return self._position(Place(last.number, last.run, *step))
         number = max(self._start.number, last.number - back)
         return self._position(self._place_of(number) or self._start)
 
@@ -360,6 +478,27 @@ class Feed:
         found = self._one(LAST, self._base)
         return self._start if found is None else Place(found[0] - self._base, *found[1:])
 
+    def _gap_after(self, entry: Place) -> Gap:
+        """Return what has followed on the newest entry, of any namespace."""
+        run, _ = self._one(NEWEST) or (0, 0)
+        (step,) = self._one(NEWEST_STEP) or (0,)
+        return Gap(entry, run, step)
+
+    def _end(self, entry: Place, place: Place) -> Place:
+        """Return the place after all that has followed on the newest entry, of any namespace.
+
+        What other namespaces created and recorded is so not passed over again.
+
+        Args:
+            entry: the place after the newest entry.
+            place: the place after the newest change.
+        """
+        run, at = self._one(NEWEST) or (0, 0)
+        if run > place.run:
+            return Place(entry.number, run, entry.step, at)
+        step = self._one(NEWEST_TOLD, place.step) if place.run == entry.run else None
+        return place if step is None else Place(entry.number, entry.run, *step)
+
     def _place_of(self, number: int) -> Place | None:
         """Return the place after an entry; None where it is not there."""
         if number == self._start.number:
@@ -367,8 +506,8 @@ class Feed:
         found = self._one(WITH, self._base + number, self._base + _NUMBERS, 1)
         return None if found is None else Place(number, *found[1:])
 
-    def _known(self, position: str) -> Place:
-        """Return the place of a position.
+    def _known(self, position: str) -> tuple[Place, Place]:
+        """Return the place of a position, and before it that after the last entry.
 
         Raises:
             CursorExpired: another thing, or nothing, is there now.
@@ -377,27 +516,42 @@ class Feed:
         if epoch == self._epoch and len(numbers) == len(Place._fields):
             place = Place(*numbers)
             entry = self._place_of(place.number) if place.number >= self._start.number else None
-            if entry is not None and (place == entry or self._is_create(place, entry)):
-                return place
+            if entry is not None and (place == entry or self._is_told(place, entry)):
+                return entry, place
         raise expired(position)
 
-    def _is_create(self, place: Place, entry: Place) -> bool:
-        """Tell whether a place is after a create, which comes after an entry."""
-        newest, _ = self._one(NEWEST) or (0, 0)
-        if not entry.run < place.run <= newest:
+    def _is_told(self, place: Place, entry: Place) -> bool:
+        """Tell whether a place is after a create or a step that comes after an entry."""
+        if place.step == entry.step:
+            newest, _ = self._one(NEWEST) or (0, 0)
+            before, seq, text = entry.run, place.run, CREATED_AT
+        elif place.run == entry.run:
+            (newest,) = self._one(NEWEST_STEP) or (0,)
+            before, seq, text = entry.step, place.step, TOLD_AT
+        else:
             return False
-        created = self._one(CREATED_AT, place.run)
-        return created is None or created[0] == place.at  # what is removed cannot be compared
+        if not before < seq <= newest:
+            return False
+        found = self._one(text, seq)
+        return found is None or found[0] == place.at  # what is removed cannot be compared
 
     # --- changes -----------------------------------------------------------------------------
 
-    def _add_creates(self, changes: list[Change], limit: int, place: Place, until: int) -> Place:
-        """Add creates up to a seq, as many as fit; return the place after the last."""
-        if until > place.run and len(changes) < limit:
-            asked = (place.run, until, self._namespace, limit - len(changes))
-            texts = self._names.texts
-            for run, at, run_id, definition, queue in self._connection.execute(CREATES, asked):
-                place = Place(place.number, run, at)
+    def _add_told(self, changes: list[Change], limit: int, place: Place, gap: Gap) -> Place:
+        """Add steps and then creates of a gap, as many as fit; return the place after the last."""
+        entry, run, step = gap
+        texts = self._names.texts
+        if place.run == entry.run and place.step < step and len(changes) < limit:
+            asked = (place.step, step, self._namespace, limit - len(changes))
+            for seq, at, *told in self._connection.execute(STEPS, asked):
+                place = Place(entry.number, entry.run, seq, at)
+                run_id, definition, queue, epoch, path, k = told
+                said = (_STEP, definition, queue, _FIRST, epoch, path, k)
+                changes.append(self._change((run_id, said), self._position(place), at))
+        if place.run < run and len(changes) < limit:
+            asked = (place.run, run, self._namespace, limit - len(changes))
+            for seq, at, run_id, definition, queue in self._connection.execute(CREATES, asked):
+                place = Place(entry.number, seq, entry.step, at)
                 changes.append(
                     Change(
                         self._position(place),
@@ -407,7 +561,7 @@ class Feed:
                         texts[definition],
                         texts[queue],
                         Status.QUEUED,
-                        1,
+                        _FIRST,
                         0,
                     )
                 )
@@ -415,14 +569,14 @@ class Feed:
 
     def _add_entries(self, changes: list[Change], limit: int, place: Place, row: SqlRow) -> Place:
         """Add the entries of a row that come after a place, as many as fit."""
-        position, run, at, packed = row
+        position, run, step, at, packed = row
         entries = _unpacked(packed)
         before = position - self._base - len(entries)
         skipped = max(0, place.number - before)
         for number, entry in enumerate(entries[skipped:], before + skipped + 1):
             if len(changes) == limit:
                 break
-            place = Place(number, run, at)
+            place = Place(number, run, step, at)
             changes.append(self._change(entry, self._position(place), at))
         return place
 

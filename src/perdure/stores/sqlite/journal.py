@@ -230,7 +230,8 @@ class Journal:
         if not are_new:
             return None
         self._created += len(creates)
-        self._ends = None
+        if self._ends is not None:
+            self._ends = self._ends.after_creates(len(creates))
         return Applied([Created(create.run_id) for create in creates], hint=True)
 
     def _fold(self) -> None:
@@ -305,7 +306,7 @@ class Journal:
         self._names.committed()
         self._created += unit.created
         self._counted = unit.upto
-        self._ends = unit.ends
+        self._ends = unit.known_ends
         for run_id, row in unit.rows.items():
             if row is not None and row.run.status is Status.RUNNING:
                 self._held[run_id] = row

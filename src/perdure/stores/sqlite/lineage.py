@@ -154,6 +154,7 @@ def _lay_fork(unit: Unit, made: Row, source: RunRecord, transition: ForkRun, end
 def _copy(unit: Unit, parameters: dict[str, Any], before: StepKey | None) -> None:
     inside = "\0" if before is None else lineage.inside(before)  # no path begins so
     unit.connection.execute(COPY, {**parameters, "inside": inside})
+    unit.known_ends = None
 
 
 def _put_origin(unit: Unit, continued: RunRecord, run: RunRecord) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from perdure.model.retention import AGAIN, DEFAULT, Prune, Pruned, PutRetentions, RetentionsKept
 from perdure.model.transitions import Outcome
-from perdure.stores.sqlite import counting, streams
+from perdure.stores.sqlite import counting, feed, streams
 from perdure.stores.sqlite.bulk import Among
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.leader import refused
@@ -75,6 +75,7 @@ def prune(unit: Unit, transition: Prune) -> Outcome:
     if (refusal := refused(unit, transition.lead)) is not None:
         return refusal
     flush(unit)
+    feed.remove_old(unit.connection, unit.namespace, unit.now)  # or it would be kept below
     search = Search(unit.connection, unit.namespace, unit.names, transition, unit.now)
     removal = _Removal(unit, transition.limit)
     over, others = search.by_themselves(removal.room)
@@ -130,6 +131,7 @@ class _Removal:
         if not seqs:
             return
         counting.remove(unit.connection, seqs)
+        feed.keep(unit.connection, unit.namespace, seqs)
         for statement in (*streams.OF_RUNS, *OF_RUNS):
             statement.run(unit.connection, seqs)
         counting.removed(unit.connection)

@@ -393,7 +393,8 @@ def ending(columns: Iterable[Any], payloads: Payloads) -> Ending:
 # --- what belongs to a run -------------------------------------------------------------------
 
 PLAIN_SAVE: Final = (
-    "run, path, k, scope, fingerprint, position, epoch, started_at, ended_at, site, text, value"
+    "run, path, k, scope, fingerprint, position, epoch, started_at, ended_at, site, text, value,"
+    " told_at"
 )
 
 
@@ -409,8 +410,17 @@ def is_plain_save(save: SaveCheckpoint, run: RunRecord) -> bool:
     )
 
 
-def plain_save(save: SaveCheckpoint, run: RunRecord, names: Names) -> SqlRow:
-    """Fill the columns PLAIN_SAVE: with 12 parameters instead of 18, 1.5 us less."""
+def plain_save(
+    save: SaveCheckpoint, run: RunRecord, told_at: Micros | None, names: Names
+) -> SqlRow:
+    """Fill the columns PLAIN_SAVE: with 13 parameters instead of 18, 1.5 us less.
+
+    Args:
+        save: what to record.
+        run: of which.
+        told_at: the store's time, if the feed tells of it by this row.
+        names: of this connection.
+    """
     key = save.key
     return (
         run.seq,
@@ -425,6 +435,7 @@ def plain_save(save: SaveCheckpoint, run: RunRecord, names: Names) -> SqlRow:
         names.number(save.site),
         save.text,
         save.value,
+        None if told_at is None else told_at - save.ended_at,
     )
 
 

@@ -22,7 +22,7 @@ from perdure.stores.sqlite import feed, rows, streams
 from perdure.stores.sqlite.bulk import Bulk
 from perdure.stores.sqlite.codes import STEP_OUTCOME_CODES
 from perdure.stores.sqlite.rows import Row
-from perdure.stores.sqlite.unit import Unit
+from perdure.stores.sqlite.unit import PlacedSave, Unit
 
 _COLUMNS = f"run, {rows.CHECKPOINT}"
 _KEY = "run, generation, path, k, scope, fingerprint"
@@ -67,6 +67,8 @@ REOPEN = (
     " AND outcome IN (1, 2, 4)"
 )
 
+UNTELL = "UPDATE checkpoint SET told_at = NULL WHERE seq > ?"
+
 CLEAR: Final = (
     "DELETE FROM checkpoint WHERE run = ? AND generation = ?",
     "DELETE FROM taken WHERE run = ? AND generation = ?",
@@ -102,6 +104,8 @@ def save(unit: Unit, transition: SaveCheckpoint) -> Outcome:
         return _saved_before(unit, transition, row)
     unit.saves.append((len(unit.outcomes), len(unit.feed), transition, row))
     unit.feed.append(None)  # its place in the order
+    if run.attempt != 1:
+        unit.tells_steps = False  # the row of a checkpoint does not say of which attempt it is
     if transition.delay is None and run.control is Control.NONE:
         return _SAVED
     return Saved(run.control, None if transition.delay is None else unit.now + transition.delay)
@@ -122,27 +126,46 @@ def write(unit: Unit) -> None:
     if not saves:
         return
     parameters: list[Any] = []
-    entries = unit.feed
-    if all(rows.is_plain_save(transition, row.run) for _, _, transition, row in saves):
-        statement = INSERT_PLAIN
-        for _, place, transition, row in saves:
-            parameters += rows.plain_save(transition, row.run, unit.names)
-            entries[place] = feed.plainly_saved(transition, row)
+    are_plain = all(rows.is_plain_save(transition, row.run) for _, _, transition, row in saves)
+    are_told = are_plain and unit.tells_steps and unit.ends.tells_steps
+    if are_plain:
+        statement, entry_of = INSERT_PLAIN, feed.plainly_saved
+        told_at = unit.now if are_told else None
+        for _, _, transition, row in saves:
+            parameters += rows.plain_save(transition, row.run, told_at, unit.names)
     else:  # all of them: their order in one statement is the order of first recording
-        statement = INSERT
-        for _, place, transition, row in saves:
+        statement, entry_of = INSERT, feed.saved
+        for _, _, transition, row in saves:
             parameters += rows.saved(transition, row.run, unit.now, unit.names)
-            entries[place] = feed.saved(transition, row, unit.now)
     inserted = statement.run(unit.connection, parameters)
+    if unit.known_ends is not None:
+        unit.known_ends = unit.known_ends.after_steps(inserted)
+    changes = saves
     if inserted != len(saves):
-        (newest,) = unit.connection.execute(NEWEST).fetchone()
-        new = set(range(newest - inserted + 1, newest + 1))
-        for index, place, transition, row in saves:
-            answer, is_change = _reconcile(unit, transition, row, unit.outcomes[index], new)
-            unit.outcomes[index] = answer
-            if not is_change:
-                entries[place] = None
+        changes = _reconcile_all(unit, inserted)
+        are_told = False
+    if not are_told:
+        for _, place, transition, row in changes:
+            unit.tell_step(entry_of(transition, row, unit.now), place)
     saves.clear()
+
+
+def _reconcile_all(unit: Unit, inserted: int) -> list[PlacedSave]:
+    """Settle all saves after the bulk insert; return those that are what is recorded now.
+
+    Entries tell of them all, because the others among them replaced what was told already.
+    """
+    (newest,) = unit.connection.execute(NEWEST).fetchone()
+    unit.connection.execute(UNTELL, (newest - inserted,))
+    new = set(range(newest - inserted + 1, newest + 1))
+    changes: list[PlacedSave] = []
+    for one in unit.saves:
+        index, _, transition, row = one
+        answer, is_change = _reconcile(unit, transition, row, unit.outcomes[index], new)
+        unit.outcomes[index] = answer
+        if is_change:
+            changes.append(one)
+    return changes
 
 
 def _reconcile(
@@ -174,6 +197,7 @@ def _reconcile(
 def put(unit: Unit, run: RunRecord, record: Checkpoint) -> None:
     """Record a checkpoint as it is, in the place of the one under its key; flush before."""
     REPLACE.run(unit.connection, rows.recorded(record, run, unit.names))
+    unit.known_ends = None  # it may have been inserted
 
 
 def clear(unit: Unit, run: RunRecord, generation: int) -> None:
@@ -185,6 +209,7 @@ def clear(unit: Unit, run: RunRecord, generation: int) -> None:
 
 def forget(unit: Unit, run: RunRecord) -> None:
     """Forget what is recorded of a run that continues as new; ``run`` as it was; flush before."""
+    feed.keep_steps(unit.connection, unit.namespace, (run.seq,))
     for statement in FORGET:
         unit.connection.execute(statement, {"run": run.seq, "generation": run.generation})
     streams.forget_marks(unit, run)

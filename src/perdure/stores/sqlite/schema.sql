@@ -136,7 +136,8 @@ CREATE TABLE checkpoint (
     site INTEGER,
     text TEXT,
     log BLOB,
-    value BLOB
+    value BLOB,
+    told_at INTEGER              -- after ended_at: the feed tells of it by this row; see feed.py
 );
 CREATE UNIQUE INDEX checkpoint_key ON checkpoint (run, generation, path, k, scope, fingerprint);
 
@@ -325,9 +326,14 @@ CREATE TRIGGER run_removed AFTER DELETE ON run
 WHEN NOT EXISTS (SELECT 1 FROM run WHERE seq > OLD.seq)
 BEGIN DELETE FROM run WHERE namespace = 0; INSERT INTO run (seq, namespace, id, status, created_at) VALUES (OLD.seq, 0, 'removed', 4, OLD.created_at); END;
 
+CREATE TRIGGER checkpoint_removed AFTER DELETE ON checkpoint
+WHEN NOT EXISTS (SELECT 1 FROM checkpoint WHERE seq > OLD.seq)
+BEGIN DELETE FROM checkpoint WHERE run = 0; INSERT INTO checkpoint (seq, run, path, k, scope, fingerprint) VALUES (OLD.seq, 0, 'removed', 0, x'', x''); END;
+
 CREATE TABLE feed (              -- what happened, a row or several a transaction; see feed.py
     position INTEGER PRIMARY KEY, -- namespace * 2^40 + the number of its last entry
     runs INTEGER NOT NULL,       -- the seq of the newest run; creates up to that come before
+    steps INTEGER NOT NULL,      -- of the newest checkpoint, likewise
     at INTEGER NOT NULL,
     changes BLOB NOT NULL        -- MessagePack: a list
 );
@@ -336,8 +342,23 @@ CREATE TABLE feed_start (        -- of the row that was removed last, in namespa
     namespace INTEGER PRIMARY KEY,
     number INTEGER NOT NULL,
     runs INTEGER NOT NULL,
+    steps INTEGER NOT NULL,
     at INTEGER NOT NULL
 );
+
+CREATE TABLE feed_removed (      -- what the feed tells by rows that were removed since
+    namespace INTEGER NOT NULL,
+    kind INTEGER NOT NULL,       -- 0 a row of run 1 of checkpoint
+    seq INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    run NOT NULL,                -- as run.id
+    definition INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    epoch INTEGER,
+    path TEXT,
+    k INTEGER,
+    PRIMARY KEY (namespace, kind, seq)
+) WITHOUT ROWID;
 
 CREATE TABLE feed_epoch (        -- one row: cursors of another database do not have it
     epoch TEXT NOT NULL

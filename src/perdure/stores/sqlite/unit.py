@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from perdure.model import lifecycle
 from perdure.model.changes import ChangeKind
@@ -70,6 +70,9 @@ INSERT_ATTEMPTS: Final = Bulk(
 )
 
 
+PlacedSave: TypeAlias = tuple[int, int, SaveCheckpoint, Row]
+"""A save of a unit, with the places of its outcome and of its entry in the feed, and its run."""
+
 _INTERESTING: Final = frozenset({Status.QUEUED, Status.PAUSED})
 """Statuses of runs that another worker may want: one that is paused may fit it better."""
 
@@ -95,9 +98,11 @@ class Unit:
         quick: the loop waits for it; raise NotQuick where it takes long.
 
     ``hint`` becomes true with whatever may interest another process; ``removed`` names the workers
-    that are no longer registered. ``upto`` is up to which seq runs are counted, None for unknown;
-    ``created`` is how many runs were inserted; ``closing`` are those whose body is over and that
-    have attached children; see :mod:`perdure.stores.sqlite.attached`.
+    that are no longer registered. ``known_ends`` is where the feed ends, None for unknown;
+    ``tells_steps`` ends with the first step of which an entry has to tell. ``upto`` is up to which
+    seq runs are counted, None for unknown; ``created`` is how many runs were inserted; ``closing``
+    are those whose body is over and that have attached children; see
+    :mod:`perdure.stores.sqlite.attached`.
     """
 
     def __init__(
@@ -124,8 +129,8 @@ class Unit:
         self.hint = False
         self.rows: dict[str, Row | None] = {}
         self.outcomes: list[Outcome] = []
-        self.feed: list[Entry | None] = []  # None: what turned out to be no change
-        self.saves: list[tuple[int, int, SaveCheckpoint, Row]] = []
+        self.feed: list[Entry | None] = []  # None: nothing, or a step that its row tells of
+        self.saves: list[PlacedSave] = []
         self.written: list[tuple[WriteStream, int, int, Micros]] = []
         self.waits: dict[int, tuple[Row, tuple[Wait, ...], bool]] = {}
         self.ended: list[StoredId] = []
@@ -133,7 +138,8 @@ class Unit:
         self.moves = counting.Moves(names.number)
         self.created = 0
         self.upto: int | None = counted
-        self.ends = ends
+        self.known_ends = ends
+        self.tells_steps = True
         self._held = held
         self.creates: dict[str, CreateRun] = {}
         self.removed: list[str] = []
@@ -206,6 +212,14 @@ class Unit:
             upto = self.upto = counting.counted(self.connection)
         return upto
 
+    @property
+    def ends(self) -> Ends:
+        """Where the feed ends, but for what this unit adds to it."""
+        ends = self.known_ends
+        if ends is None:
+            ends = self.known_ends = feed.ends(self.connection, self.namespace)
+        return ends
+
     def wake(self, row: Row) -> None:
         """Wake a waiting run, now or soon."""
         lifecycle.wake(row.run, self.now)
@@ -249,6 +263,19 @@ class Unit:
         if run.limit_key is not None and run.status is not Status.RUNNING:
             self._behind_gates([run])
 
+    def tell_step(self, entry: Entry, place: int | None = None) -> None:
+        """Tell of a recorded step by an entry, and so of those that come after it.
+
+        Args:
+            entry: what is told.
+            place: among the entries, where one was left free for it; the end where left out.
+        """
+        if place is None:
+            self.feed.append(entry)
+        else:
+            self.feed[place] = entry
+        self.tells_steps = False
+
     def set_waits(self, row: Row, waits: tuple[Wait, ...]) -> None:
         """Replace the wait rows of a run with the next flush."""
         _, _, is_stored = self.waits.get(row.run.seq, (row, (), row.waits > 0))
@@ -268,11 +295,10 @@ class Unit:
     def write_feed(self) -> None:
         """Write what has changed; it is the last that a unit does."""
         entries = [entry for entry in self.feed if entry is not None]
-        if self.created:
-            self.ends = None
         if entries:
-            ends = self.ends or feed.ends(self.connection, self.namespace)
-            self.ends = feed.write(self.connection, self.namespace, ends, entries, self.now)
+            self.known_ends = feed.write(
+                self.connection, self.namespace, self.ends, entries, self.now
+            )
 
     # --- writing it --------------------------------------------------------------------------
 
@@ -320,6 +346,8 @@ class Unit:
                 parameters += columns
         if statement.run(self.connection, parameters) != len(creates):
             raise NotNew
+        if self.known_ends is not None:
+            self.known_ends = self.known_ends.after_creates(len(creates))
         keyed = {(one.queue, one.limit_key) for one in creates if one.limit_key is not None}
         self._mark(keyed)
         for create in creates:

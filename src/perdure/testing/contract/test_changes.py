@@ -18,12 +18,14 @@ from perdure.model.changes import (
 )
 from perdure.model.events import GiveUpEvent, Publish, TakeEvent
 from perdure.model.records import Grant, RunQuery, Status, StepKind, StepOutcome, Wait, WaitKind
+from perdure.model.retention import Prune, Pruned
 from perdure.model.transitions import (
     CancelledByWorker,
     CancelRun,
     Claim,
     Completed,
     Conflict,
+    Continued,
     Created,
     CreateRun,
     Exists,
@@ -427,6 +429,39 @@ async def test_the_steps_of_one_batch_stand_in_its_order(desk: Desk):
     assert (await told(desk))[-2:] == ["step", "completed"]
 
 
+async def test_steps_and_waits_of_one_batch_stand_in_its_order(desk: Desk):
+    """A wait that is recorded between two steps is told between them."""
+    await desk.worker()
+    grant = await desk.start()
+    await desk.apply(save(grant, "a"), take(grant, "w"), save(grant, "b"))
+    await desk.do(take(grant, "v"))
+    await desk.do(save(grant, "c"))
+    await desk.settle(grant)
+    steps = [change.step for change in await changes(desk)]
+    assert [step and step.path for step in steps[2:]] == ["a", "w", "b", "v", "c", None]
+
+
+async def test_a_step_of_another_attempt_says_so(desk: Desk):
+    """As every change does."""
+    await desk.worker()
+    await desk.settle(await desk.start(), Retrying(b'"again"', 0))
+    grant = await desk.claim_one("r")
+    await desk.do(save(grant, "a"))
+    last = (await changes(desk))[-1]
+    assert (last.kind, last.attempt, last.epoch) == ("step", 2, 2)
+
+
+async def test_steps_after_a_restart_was_asked_for(desk: Desk):
+    """Are told before it is done."""
+    await desk.worker()
+    grant = await desk.start()
+    await desk.apply(save(grant, "a"), save(grant, "b"))
+    await desk.do(RestartRun("r", "q1", from_step=key("b")))
+    await desk.do(save(grant, "c"))
+    await desk.settle(grant, Released())
+    assert (await told(desk))[2:] == ["step", "step", "step", "restarted"]
+
+
 async def test_a_wait_for_an_event_is_a_step(desk: Desk):
     """It is told when it begins, not each time it is looked at, and when it is over."""
     await desk.worker()
@@ -651,6 +686,147 @@ async def test_a_position_of_another_database_is_expired(desk: Desk):
     ):
         with pytest.raises(CursorExpired, match="is gone"):
             await desk.store.changes(wrong)
+
+
+async def test_what_is_told_of_a_removed_run_stays(desk: Desk):
+    """All of it, at the same positions; and nothing that comes after is skipped."""
+    await a_story(desk)
+    grant = await desk.claim_one("e", limit=1)
+    await desk.do(save(grant, "x"))
+    await desk.do(save(grant, "y"))
+    await desk.settle(grant)
+    await desk.create("h")
+    whole = await changes(desk)
+    pruned = await desk.do(Prune(100, older_than=0))
+    assert isinstance(pruned, Pruned)
+    assert pruned.runs == 3
+    assert await changes(desk) == whole
+    for index, change in enumerate(whole):
+        assert await changes(desk, after=change.position) == whole[index + 1 :]
+    await desk.create("i")
+    grant = await desk.claim_one("f", limit=1)
+    await desk.do(save(grant, "x"))
+    await desk.do(save(grant, "y"))
+    more = await changes(desk, after=whole[-1].position)
+    assert [(change.run_id, change.kind) for change in more] == [
+        ("i", "created"),
+        ("f", "claimed"),
+        ("f", "step"),
+        ("f", "step"),
+    ]
+    assert await changes(desk) == [*whole, *more]
+
+
+async def test_steps_after_a_generation_was_cleared_away(desk: Desk):
+    """A restart that is called off takes nothing of what comes after it with it."""
+    await desk.worker()
+    grant = await desk.start()
+    await desk.apply(save(grant, "a"), save(grant, "b"))
+    await desk.create("other")
+    other = await desk.claim_one("other")
+    await desk.do(RestartRun("r", "q1", from_step=key("b")))
+    await desk.settle(other)
+    position = await desk.store.position()
+    await desk.cancel("r")
+    await desk.do(save(grant, "c"))
+    await desk.do(save(grant, "d"))
+    steps = [change.step for change in await changes(desk, after=position)]
+    assert [step.path for step in steps if step is not None] == ["c", "d"]
+
+
+async def test_what_was_recorded_before_a_run_continued_as_new_is_told(desk: Desk):
+    """Also where nobody had read it before it was forgotten."""
+    await desk.worker()
+    grant = await desk.start()
+    for number in range(3):
+        await desk.do(save(grant, f"a{number}"))
+        await desk.apply(save(grant, f"b{number}"), save(grant, f"c{number}"))
+        await desk.settle(grant, Continued(b"1"))
+        grant = await desk.claim_one("r")
+    steps = [change.step for change in await changes(desk) if change.step is not None]
+    expected = [f"{letter}{number}" for number in range(3) for letter in "abc"]
+    assert [step.path for step in steps] == expected
+    await desk.settle(grant)
+    whole = await changes(desk)
+    await desk.do(Prune(100, older_than=0))
+    assert await changes(desk) == whole
+
+
+async def something_else(desk: Desk, grants: list[Grant], number: int) -> None:
+    """Do one of six things: create, record in batches of all shapes, nothing."""
+    a, b = grants
+    match number % 6:
+        case 0:
+            await desk.create(f"r{number}")
+        case 1:
+            await desk.apply(save(a, f"t{number}"), save(a, f"u{number}"))
+        case 2:
+            await desk.apply(
+                CreateRun(f"r{number}", "d", b"1", fresh_token()),
+                save(b, f"t{number}"),
+                Settle(a, Released()),
+                save(b, f"u{number}"),
+            )
+            grants[0] = await desk.claim_one("a", limit=1)
+        case 3:
+            await desk.apply(pending(b, f"t{number}", delay=0), save(b, f"u{number}"))
+        case 4:
+            await desk.apply(save(b, f"t{number - 1}"), save(b, f"u{number}"))
+        case _:
+            pass
+
+
+async def test_positions_are_the_same_whenever_they_are_read(desk: Desk):
+    """Also of steps and creates that come in turn, in one transaction or in many."""
+    await desk.worker()
+    await desk.create("a", "b")
+    grants = [grant_of(given) for given in (await desk.claim()).runs]
+    found: list[Change] = []
+    position: str | None = None
+    expected: list[str] = []
+    for number in range(24):
+        for grant in grants:
+            await desk.do(save(grant, f"s{number}"))
+        await something_else(desk, grants, number)
+        expected.append(f"s{number}")
+        if number % 6 in {2, 3, 4}:
+            expected += [f"t{number - (number % 6 == 4)}", f"u{number}"]
+        page = await desk.store.changes(position, (1, 7, 100)[number % 3])
+        found += page.changes
+        position = page.position
+    found += await changes(desk, after=position)
+    assert found == await changes(desk)
+    assert len({change.position for change in found}) == len(found)
+    assert [
+        change.step.path for change in found if change.run_id == "b" and change.step
+    ] == expected
+
+
+async def test_steps_of_one_namespace_are_not_told_in_another(desk: Desk, make_store: MakeStore):
+    """However they come in turn."""
+    other = Desk(await make_store("other"), desk.clock)
+    desks = (desk, other)
+    grants: list[Grant] = []
+    for each in desks:
+        await each.worker()
+        grants.append(await each.start())
+    ends = [await each.store.position() for each in desks]
+    found: list[list[Change]] = [[], []]
+    for number in range(12):
+        for of, each in enumerate(desks):
+            if (number + of) % 4:
+                await each.do(save(grants[of], f"{of}.{number}"))
+            if number % 5 == of:
+                await each.create(f"r{number}")
+            if number % 3 == of:
+                page = await each.store.changes(ends[of])
+                found[of] += page.changes
+                ends[of] = page.position
+    for of, each in enumerate(desks):
+        found[of] += await changes(each, after=ends[of])
+        assert found[of] == (await changes(each))[2:]
+        steps = [change.step.path for change in found[of] if change.step is not None]
+        assert steps == [f"{of}.{number}" for number in range(12) if (number + of) % 4]
 
 
 async def test_old_changes_are_removed_some_time(desk: Desk, clock: ManualClock):

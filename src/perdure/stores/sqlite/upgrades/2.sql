@@ -209,9 +209,14 @@ CREATE TRIGGER run_removed AFTER DELETE ON run
 WHEN NOT EXISTS (SELECT 1 FROM run WHERE seq > OLD.seq)
 BEGIN DELETE FROM run WHERE namespace = 0; INSERT INTO run (seq, namespace, id, status, created_at) VALUES (OLD.seq, 0, 'removed', 4, OLD.created_at); END;
 
+CREATE TRIGGER checkpoint_removed AFTER DELETE ON checkpoint
+WHEN NOT EXISTS (SELECT 1 FROM checkpoint WHERE seq > OLD.seq)
+BEGIN DELETE FROM checkpoint WHERE run = 0; INSERT INTO checkpoint (seq, run, path, k, scope, fingerprint) VALUES (OLD.seq, 0, 'removed', 0, x'', x''); END;
+
 CREATE TABLE feed (
     position INTEGER PRIMARY KEY,
     runs INTEGER NOT NULL,
+    steps INTEGER NOT NULL,
     at INTEGER NOT NULL,
     changes BLOB NOT NULL
 );
@@ -220,12 +225,30 @@ CREATE TABLE feed_start (
     namespace INTEGER PRIMARY KEY,
     number INTEGER NOT NULL,
     runs INTEGER NOT NULL,
+    steps INTEGER NOT NULL,
     at INTEGER NOT NULL
 );
 
+CREATE TABLE feed_removed (
+    namespace INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    run NOT NULL,
+    definition INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    epoch INTEGER,
+    path TEXT,
+    k INTEGER,
+    PRIMARY KEY (namespace, kind, seq)
+) WITHOUT ROWID;
+
+ALTER TABLE checkpoint ADD COLUMN told_at INTEGER;
+
 -- What happened before is not in it: neither are the creates.
-INSERT INTO feed_start (namespace, number, runs, at)
-SELECT namespace, 0, (SELECT max(seq) FROM run), 0 FROM run GROUP BY namespace;
+INSERT INTO feed_start (namespace, number, runs, steps, at)
+SELECT namespace, 0, (SELECT max(seq) FROM run), (SELECT coalesce(max(seq), 0) FROM checkpoint), 0
+FROM run GROUP BY namespace;
 
 CREATE TABLE feed_epoch (
     epoch TEXT NOT NULL
