@@ -246,7 +246,7 @@ def test_a_mistake_of_place_makes_no_store(shop: str, perdure: Perdure, yard: Pa
     )
     refused = perdure("start", "add", "n=1", "--app", "away:app")
     assert (refused.code, refused.out) == (ExitCode.UNREACHABLE, "")
-    assert "perdure migrate --app away:app creates it" in refused.err
+    assert "perdure migrate --app away:app does it" in refused.err
     assert not (yard / "away.db").exists()
     assert perdure("start", "add", "n=1", "--app", "away:heap").code == 0
     created = perdure("worker", "away:app", "--burst")
