@@ -704,6 +704,8 @@ def compensate(first: Any, /, *args: Any, **kwargs: Any) -> None:
         )
     if isinstance(first, Step):
         spec = cast("Step[..., Any]", first).spec
+        if name is not None:
+            spec = msgspec.structs.replace(spec, name=check_name(name))
     else:
         called = name or str(getattr(first, "__name__", ""))
         spec = _compensations.spec_of(check_name(called), first)

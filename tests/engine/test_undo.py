@@ -97,6 +97,29 @@ async def test_a_failed_run_is_compensated_last_in_first_out(place: Place, trip:
     assert [attempt.outcome for attempt in history.attempts] == ["failed"]
 
 
+async def test_a_step_undoes_under_the_name_that_is_given(place: Place):
+    """As a function does; it keeps everything else that it says of itself."""
+
+    def define(app: App) -> Any:
+        @app.step(max_attempts=1)
+        async def release() -> None: ...
+
+        @app.workflow
+        async def book() -> None:
+            compensate("free the seat", release)
+            compensate(release)
+            raise ValueError("full")
+
+        return book
+
+    async with place.life(define) as life:
+        run = await life.flow.enqueue()
+        with pytest.raises(RunFailed, match="full"):
+            await run.result(timeout="5s")
+        paths = [one.path for one in (await run.history()).steps]
+    assert paths == ["~undo/release", "~undo/free the seat"]
+
+
 async def test_a_retried_attempt_does_not_compensate(place: Place, trip: Trip):
     """Only the last one does."""
     trip.breaks["hotel"] = 1

@@ -1,7 +1,8 @@
 """What older versions wrote is read, upgraded and finished by this one, for ever.
 
 `schema_N.sql` is a dump of a database that the last code with schema N made by `schema_N_app.py`;
-neither is ever made again. The runs in it are finished here by today's code.
+`histories_N.json` is what the code of its time recorded of `histories_N_app.py`. None is ever made
+again. The runs in the ones are finished here by today's code, and it replays the others.
 """
 
 import sqlite3
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from perdure import Status, Worker
@@ -18,6 +20,7 @@ from perdure.model.records import RunQuery
 from perdure.stores.sqlite import SqliteStore, connecting
 from perdure.testing import dump_history, replay
 from tests.engine.places import eventually
+from tests.golden import histories_2_app as h2
 from tests.golden import schema_1_app as v1
 
 HERE = Path(__file__).parent
@@ -163,3 +166,13 @@ async def test_the_histories_of_schema_1_replay(tmp_path: Path):
     for recording in recordings:
         told = await replay(recording, v1.app)
         assert told.fits, told
+
+
+RECORDED = msgspec.json.decode((HERE / "histories_2.json").read_bytes(), type=list[msgspec.Raw])
+
+
+@pytest.mark.parametrize("recording", RECORDED, ids=range(len(RECORDED)))
+async def test_the_histories_of_what_came_after_replay(recording: msgspec.Raw):
+    """Events, timers, children, streams, patches, loops, restarts, forks: what is recorded fits."""
+    told = await replay(bytes(recording), h2.app)
+    assert told.fits, told
