@@ -228,6 +228,11 @@ def begins_anew(before: RunRecord, run: RunRecord) -> bool:
     return (before.generation, before.undoing) != (run.generation, run.undoing)
 
 
+def is_to_be_undone(before: RunRecord, run: RunRecord) -> bool:
+    """Tell whether a run has just failed and is to undo its steps, rather than cancelled so."""
+    return before.undoing is Undoing.NONE and run.undoing is Undoing.FAILURE
+
+
 def _begin_to_undo(run: RunRecord, now: Micros) -> None:
     """Queue a run, to undo its steps."""
     run.control = Control.NONE

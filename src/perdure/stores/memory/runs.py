@@ -162,7 +162,7 @@ def settle(space: Space, asked: Settle, now: Micros) -> Settled | Fenced:
     if row.run.continued != before.continued:
         _forget_record(row, before.generation)
     if row.run.waiting_for is None:
-        if isinstance(asked.verdict, Failed) and row.run.undoing is not before.undoing:
+        if isinstance(asked.verdict, Failed) and lifecycle.is_to_be_undone(before, row.run):
             error = asked.verdict.error
             row.attempts.append(lifecycle.attempt_row(before, "failed", error, now))
         space.moved(row, how_left(before, row.run, ChangeKind.RELEASED), now)

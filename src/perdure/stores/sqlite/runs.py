@@ -222,7 +222,7 @@ def _follow(unit: Unit, row: Row, before: RunRecord | None, verdict: Verdict) ->
             unit.add_attempt(row, lifecycle.attempt_row(before, "failed", error, unit.now, due_at))
             saving.reopen(unit, row, culprits)
             how = ChangeKind.RETRY_SCHEDULED
-        case Failed(error=error) if before is not None and run.undoing is not before.undoing:
+        case Failed(error=error) if before is not None and lifecycle.is_to_be_undone(before, run):
             unit.add_attempt(row, lifecycle.attempt_row(before, "failed", error, unit.now))
         case Continued() if before is not None and run.continued != before.continued:
             saving.forget(unit, before)

@@ -128,6 +128,7 @@ async def test_a_cancel_is_kept_whatever_the_verdict(
     assert await undoing(desk) == (Status.QUEUED, undoes)
     history = await desk.history()
     assert (history.waits, history.run.result, history.run.control) == ((), None, Control.NONE)
+    assert history.attempts == ()
 
 
 async def test_the_word_to_compensate_is_not_taken_back(desk: Desk):
