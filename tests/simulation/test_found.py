@@ -357,11 +357,6 @@ def test_an_older_answer_does_not_take_a_pause_back():
     assert begun == ["first"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="what was given up later than the step began is kept as given up; which came first is "
-    "not recorded",
-)
 def test_a_restart_from_the_winner_of_a_race_lets_the_loser_run_again():
     """The deadline was first recorded before the answer, and given up because of it."""
 

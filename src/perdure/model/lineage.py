@@ -3,7 +3,9 @@
 A run that is restarted from a step, and a fork, begin with a copy of what was recorded before that
 step: every final checkpoint that was first recorded before the step's own, and is not inside the
 step. Where there is nothing to stop at (a fork at the end of the record), every final checkpoint.
-What is pending is not kept: timers and attempts begin anew. Events that were taken by waits which
+What is pending is not kept: timers and attempts begin anew. Neither is what the body gave up after
+that step had come to stand as it does: a deadline that lost the race against the step runs again
+with it. Events that were taken by waits which
 are kept stay taken in a restarted run; a fork may take only what is accepted from now on.
 
 A run that continues as new keeps nothing of the record; see
@@ -51,11 +53,24 @@ def is_fork(run: RunRecord) -> bool:
     return run.caused_by is not None and run.caused_by.startswith(_FORK)
 
 
-def is_kept(record: Checkpoint, before: StepKey | None) -> bool:
-    """Tell whether a checkpoint that was first recorded before a step's is kept without it."""
+def is_kept(record: Checkpoint, before: Checkpoint | None) -> bool:
+    """Tell whether a checkpoint is kept that was first recorded before the one of a step.
+
+    Args:
+        record: the checkpoint.
+        before: that of the step; None where there is none to stop at.
+    """
     if record.outcome is StepOutcome.PENDING:
         return False
-    return before is None or not record.key.path.startswith(inside(before))
+    if before is None:
+        return True
+    given_up_later = record.outcome is StepOutcome.CANCELLED and moment(record) > moment(before)
+    return not given_up_later and not record.key.path.startswith(inside(before.key))
+
+
+def moment(record: Checkpoint) -> Moment:
+    """Return when a checkpoint came to stand as it does."""
+    return record.epoch, record.ended_at
 
 
 def cut_at(records: Iterable[Checkpoint]) -> Moment | None:
@@ -65,7 +80,7 @@ def cut_at(records: Iterable[Checkpoint]) -> Moment | None:
         records: the step that is continued from, and what was first recorded after it.
     """
     calls = (record for record in records if record.kind not in _NO_CALLS)
-    return min(((record.epoch, record.ended_at) for record in calls), default=None)
+    return min(map(moment, calls), default=None)
 
 
 def inside(step: StepKey) -> str:

@@ -112,10 +112,11 @@ def _kept(
     records = [
         record for (number, _), record in row.checkpoints.items() if number == run.generation
     ]
+    step: Checkpoint | None = None
     if before is not None:
         end = next(number for number, record in enumerate(records) if record.key == before)
-        records = records[:end]
-    kept = [record for record in records if lineage.is_kept(record, before)]
+        step, records = records[end], records[:end]
+    kept = [record for record in records if lineage.is_kept(record, step)]
     has_origin = any(record.key == lineage.ORIGIN for record in kept)
     return [] if has_origin else [lineage.origin_of(run)], kept
 

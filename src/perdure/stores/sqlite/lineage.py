@@ -14,7 +14,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from perdure.model import lifecycle, lineage
-from perdure.model.records import TERMINAL, RunRecord, Status, StepKey
+from perdure.model.records import TERMINAL, RunRecord, Status, StepKey, StepOutcome
 from perdure.model.transitions import (
     Controlled,
     Created,
@@ -25,6 +25,7 @@ from perdure.model.transitions import (
     RestartRun,
 )
 from perdure.stores.sqlite import keys, rows, runs, saving, streams, waiting
+from perdure.stores.sqlite.codes import STEP_OUTCOME_CODES
 from perdure.stores.sqlite.flushing import flush
 from perdure.stores.sqlite.rows import Row
 from perdure.stores.sqlite.unit import Unit
@@ -35,6 +36,7 @@ PLACE = (
 )
 
 _LATER: Final = 1 << 62
+_CANCELLED: Final = STEP_OUTCOME_CODES[StepOutcome.CANCELLED]
 
 _FIRST, _REST = rows.CHECKPOINT.split(", ", 1)
 assert _FIRST == "generation"
@@ -47,6 +49,9 @@ COPY = (
     f"INSERT INTO checkpoint (run, {rows.CHECKPOINT}) SELECT :run, :generation, {_COPIED}"
     " FROM checkpoint WHERE run = :source AND generation = :of AND seq < :end"
     f" AND outcome <> {saving.PENDING} AND substr(path, 1, length(:inside)) <> :inside"
+    f" AND (outcome <> {_CANCELLED} OR NOT EXISTS (SELECT 1 FROM checkpoint AS step"
+    " WHERE step.seq = :end AND (checkpoint.epoch, checkpoint.started_at + checkpoint.ended_at)"
+    " > (step.epoch, step.started_at + step.ended_at)))"
     " ORDER BY seq"
 )
 

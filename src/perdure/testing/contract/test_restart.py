@@ -138,6 +138,26 @@ async def test_a_restart_from_a_step_keeps_what_was_recorded_before_it(desk: Des
     assert paths(history.checkpoints) == ["a", "b", "open", "c/inside", "cd", "c", "d"]
 
 
+async def test_what_was_given_up_after_the_step_is_not_kept(desk: Desk):
+    """It lost against the step, which is done again; what was given up before stays given up."""
+    await desk.worker()
+    grant = await desk.start()
+
+    await desk.apply(
+        pending(grant, "early"),
+        pending(grant, "late"),
+        save(grant, "early", StepOutcome.CANCELLED, ended_at=START + 1),
+        save(grant, "won", ended_at=START + 2),
+        save(grant, "late", StepOutcome.CANCELLED, ended_at=START + 3),
+    )
+    await desk.settle(grant)
+    await desk.do(restart(step=key("won")))
+    [given] = (await desk.claim()).runs
+    assert paths(given.checkpoints, 1) == ["early"]
+    assert await desk.do(fork(before=key("won"))) == Created("f")
+    assert paths((await desk.history("f")).checkpoints) == ["early"]
+
+
 async def test_what_a_restart_keeps_goes_on_drawing_from_the_same_seed(desk: Desk, clock):
     """The origin says from which, after each restart from a step; one from the start has none."""
     await desk.worker()
