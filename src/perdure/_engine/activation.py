@@ -114,6 +114,49 @@ def _is_on(loop: asyncio.AbstractEventLoop) -> bool:
 class Activation:
     """A run between its claim and its settle."""
 
+    __slots__ = (
+        "_activity",
+        "_awake",
+        "_began",
+        "_branch",
+        "_bridges",
+        "_executing",
+        "_failed",
+        "_halted",
+        "_idle_timer",
+        "_is_apart",
+        "_joins",
+        "_loop",
+        "_of_children",
+        "_pausing",
+        "_progress",
+        "_replayed_in",
+        "_stamp",
+        "_tasks",
+        "_threads",
+        "_turns",
+        "_waits",
+        "attaches",
+        "children",
+        "closed",
+        "compensations",
+        "deadline",
+        "definition",
+        "endings",
+        "engine",
+        "executor",
+        "grant",
+        "hooks",
+        "journal",
+        "leaving",
+        "mismatch",
+        "next_input",
+        "root",
+        "run",
+        "words",
+        "written",
+    )
+
     def __init__(self, executor: Executor, definition: Definition, claimed: ClaimedRun) -> None:
         run = claimed.run
         self.executor = executor
@@ -123,7 +166,7 @@ class Activation:
         self.run = run
         self.grant = Grant(run.run_id, run.epoch, run.grant)
         self.journal = Journal(claimed.checkpoints)
-        self.endings: dict[str, Ending] = {ending.run_id: ending for ending in claimed.endings}
+        self.endings: dict[str, Ending] = {}
         self.children: set[str] = set()
         self.attaches = run.attaches
         self.leaving: Leaving | None = None
@@ -133,8 +176,8 @@ class Activation:
         self.compensations: list[Compensation] = []
         self._progress: Progress | None = None
         self.next_input: bytes | None = None  # where it continues as new
-        self.written = {(one.stream, one.scope): one.written for one in claimed.marks}
-        self.closed = {one.stream for one in claimed.marks if one.closed}
+        self.written: dict[tuple[str, bytes], int] = {}
+        self.closed: set[str] = set()
         self._halted: asyncio.Future[None] | None = None  # while nothing new may be done
         self._is_apart = False  # the body has gone, and durable calls of it are refused
         self.root: asyncio.Future[Any] | None = None
@@ -158,6 +201,12 @@ class Activation:
         self._stamp: Micros = 0
         self._began = self._loop.time()
         self._replayed_in: float | None = None if self.journal.recorded else 0.0
+        for ending in claimed.endings:
+            self.endings[ending.run_id] = ending
+        for mark in claimed.marks:
+            self.written[mark.stream, mark.scope] = mark.written
+            if mark.closed:
+                self.closed.add(mark.stream)
 
     # --- beginning and ending ------------------------------------------------------------------
 

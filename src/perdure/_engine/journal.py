@@ -8,8 +8,8 @@ execute, the code asks for something else than what was done there, and that is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, TypeAlias
 
 from perdure.model.records import Checkpoint, StepKey, StepKind, StepOutcome
 
@@ -45,6 +45,11 @@ def _calls_around(path: str) -> Iterator[str]:
         at = path.find("/", at + 1)
 
 
+# Nothing is ever put into them.
+_NO_DICT: Final[dict[Any, Any]] = {}
+_NO_SET: Final[set[str]] = set()
+
+
 class Journal:
     """The checkpoints of a run, each claimed at most once by a call of the body.
 
@@ -72,19 +77,28 @@ class Journal:
         "recorded",
     )
 
-    def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
+    def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
         self.given_up: list[StepKey] = []
-        self._unclaimed: dict[_Identity, Checkpoint] = {}
         self._within: dict[_Identity, Checkpoint] = {}
-        self._around: set[str] = set()  # paths of calls with something recorded inside
-        self._direct: dict[bytes, list[_Identity]] = {}  # by the scope inside the call
-        self._deeper: dict[str, list[_Identity]] = {}  # by the path of the call
-        self._by_position: dict[tuple[bytes, str, int], _Identity] = {}
-        self.patches: dict[str, bool] = {}
-        self.origin: Checkpoint | None = None
-        self._records = tuple(self._calls_of(checkpoints))
         self._asked: set[int] = set()  # ids of records, which are kept as long as this
         self._expected: list[tuple[Moment, int]] | None = None
+        self.patches: dict[str, bool] = {}
+        self.origin: Checkpoint | None = None
+        self._unclaimed: dict[_Identity, Checkpoint] = _NO_DICT
+        self._around: set[str] = _NO_SET  # paths of calls with something recorded inside
+        self._direct: dict[bytes, list[_Identity]] = _NO_DICT  # by the scope inside the call
+        self._deeper: dict[str, list[_Identity]] = _NO_DICT  # by the path of the call
+        self._by_position: dict[tuple[bytes, str, int], _Identity] = _NO_DICT
+        self._records: tuple[Checkpoint, ...] = ()
+        self.recorded = 0
+        if checkpoints:
+            self._index(checkpoints)
+
+    def _index(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """Take in what is recorded; a run that begins does without: 1 us, and what it frees."""
+        self._unclaimed, self._around, self._direct = {}, set(), {}
+        self._deeper, self._by_position = {}, {}
+        self._records = tuple(self._calls_of(checkpoints))
         for record in self._records:
             key = record.key
             identity = (key.scope, key.path, key.fingerprint, key.k)

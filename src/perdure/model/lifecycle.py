@@ -274,6 +274,8 @@ def settle(run: RunRecord, transition: Settle, now: Micros) -> Settled | Fenced:
 
 def _judge(run: RunRecord, verdict: Verdict, now: Micros) -> None:
     match verdict:
+        case Completed():  # first: there are most of them
+            _judge_end(run, verdict, now)
         case Retrying():
             run.attempt += 1
             run.error = verdict.error

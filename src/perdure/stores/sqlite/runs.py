@@ -15,6 +15,7 @@ from perdure.model.progress import SetProgress
 from perdure.model.records import Control, Micros, ParentClose, RunRecord, Status, WaitKind
 from perdure.model.transitions import (
     CancelRun,
+    Completed,
     Continued,
     Controlled,
     Created,
@@ -186,6 +187,10 @@ def settle(unit: Unit, transition: Settle) -> Outcome:
         if unit.ended:
             flush(unit)  # it may have been woken: the answer is what the run is now
         return lifecycle.settle(run, transition, unit.now)  # fenced, or settled before
+    if type(transition.verdict) is Completed and run.control is Control.NONE:
+        outcome = lifecycle.settle(run, transition, unit.now)  # as nearly all: 1.5 us less
+        unit.change(row, ChangeKind.COMPLETED)
+        return outcome
     if run.control is Control.RESTART or type(transition.verdict) in _BEGIN_ANEW:
         flush(unit)  # what was recorded before belongs to the generation, or attempt, that ends
     before = copy(run) if run.control or type(transition.verdict) in _TELL_OF_BEFORE else None

@@ -252,7 +252,8 @@ class Unit:
         if run.status in TERMINAL:
             self.hint = True
             self.ended.append(row.key)
-            self.set_waits(row, ())
+            if row.waits:
+                self.set_waits(row, ())
         elif run.status in _INTERESTING or run.control or row.slot:
             self.hint = True
 
