@@ -292,8 +292,10 @@ class Calls(Generic[P, R]):
         scope = scopes.current()
         if scope is None or scope.activation.engine is not bound.engine:
             self._refuse_on_parent_close()
-            return self._create_many(bound, calls)
-        inputs = [self._input_or_error(bound, each, n) for n, each in enumerate(calls)]
+        each_input = (self._input_or_error(bound, each, n) for n, each in enumerate(calls))
+        if scope is None:
+            return self._create_many(bound, each_input, None)
+        inputs = list(each_input)
         fingerprint = blake2b(digest_size=16)
         for data in inputs:
             given = data if isinstance(data, bytes) else b""
@@ -301,6 +303,8 @@ class Calls(Generic[P, R]):
         text = f"{len(inputs)} calls"
         name, site = bound.definition.name, call_site(2)
         call = Call(scope, StepKind.ENQUEUE, name, fingerprint.digest(), text, site)
+        if scope.activation.engine is not bound.engine:  # as for a single one
+            return self._create_many(bound, inputs, late.children.child_id(call))
         return self._create_many_in_run(bound, call, inputs)
 
     # --- here and now ----------------------------------------------------------------------------
@@ -513,23 +517,21 @@ class Calls(Generic[P, R]):
 
     @reads_as("enqueue_many(…) without `await`")
     async def _create_many(
-        self, bound: Bound, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
+        self, bound: Bound, inputs: Iterable[bytes | PerdureError], place: str | None
     ) -> list[Run[R] | PerdureError]:
         bound.engine.check_loop()
         submit = bound.engine.committer.submit
         meta = self._meta(bound)
         results: list[Any] = []
-        for number, each in enumerate(calls, 1):
-            if number % late.committer.MAX_BATCH == 0:
+        for index, data in enumerate(inputs):
+            if (index + 1) % late.committer.MAX_BATCH == 0:
                 # Let the committer write what there is while the rest is being encoded.
                 await asyncio.sleep(0)
-            try:
-                data = self._input(bound, *_checked_call(each, number - 1))
-                create = self._transition(bound, data, meta, delay=0, run_id=None)
-            except PerdureError as error:
-                results.append(error)
-                continue
-            results.append((create, submit(create)))
+            create = self._nth(bound, data, meta, place, index)
+            if isinstance(create, PerdureError):
+                results.append(create)
+            else:
+                results.append((create, submit(create)))
         for index, result in enumerate(results):
             if not isinstance(result, PerdureError):
                 try:
@@ -550,12 +552,10 @@ class Calls(Generic[P, R]):
         place = late.children.child_id(call)
 
         def create(index: int, data: bytes | PerdureError) -> CreateRun | PerdureError:
-            if isinstance(data, PerdureError):
-                return data
-            run_id = late.children.nth_child_id(place, index)
-            made = self._transition(bound, data, meta, delay=0, run_id=run_id)
-            token = late.children.child_token(run_id)
-            return msgspec.structs.replace(made, token=token, on_parent_close=policy)
+            made = self._nth(bound, data, meta, place, index)
+            if isinstance(made, PerdureError):
+                return made
+            return msgspec.structs.replace(made, on_parent_close=policy)
 
         started = await late.children.start_children(
             call,
@@ -565,6 +565,34 @@ class Calls(Generic[P, R]):
         return [
             one if isinstance(one, PerdureError) else self._handle(bound, one) for one in started
         ]
+
+    def _nth(
+        self,
+        bound: Bound,
+        data: bytes | PerdureError,
+        meta: bytes | None,
+        place: str | None,
+        index: int,
+    ) -> CreateRun | PerdureError:
+        """Return the create of one of many runs, or what keeps it from being started.
+
+        Args:
+            bound: what to create it with.
+            data: its input, or what is wrong with it.
+            meta: encoded, of all of them.
+            place: in a body, the id that the call stands for: theirs follow from it.
+            index: of the run, from 0.
+        """
+        if isinstance(data, PerdureError):
+            return data
+        run_id = None if place is None else late.children.nth_child_id(place, index)
+        try:
+            made = self._transition(bound, data, meta, delay=0, run_id=run_id)
+        except PerdureError as error:
+            return error
+        if run_id is None:
+            return made
+        return msgspec.structs.replace(made, token=late.children.child_token(run_id))
 
     def _input_or_error(self, bound: Bound, each: Any, index: int) -> bytes | PerdureError:
         try:

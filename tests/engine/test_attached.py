@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from perdure import App, Status, compensate, sleep, step, telemetry
-from perdure.errors import RunCancelled, RunFailed, UsageError
+from perdure import App, Status, compensate, constant, sleep, step, telemetry
+from perdure.errors import NotApplied, OutcomeUnknown, RunCancelled, RunFailed, UsageError
 from tests.engine.families import Family
 from tests.engine.places import Halt, Place, eventually, finished, half_way
 
@@ -262,3 +262,70 @@ async def test_hooks_tell_of_each_end(place: Place, family: Family):
         await (await life.flow.enqueue()).result(timeout="5s")
         child = await only_child(life)
         await eventually(lambda: told == [child.id])
+
+
+async def test_an_attempt_that_is_retried_waits_for_no_child(place: Place, family: Family):
+    """It is not the end of the run: the next attempt may be what lets the child go on."""
+
+    async def body(family: Family, child: Any) -> str:
+        await child.options(on_parent_close="wait").enqueue(1)
+        if family.passes == 1:
+            raise ConnectionError("once")
+        family.let(1)
+        return "done"
+
+    define = family.of(body, max_attempts=2, backoff=constant("1ms"))
+    async with place.life(define) as life:
+        assert await (await life.flow.enqueue()).result(timeout="5s") == "done"
+
+
+async def test_a_retry_policy_is_asked_once_of_each_error(place: Place, family: Family):
+    """Also where the body's end waits for children first."""
+    asked: list[str] = []
+
+    def worth_it(error: BaseException) -> bool:
+        asked.append(str(error))
+        return True
+
+    async def body(family: Family, child: Any) -> None:
+        await child.options(on_parent_close="wait").delay("1h", 1)
+        raise ConnectionError(f"attempt {family.passes}")
+
+    define = family.of(body, max_attempts=2, backoff=constant("1ms"), retry_on=worth_it)
+    async with place.life(define) as life:
+        run = await life.flow.enqueue()
+        await life.reaches(run, "waiting", "child")
+    assert asked == ["attempt 1"]
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["raises", "returns"])
+async def test_a_store_that_is_away_at_the_end_is_no_error_of_the_body(
+    place: Place, family: Family, fails: bool
+):
+    """Which children it waits for is asked again until the store can say."""
+
+    async def body(_: Family, child: Any) -> str:
+        await child.options(on_parent_close="wait").enqueue(1)
+        if fails:
+            raise ValueError("its own")
+        return "done"
+
+    async with place.life(family.of(body)) as life:
+        away = [OutcomeUnknown("away"), NotApplied("away")]
+        inner = life.store.list_runs
+
+        async def list_runs(query: Any) -> Any:
+            if away:
+                raise away.pop()
+            return await inner(query)
+
+        life.store.list_runs = list_runs
+        run = await life.flow.enqueue()
+        await life.reaches(run, "waiting", "child")
+        family.let(1)
+        if fails:
+            with pytest.raises(RunFailed, match="its own"):
+                await run.result(timeout="5s")
+        else:
+            assert await run.result(timeout="5s") == "done"
+    assert not away

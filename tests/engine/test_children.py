@@ -593,6 +593,55 @@ async def test_what_keeps_one_of_many_from_being_started_is_kept(place: Place):
     assert "InvalidValue" in unfit
 
 
+async def test_a_key_that_cannot_be_made_keeps_one_of_many_from_being_started(place: Place):
+    """As outside of a body: its error stands in its place, the others are started."""
+
+    def key(number: int) -> str:
+        return {1: "one", 2: "two"}[number]
+
+    def define(app: App) -> Any:
+        @app.job(unique_key=key)
+        async def child(number: int) -> int:
+            return number
+
+        @app.workflow
+        async def parent() -> list[str]:
+            started = await child.enqueue_many([((number,), {}) for number in (1, 3, 2)])
+            return [type(one).__name__ for one in started]
+
+        return parent
+
+    async with place.life(define) as life:
+        answer = await (await life.flow.enqueue()).result(timeout="5s")
+    assert answer == ["Run", "DefinitionError", "Run"]
+
+
+async def test_many_runs_of_another_app_are_started_once(place: Place):
+    """They are no children, but the replays of the body find the same ones."""
+    async with App("memory://") as other:
+
+        @other.job
+        async def packed(number: int) -> int:
+            return number
+
+        def define(app: App) -> Any:
+            @app.workflow
+            async def parent() -> list[str]:
+                calls: list[Any] = [((1,), {}), (("x",), {}), ((2,), {})]
+                started = await packed.enqueue_many(calls)
+                ids = [one.id if isinstance(one, Run) else type(one).__name__ for one in started]
+                await sleep("100ms")
+                await sleep("100ms")
+                return ids
+
+            return parent
+
+        async with place.life(define) as life:
+            first, second, third = await (await life.flow.enqueue()).result(timeout="5s")
+            assert second == "InvalidValue"
+            assert {run.id for run in await other.runs()} == {first, third}
+
+
 async def test_a_restart_goes_on_with_the_children_that_are_kept(place: Place, family: Family):
     """Those that a call before the step has started; their ids are not derived anew."""
     family.let(*range(1, 13))

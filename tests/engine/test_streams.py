@@ -1,8 +1,10 @@
 """Streams: what bodies and steps give out is heard once, in order, from wherever one was."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -364,6 +366,66 @@ async def test_bodies_and_steps_in_threads_write_in_order(place: Place):
         run = await life.flow.enqueue()
         await run.result()
         assert await now(run) == ["begin", *(str(number) for number in range(50)), "end"]
+
+
+async def test_a_thread_that_writes_beside_the_loop_loses_nothing(place: Place):
+    """What the one wrote first is first, though the loop comes to it only later."""
+
+    def define(app: App) -> Any:
+        @app.step
+        async def build() -> None:
+            here = copy_context()
+            thread = threading.Thread(target=here.run, args=(lines.write, "in a thread"))
+            thread.start()
+            thread.join()  # the loop does nothing meanwhile
+            lines.write("on the loop")
+
+        @app.workflow
+        async def order() -> None:
+            await build()
+
+        return order
+
+    async with place.life(define) as life:
+        run = await life.flow.enqueue()
+        await run.result()
+        assert await now(run) == ["in a thread", "on the loop"]
+
+
+async def test_threads_that_write_at_once_lose_nothing(place: Place):
+    """Each item has a number of its own, and is recorded in the order of these."""
+    often = sys.getswitchinterval()
+
+    def define(app: App) -> Any:
+        @app.step
+        def build() -> None:
+            def work(name: int) -> None:
+                for number in range(500):
+                    lines.write(f"{name}-{number}")
+
+            sys.setswitchinterval(1e-6)
+            threads = [
+                threading.Thread(target=copy_context().run, args=(work, name)) for name in range(4)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            sys.setswitchinterval(often)
+
+        @app.workflow
+        def order() -> None:
+            build()
+
+        return order
+
+    async with place.life(define) as life:
+        run = await life.flow.enqueue()
+        await run.result()
+        got = await now(run)
+        for name in range(4):
+            of_one = [item for item in got if item.startswith(f"{name}-")]
+            assert of_one == [f"{name}-{number}" for number in range(500)]
 
 
 async def test_compensations_write_and_the_body_that_is_gone_does_not(place: Place):

@@ -10,22 +10,30 @@ While the mark stands every durable call raises :class:`~perdure.errors.Leave` a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from perdure._engine import scope as scopes
 from perdure._engine import telling
 from perdure._engine.calls import check_fit
+from perdure._engine.committer import RETRY_DELAYS
 from perdure._engine.deadlines import Deadline
 from perdure._engine.journal import Journal, Moment
 from perdure._engine.progress import Progress
 from perdure._engine.scope import Branch, Call, Scope, context_of
 from perdure._engine.turns import Turns
 from perdure._engine.waits import DurableWait, Hold, awaited_children, end_of
-from perdure.errors import Leave, Mismatch, PerdureError, UsageError
+from perdure.errors import (
+    Leave,
+    Mismatch,
+    NotApplied,
+    OutcomeUnknown,
+    PerdureError,
+    UsageError,
+)
 from perdure.model.lineage import seed_of
 from perdure.model.progress import SetProgress
 from perdure.model.records import Control, Ending, Grant, Micros, Wait, WaitKind
@@ -42,6 +50,8 @@ if TYPE_CHECKING:
     from perdure._engine.definition import Definition
     from perdure._engine.executor import Executor
     from perdure._engine.undoing import Compensation
+
+T = TypeVar("T")
 
 IDLE_GRACE = 0.02
 """Seconds a body must be idle before it is suspended: shorter waits are cheaper in memory."""
@@ -141,6 +151,7 @@ class Activation:
         "closed",
         "compensations",
         "deadline",
+        "decided",
         "definition",
         "endings",
         "engine",
@@ -178,6 +189,7 @@ class Activation:
         self.next_input: bytes | None = None  # where it continues as new
         self.written: dict[tuple[str, bytes], int] = {}
         self.closed: set[str] = set()
+        self.decided: tuple[BaseException, Micros | None] | None = None
         self._halted: asyncio.Future[None] | None = None  # while nothing new may be done
         self._is_apart = False  # the body has gone, and durable calls of it are refused
         self.root: asyncio.Future[Any] | None = None
@@ -226,25 +238,30 @@ class Activation:
         """Carry out the body, and let it be over only with the children that it waits for."""
         try:
             result = await body
-        except Exception:
-            await self._children_over()
+        except Exception as error:
+            await self._children_over(error)
             raise
-        await self._children_over()
+        await self._children_over(self.uncollected())
         return result
 
-    async def _children_over(self) -> None:
+    async def _children_over(self, failure: BaseException | None) -> None:
         """Wait durably for the children that say so; nothing else of the body goes on meanwhile.
 
         Who they are is asked of the store, so it is the same for those that a step has started, or
-        an earlier generation, which this replay does not start.
+        an earlier generation, which this replay does not start. A failure after which there is
+        another attempt is no end: that goes on with the children.
         """
         if not self.attaches or self.leaving is not None or self.run.undoing:
+            return
+        if failure is not None and self.executor.next_attempt(self, failure) is not None:
             return
         self.begin_work()
         try:
             self._is_apart = True
             await self._cancel(self._branches_left)
-            living = await awaited_children(self.engine.store, self.run.run_id)
+            living = await self.ask(
+                lambda: awaited_children(self.engine.store, self.run.run_id), "the end of the body"
+            )
         finally:
             self.end_work()
         join = self.next_join()
@@ -584,6 +601,28 @@ class Activation:
         if self._pausing is not None and not self._executing:
             self.leave(Leaving.PAUSED)
 
+    async def ask(
+        self, read: Callable[[], Awaitable[T]], call: object, *, in_step: bool = False
+    ) -> T:
+        """Return what the store says, however long it cannot: that is no error of the body.
+
+        Args:
+            read: asks it.
+            call: for what, for messages.
+            in_step: it belongs to a step that executes.
+
+        Raises:
+            Leave: the body must leave its worker.
+        """
+        tries = 0
+        while True:
+            try:
+                return await read()
+            except (NotApplied, OutcomeUnknown):
+                await self.engine.clock.sleep(RETRY_DELAYS[min(tries, len(RETRY_DELAYS) - 1)])
+                tries += 1
+            await self.check(call, in_step=in_step)
+
     async def save(self, checkpoint: SaveCheckpoint) -> Saved:
         """Commit a checkpoint and hear what the operator wants.
 
@@ -644,10 +683,11 @@ class Activation:
         """
         if self.leaving is not None or self._halted is not None or self._is_gone(path):
             return False
+        self.executor.soon.append((self, what))
         if _is_on(self._loop):
-            self.submit(what)
+            self.executor.submit_soon()
         else:
-            self._loop.call_soon_threadsafe(self.submit, what)
+            self._loop.call_soon_threadsafe(self.executor.submit_soon)
         return True
 
     def say(self, data: bytes, path: str) -> None:

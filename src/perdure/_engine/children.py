@@ -23,13 +23,12 @@ from perdure._engine.calls import (
     mark,
     replay,
 )
-from perdure._engine.committer import RETRY_DELAYS
 from perdure._engine.journal import moment_of
 from perdure._engine.scope import Call
 from perdure._engine.waits import end_of
 from perdure.codec import Schema, schema
 from perdure.codec.failures import decode_error, encode_error, replayed_error
-from perdure.errors import Leave, NotApplied, OutcomeUnknown, PerdureError, RunNotFound
+from perdure.errors import Leave, PerdureError, RunNotFound
 from perdure.ids import derived_id
 from perdure.model.records import Ending, Micros, ParentClose, StepKind, StepOutcome
 from perdure.model.transitions import CreateRun, Fenced, Outcome, SaveCheckpoint
@@ -317,23 +316,18 @@ async def child_ending(call: Call, run_id: str, join: int) -> Ending:
 
 
 async def _is_there(call: Call, activation: Activation, run_id: str) -> bool:
-    """Tell whether there is a run, however long the store cannot say: that is no error of the body.
+    """Tell whether there is a run.
 
     Raises:
         Leave: the body must leave its worker.
     """
-    engine, tries = activation.engine, 0
+    store = activation.engine.store
     activation.begin_work()
     try:
-        while True:
-            try:
-                return await engine.store.get(run_id) is not None
-            except (NotApplied, OutcomeUnknown):
-                await engine.clock.sleep(RETRY_DELAYS[min(tries, len(RETRY_DELAYS) - 1)])
-                tries += 1
-            await activation.check(call, in_step=call.scope.in_step)
+        found = await activation.ask(lambda: store.get(run_id), call, in_step=call.scope.in_step)
     finally:
         activation.end_work()
+    return found is not None
 
 
 def _awaited(

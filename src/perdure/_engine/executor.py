@@ -8,6 +8,8 @@ the verdict a settle, and the settle's answer is announced. Every way out of a b
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -27,7 +29,8 @@ from perdure.errors import (
     StepTimeout,
     SwallowedSuspension,
 )
-from perdure.model.records import TERMINAL, Control, Ending, ParentClose, RunRecord
+from perdure.model.records import TERMINAL, Control, Ending, Micros, ParentClose, RunRecord
+from perdure.model.streams import WriteStream
 from perdure.model.transitions import (
     CancelledByWorker,
     ClaimedRun,
@@ -38,6 +41,7 @@ from perdure.model.transitions import (
     Mismatched,
     Released,
     Retrying,
+    SaveCheckpoint,
     Settle,
     Settled,
     Suspended,
@@ -67,6 +71,8 @@ class Executor:
         self.engine = engine
         self.loop = asyncio.get_running_loop()
         self.active: dict[str, Activation] = {}
+        self.writing = threading.Lock()  # counting and recording go together, in whatever thread
+        self.soon: deque[tuple[Activation, SaveCheckpoint | WriteStream]] = deque()
         self._left = left
         self._leaving: set[asyncio.Task[None]] = set()
         self._held: dict[Activation, Held] = {}
@@ -186,6 +192,12 @@ class Executor:
             args, kwargs = spec.arguments.inject((), kwargs, context)
         return undoing.Compensation(spec, args, kwargs, b"", "", activation.definition.place)
 
+    def submit_soon(self) -> None:
+        """Submit what code of bodies has recorded without waiting for it, in that order."""
+        while self.soon:
+            activation, what = self.soon.popleft()
+            activation.submit(what)
+
     # --- ending --------------------------------------------------------------------------------
 
     def _ended(self, activation: Activation) -> None:
@@ -300,9 +312,7 @@ class Executor:
         return Completed(data, tuple(record.key for record in orphans))
 
     def _after_failure(self, activation: Activation, error: BaseException, reason: str) -> Verdict:
-        run = activation.run
-        policy = call_options(run).policy(activation.definition.policy)
-        delay = policy.decide(error, run.attempt, self.engine.rng)
+        delay = self.next_attempt(activation, error)
         # gather raises one error of several: what failed beside it has ended this attempt, too. And
         # the next attempt may not give up what this one did, when what failed does not again.
         failed = [key for each in (error, *activation.failures()) for key in culprits(each)]
@@ -311,6 +321,18 @@ class Executor:
             compensates = bool(activation.compensations)
             return Failed(encode_error(error), reason, reopened, compensates)
         return Retrying(encode_error(error), delay, reopened)
+
+    def next_attempt(self, activation: Activation, error: BaseException) -> Micros | None:
+        """Return when a body that failed is tried again, in microseconds; None for never.
+
+        The policy, which may be the user's code, is asked once of each error.
+        """
+        if activation.decided is None or activation.decided[0] is not error:
+            run = activation.run
+            policy = call_options(run).policy(activation.definition.policy)
+            delay = policy.decide(error, run.attempt, self.engine.rng)
+            activation.decided = error, delay
+        return activation.decided[1]
 
     def _failed(self, error: Exception, reason: str, *, compensates: bool = False) -> Failed:
         return Failed(encode_error(error), reason, compensates=compensates)

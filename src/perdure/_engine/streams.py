@@ -36,6 +36,11 @@ def write(scope: Scope, stream: str, value: bytes | None) -> None:
     Raises:
         UsageError: the stream is closed.
     """
+    with scope.activation.executor.writing:
+        _write(scope, stream, value)
+
+
+def _write(scope: Scope, stream: str, value: bytes | None) -> None:
     activation = scope.activation
     asked = (stream, FINGERPRINT)
     k = scope.ordinals.get(asked, 0)
