@@ -264,13 +264,22 @@ async def test_hooks_tell_of_each_end(place: Place, family: Family):
         await eventually(lambda: told == [child.id])
 
 
-async def test_an_attempt_that_is_retried_waits_for_no_child(place: Place, family: Family):
+@pytest.mark.parametrize("alone", [False, True], ids=["raises", "task nobody awaits"])
+async def test_an_attempt_that_is_retried_waits_for_no_child(
+    place: Place, family: Family, alone: bool
+):
     """It is not the end of the run: the next attempt may be what lets the child go on."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def fail() -> None:
+        raise ConnectionError("once")
 
     async def body(family: Family, child: Any) -> str:
         await child.options(on_parent_close="wait").enqueue(1)
         if family.passes == 1:
-            raise ConnectionError("once")
+            tasks.append(asyncio.create_task(fail()))
+            await asyncio.wait(tasks) if alone else await tasks[0]
+            return "too early"
         family.let(1)
         return "done"
 

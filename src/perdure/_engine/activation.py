@@ -238,10 +238,13 @@ class Activation:
         """Carry out the body, and let it be over only with the children that it waits for."""
         try:
             result = await body
+            failed = self.uncollected() if self.leaving is None else None
+            if failed is not None:
+                raise failed
         except Exception as error:
             await self._children_over(error)
             raise
-        await self._children_over(self.uncollected())
+        await self._children_over(None)
         return result
 
     async def _children_over(self, failure: BaseException | None) -> None:
@@ -434,7 +437,10 @@ class Activation:
             task.exception()
 
     def uncollected(self) -> BaseException | None:
-        """Return the error of a task that failed and that nobody awaited, if there is one."""
+        """Return the error of a task that failed and that nobody awaited, if there is one.
+
+        It counts as collected by that.
+        """
         for task in self._failed:
             # asyncio clears this flag when somebody retrieves the exception.
             if getattr(task, "_log_traceback", False):
