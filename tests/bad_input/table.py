@@ -780,6 +780,7 @@ ROWS: list[Row] = [
     Row("Run.stream", "stream", "", InvalidValue, "must not be empty"),
     Row("Run.stream", "after", 7, UsageError, "takes an item or its cursor, got 7"),
     Row("Run.stream", "after", "x", InvalidValue, "is no cursor of a stream"),
+    Row("Run.stream", "after", f"1-{2**63}", InvalidValue, "is no cursor of a stream"),
     Row("Run.stream", "after", "999999-1", CursorExpired, "is of another run"),
     Row("Run.stream", "follow", "no", UsageError, "follow is true or false, got 'no'"),
     Row("Stream.write", "value", "no number", InvalidValue, "the item written to stream 's'"),

@@ -113,7 +113,7 @@ class StreamPage(msgspec.Struct, frozen=True, gc=False):
 
 # --- cursors ---------------------------------------------------------------------------------
 
-_CURSOR: Final = re.compile("([0-9]{1,19})-([0-9]{1,19})")
+_CURSOR: Final = re.compile("([0-9]{1,18})-([0-9]{1,18})")  # what 64 bits hold
 
 
 def cursor_of(run_seq: int, number: int) -> str:
