@@ -305,6 +305,7 @@ ROWS: list[Row] = [
             ("after", 42, UsageError, "takes a change or its position, got 42"),
             ("after", "yesterday", InvalidValue, "is no position of a change"),
             ("after", "", InvalidValue, "is no position of a change"),
+            ("after", f"0-{2**63}", InvalidValue, "is no position of a change"),
             ("after", "abc-1-2-3", CursorExpired, "is gone"),
             ("kind", "complete", UsageError, "did you mean 'completed'?"),
             ("kind", 7, UsageError, "there is no kind 7; there are created"),

@@ -263,7 +263,7 @@ def read_cursor(position: str) -> Cursor:
     return Cursor(epoch, tuple(map(int, numbers)))
 
 
-_POSITION: Final = re.compile("[0-9a-f]{1,32}(-[0-9]{1,19}){1,4}")
+_POSITION: Final = re.compile("[0-9a-f]{1,32}(-[0-9]{1,18}){1,4}")  # what 64 bits hold
 
 
 def expired(position: str) -> CursorExpired:
