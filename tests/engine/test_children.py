@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perdure import App, Run, Status, block_on, gather, sleep, step
+from perdure import App, Run, Status, block_on, constant, gather, sleep, step
 from perdure.errors import (
     InvalidValue,
     NotInRun,
@@ -17,6 +17,7 @@ from perdure.errors import (
     RunNotFound,
     UsageError,
 )
+from perdure.model.transitions import GiveBack
 from tests.engine.families import Family, one_child
 from tests.engine.places import Halt, Place, eventually, finished, half_way, killed_and_finished
 
@@ -360,6 +361,38 @@ async def test_a_child_with_an_id_of_its_own_is_started_once(place: Place, famil
         second = await life.flow.enqueue()
         assert await second.result(timeout="5s") == ["the-child"]
         assert len(await runs_of(life, "child")) == 1
+
+
+async def test_a_run_that_is_lost_while_it_starts_a_child_does_not_fail(
+    place: Place, family: Family
+):
+    """Whoever has it goes on; the body that lost it is no attempt that failed."""
+    failures: list[str] = []
+    let_go = asyncio.Event()
+
+    def worth_it(error: BaseException) -> bool:
+        failures.append(repr(error))
+        return True
+
+    async def body(family: Family, child: Any) -> list[str]:
+        kid = await child.options(id="the-child").enqueue(1)
+        return [kid.id]
+
+    def starts(batch: Any) -> asyncio.Event | None:
+        is_held = any(getattr(one, "run_id", None) == "the-child" for one in batch)
+        return let_go if is_held and family.passes == 1 else None
+
+    define = family.of(body, max_attempts=3, backoff=constant("1ms"), retry_on=worth_it)
+    async with place.life(define) as life:
+        life.store.keeps = starts
+        run = await life.flow.enqueue()
+        await asyncio.wait_for(life.store.kept.wait(), 5)
+        holder = (await life.store.get(run.id)).worker_id
+        await life.store.inner.apply([GiveBack(holder, ())])
+        let_go.set()
+        assert await run.result(timeout="5s") == ["the-child"]
+        family.let(1)
+    assert failures == []
 
 
 async def test_a_child_with_a_taken_id_is_a_conflict_in_its_parent(place: Place, family: Family):

@@ -28,7 +28,7 @@ from perdure._engine.scope import Call
 from perdure._engine.waits import end_of
 from perdure.codec import Schema, schema
 from perdure.codec.failures import decode_error, encode_error, replayed_error
-from perdure.errors import Leave, PerdureError, RunNotFound
+from perdure.errors import PerdureError, RunNotFound
 from perdure.ids import derived_id
 from perdure.model.records import Ending, Micros, ParentClose, StepKind, StepOutcome
 from perdure.model.transitions import CreateRun, Fenced, Outcome, SaveCheckpoint
@@ -139,7 +139,7 @@ async def _commit_child(
         await commit(call, save(StepOutcome.OK, _text_schema.encode(create.run_id)))
     answer = await creating
     if isinstance(answer, Fenced):
-        raise Leave("the run is no longer held by this worker")
+        activation.lost()
     try:
         run_id = await accept(answer)
     except PerdureError as error:

@@ -28,7 +28,7 @@ from perdure._engine.unawaited import reads_as
 from perdure._engine.waits import event_of
 from perdure.codec import Schema, schema
 from perdure.codec.failures import decode_error, encode_error, replayed_error
-from perdure.errors import EventTimeout, Leave, PerdureError, UsageError
+from perdure.errors import EventTimeout, PerdureError, UsageError
 from perdure.model.events import (
     Awaiting,
     GiveUpEvent,
@@ -216,7 +216,7 @@ async def _publish(
     answer = await engine.committer.submit(held, patient=True)
     engine.arrivals.stir()
     if isinstance(answer, Fenced):
-        raise Leave("the run is no longer held by this worker")
+        activation.lost()
     error: BaseException | None = None
     try:
         data = _text.encode(accept(answer))
