@@ -168,8 +168,13 @@ class Run:
             if key == before:
                 break
             inside = before is not None and key.path.startswith(f"{before.path}/")
-            if step.outcome != "pending" and not inside:
-                found[key] = step
+            if step.outcome == "pending" or inside:
+                continue
+            if step.outcome == "cancelled" and before is not None:
+                stood = self.steps[before]
+                if (step.epoch, step.ended_at) > (stood.epoch, stood.ended_at):
+                    continue
+            found[key] = step
         if ORIGIN not in found:
             found = {ORIGIN: Step(StepOutcome.OK, 1, None, 0), **found}
         return found

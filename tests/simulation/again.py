@@ -1,7 +1,8 @@
 """What a generation or a fork goes on from, in few words of the simulation's own.
 
 Written from the text of :mod:`perdure.model.lineage`, as the rest of the ledger is from that of the
-transitions: of what was first recorded before a step, all that is final and not inside the step.
+transitions: of what was first recorded before a step, all that is final and not inside the step,
+but for what was given up since.
 """
 
 from copy import deepcopy
@@ -49,7 +50,7 @@ def _kept(entry: Entry, number: int, before: StepKey | None) -> Generation:
     for key, record in old.steps.items():
         if key == before:
             break
-        if record.outcome is PENDING:
+        if record.outcome is PENDING or _is_given_up_since(record, old.steps.get(before)):
             continue
         if before is None or not key.path.startswith(f"{before.path}/"):
             steps[key] = record
@@ -61,6 +62,13 @@ def _kept(entry: Entry, number: int, before: StepKey | None) -> Generation:
     kept = {place for key, place in place_of.items() if steps[key].outcome is StepOutcome.OK}
     source = (entry.create.run_id, number)
     return Generation(steps, places, place_of, kept, set(places), source=source)
+
+
+def _is_given_up_since(record: Checkpoint, before: Checkpoint | None) -> bool:
+    """Tell whether a body gave a call up after a step came to stand as it does."""
+    if before is None or record.outcome is not StepOutcome.CANCELLED:
+        return False
+    return (record.epoch, record.ended_at) > (before.epoch, before.ended_at)
 
 
 def _origin(entry: Entry, number: int) -> Checkpoint:
