@@ -1,6 +1,7 @@
 """What reviews found and other suites had missed: each failed before it was mended."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 import pytest
 
 from perdure import App, Status, sleep, step
+from perdure._engine.activation import Leaving
+from perdure._engine.executor import Executor
 from perdure._runtime import worker as workers
+from perdure.model.transitions import ClaimedRun
 from tests.engine.places import Halt, Place, eventually, half_way, killed_and_finished
 from tests.engine.test_races import flow_of
 
@@ -274,3 +278,29 @@ async def test_a_suspect_does_not_keep_a_worker_from_work(
             await eventually(lambda: len(done) == 5, within=2)
         finally:
             gate.set()
+
+
+async def test_a_body_that_is_told_to_leave_before_it_begins(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    """It does not begin at all, and leaves no coroutine behind that nobody awaits."""
+    start = Executor.start
+    begun: list[int] = []
+
+    def start_and_leave(executor: Executor, claimed: ClaimedRun) -> None:
+        start(executor, claimed)
+        if claimed.run.epoch == 1:
+            executor.active[claimed.run.run_id].leave(Leaving.RELEASED)
+
+    monkeypatch.setattr(Executor, "start", start_and_leave)
+
+    def define(app: App) -> Any:
+        async def flow() -> int:
+            begun.append(1)
+            return len(begun)
+
+        return app.workflow(flow)
+
+    async with place.life(define) as life:
+        assert await (await life.flow.enqueue()).result(timeout="5s") == 1
+    gc.collect()

@@ -747,7 +747,7 @@ MACHINERY = {
         "decide",
     ),
     *("look", "next_claim", "claim_answered", "claim_failed", "controlled", "miscounted", "lost"),
-    *("drop", "heard", "is_ticking", "tick"),
+    *("drop", "heard", "is_ticking", "lead", "tick"),
     *(
         "rescue",
         "stalled",

@@ -222,8 +222,8 @@ class Activation:
 
     # --- beginning and ending ------------------------------------------------------------------
 
-    def begin(self, body: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Start the body's root task."""
+    def begin(self, body: Callable[[], Coroutine[Any, Any, Any]]) -> asyncio.Task[Any]:
+        """Start the body's root task; one that is cancelled at once does not begin the body."""
         scope = Scope(self, self._branch, "", self._began_at(), b"")
         name = self.run.run_id
         task = asyncio.Task(
@@ -234,10 +234,10 @@ class Activation:
         self._awake.add(task)
         return task
 
-    async def _to_the_end(self, body: Coroutine[Any, Any, Any]) -> Any:
+    async def _to_the_end(self, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Carry out the body, and let it be over only with the children that it waits for."""
         try:
-            result = await body
+            result = await body()
             failed = self.uncollected() if self.leaving is None else None
             if failed is not None:
                 raise failed

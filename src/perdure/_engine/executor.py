@@ -104,7 +104,7 @@ class Executor:
             return
         undoes = bool(run.undoing)
         begin = self._undo if undoes else self._body
-        root = activation.begin(begin(activation, meta, args, kwargs))
+        root = activation.begin(partial(begin, activation, meta, args, kwargs))
         root.add_done_callback(lambda _: self._ended(activation))
         timeout = None if undoes else _timeout(activation)
         if timeout is not None:
